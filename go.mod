@@ -1,0 +1,3 @@
+module github.com/metricsgate/metricsgate
+
+go 1.26.0

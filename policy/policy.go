@@ -1,0 +1,159 @@
+// Package policy holds the rules of Metrics Gate: given who asks, what their
+// account prefers and what their browser said, may this request be measured?
+//
+// It is pure. It knows neither HTTP nor Caddy, does no I/O and imports the
+// standard library only, so that its whole table can be tested. The rules
+// come in two steps because the second costs a lookup that the first may
+// make needless:
+//
+//	d := rules.Decide(session, preference, signal)
+//	for _, name := range named {
+//		if d.Action == policy.Block {
+//			break
+//		}
+//		d = rules.DecideNamed(d, preferenceOf(name))
+//	}
+package policy
+
+// Action is what happens to a gated request. The zero value is Block, so
+// that what nobody decided fails private.
+type Action uint8
+
+const (
+	// Block keeps the request from the application.
+	Block Action = iota
+	// Collect lets the request through.
+	Collect
+)
+
+// String returns the word that a Caddyfile, the outcome header and the
+// metrics use: "block" or "collect".
+func (a Action) String() string {
+	if a == Collect {
+		return "collect"
+	}
+	return "block"
+}
+
+// ParseAction reads the word that String writes. It reports false for any
+// other word.
+func ParseAction(word string) (Action, bool) {
+	switch word {
+	case "block":
+		return Block, true
+	case "collect":
+		return Collect, true
+	}
+	return Block, false
+}
+
+// Reason says which rule decided. The set is closed: metrics have one label
+// value for each, and none ever holds anything about a person.
+type Reason uint8
+
+const (
+	// ReasonUnknown: a preference could not be learnt.
+	ReasonUnknown Reason = iota
+	// ReasonPreference: the account opted out.
+	ReasonPreference
+	// ReasonExplicitAllow: the account explicitly allows metrics.
+	ReasonExplicitAllow
+	// ReasonSignal: the browser said that its user opted out.
+	ReasonSignal
+	// ReasonDefault: nobody chose anything.
+	ReasonDefault
+	// ReasonUnverifiedSession: a credential was there, but its signature or
+	// its claims do not hold.
+	ReasonUnverifiedSession
+	// ReasonProbing: the browser is being asked and has not answered yet.
+	ReasonProbing
+
+	// ReasonCount is the number of reasons, for tables indexed by Reason.
+	ReasonCount
+)
+
+var reasonNames = [ReasonCount]string{
+	ReasonUnknown:           "unknown",
+	ReasonPreference:        "preference",
+	ReasonExplicitAllow:     "explicit_allow",
+	ReasonSignal:            "signal",
+	ReasonDefault:           "default",
+	ReasonUnverifiedSession: "unverified_session",
+	ReasonProbing:           "probing",
+}
+
+// String returns the reason as metrics and placeholders spell it.
+func (r Reason) String() string { return reasonNames[r] }
+
+// Decision is what the rules say of one request.
+type Decision struct {
+	// Action is whether the request is collected or blocked.
+	Action Action
+	// Reason is the one rule that led to Action.
+	Reason Reason
+	// WriteBack says that the browser's opt-out belongs into the session's
+	// profile, which holds no choice yet.
+	WriteBack bool
+	// ByName says that only a named account caused the block. Such a block
+	// must look the same as a collected request, or anybody could ask for
+	// another account's preference by naming it.
+	ByName bool
+}
+
+// Rules are the two choices that an operator has. Start from Defaults: the
+// zero value blocks in both cases.
+type Rules struct {
+	// OnUnknown is what happens where a preference could not be learnt.
+	OnUnknown Action
+	// OnUnset is what happens where nobody chose anything; Block is for
+	// where consent comes first.
+	OnUnset Action
+}
+
+// Defaults blocks what is unknown and collects where nobody chose.
+var Defaults = Rules{OnUnknown: Block, OnUnset: Collect}
+
+// Decide applies the table to the session that the request proves. The
+// preference counts only where the session is verified, since only then it
+// is known whose it is.
+func (r Rules) Decide(session Session, preference Preference, signal Signal) Decision {
+	row := Match(session, preference, signal)
+	return Decision{
+		Action: r.resolve(row.Then),
+		Reason: row.Reason,
+		// A privacy header blocks, but it says something about this site and
+		// not about telemetry, so it is never recorded as a choice.
+		WriteBack: row.WriteBack && signal == SignalOptedOut,
+	}
+}
+
+// DecideNamed applies the preference of one account that the request only
+// names to a decision that collects; a decision that blocks is returned as
+// it is. A name can cause a block, nothing else: it never allows, never
+// overrides a signal and never writes.
+func (r Rules) DecideNamed(d Decision, preference Preference) Decision {
+	if d.Action == Block {
+		return d
+	}
+	switch preference {
+	case Unset, Allowed:
+		return d
+	case OptedOut:
+		return Decision{Action: Block, Reason: ReasonPreference, ByName: true}
+	default:
+		return Decision{Action: r.OnUnknown, Reason: ReasonUnknown, ByName: r.OnUnknown == Block}
+	}
+}
+
+func (r Rules) resolve(then Then) Action {
+	switch then {
+	case ThenCollect:
+		return Collect
+	case ThenOnUnknown:
+		return r.OnUnknown
+	case ThenOnUnset:
+		return r.OnUnset
+	default:
+		return Block
+	}
+}

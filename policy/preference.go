@@ -1,0 +1,64 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+// Preference is an account's metrics_optout. It has three states, and a
+// fourth for an account whose state could not be learnt.
+type Preference uint8
+
+const (
+	// Unknown means that the preference could not be learnt. It is the zero
+	// value, so that whatever forgets to set one fails private. Unknown is
+	// never the same as Unset.
+	Unknown Preference = iota
+	// Unset means that no choice was made; metrics are allowed. JSON null.
+	Unset
+	// Allowed means explicitly allowed. JSON false.
+	Allowed
+	// OptedOut means explicitly opted out. JSON true.
+	OptedOut
+)
+
+var preferenceNames = [...]string{Unknown: "unknown", Unset: "null", Allowed: "false", OptedOut: "true"}
+
+// String returns the JSON literal of the preference, or "unknown".
+func (p Preference) String() string { return preferenceNames[p] }
+
+// ParsePreference reads what String writes and reports false for anything
+// else.
+func ParsePreference(word string) (Preference, bool) {
+	for p, name := range preferenceNames {
+		if name == word {
+			return Preference(p), true
+		}
+	}
+	return Unknown, false
+}
+
+// MarshalJSON writes null, false or true. An unknown preference has no JSON
+// form, since null would make it a preference that somebody holds.
+func (p Preference) MarshalJSON() ([]byte, error) {
+	if p == Unknown {
+		return nil, errors.New("an unknown preference has no JSON form")
+	}
+	return []byte(p.String()), nil
+}
+
+// UnmarshalJSON reads null, false or true and refuses every other value,
+// strings that look like one of them included.
+func (p *Preference) UnmarshalJSON(text []byte) error {
+	parsed, ok := ParsePreference(string(text))
+	if !ok || parsed == Unknown {
+		return errors.New("a preference is null, false or true, not JSON of another kind")
+	}
+	*p = parsed
+	return nil
+}
+
+var (
+	_ json.Marshaler   = Preference(0)
+	_ json.Unmarshaler = (*Preference)(nil)
+)
