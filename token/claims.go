@@ -1,0 +1,129 @@
+package token
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Claims is what a token says that was signed by a key of the verifier.
+type Claims struct {
+	// Issued is the claim iat, and zero where the token has none.
+	Issued time.Time
+	// Expires is the claim exp, which every token has. The verifier's leeway
+	// is not part of it.
+	Expires time.Time
+
+	values jwt.MapClaims
+}
+
+// String returns a claim whose value is a string, and false for any other.
+func (c *Claims) String(name string) (string, bool) {
+	value, ok := c.values[name].(string)
+	return value, ok
+}
+
+// Value returns a claim as encoding/json decodes it into an any, and false
+// where the token does not have it. The JSON value null is nil and true.
+func (c *Claims) Value(name string) (any, bool) {
+	value, ok := c.values[name]
+	return value, ok
+}
+
+// latestTime is the end of the year 9999. What lies beyond is a time in
+// milliseconds, which would make a token good for ages.
+const latestTime = 253402300799
+
+type claimRules struct {
+	issuers, audiences []string
+	leeway             time.Duration
+	mediaType          string
+}
+
+// check holds a token whose signature is good against all the rules, in one
+// fixed order. Expiry comes last, so that "expired" means that everything
+// else holds: an expired session still names its account, and must not do so
+// for the session of another issuer or audience.
+func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time.Time) (*Claims, error) {
+	// What crit lists has to be understood (RFC 7515, section 4.1.11); jwt/v5
+	// ignores it, and there is no extension that we understand. Without crit,
+	// b64 (RFC 7797) is not allowed to say that the payload is not encoded.
+	if _, ok := header["crit"]; ok {
+		return nil, fmt.Errorf("%w: its header crit asks for an extension, and none is supported", ErrMalformed)
+	}
+	if encoded, ok := header["b64"]; ok && encoded != true {
+		return nil, fmt.Errorf("%w: its header b64 says that the payload is not encoded", ErrMalformed)
+	}
+	if kind, _ := header["typ"].(string); r.mediaType != "" && mediaType(kind) != r.mediaType {
+		return nil, fmt.Errorf("%w: its header typ is not %s", ErrMalformed, r.mediaType)
+	}
+	if issuer, ok := claims["iss"].(string); len(r.issuers) > 0 && !(ok && slices.Contains(r.issuers, issuer)) {
+		return nil, ErrWrongIssuer
+	}
+	if len(r.audiences) > 0 && !r.isAudience(claims["aud"]) {
+		return nil, ErrWrongAudience
+	}
+	notBefore, err := timeClaim(claims, "nbf")
+	if err != nil {
+		return nil, err
+	}
+	issued, err := timeClaim(claims, "iat")
+	if err != nil {
+		return nil, err
+	}
+	expires, err := timeClaim(claims, "exp")
+	if err != nil {
+		return nil, err
+	}
+	latest := now.Add(r.leeway)
+	switch {
+	case notBefore.After(latest):
+		return nil, fmt.Errorf("%w: its nbf is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
+	case issued.After(latest):
+		return nil, fmt.Errorf("%w: its iat is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
+	case expires.IsZero():
+		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
+	}
+	checked := &Claims{Issued: issued, Expires: expires, values: claims}
+	if !now.Before(expires.Add(r.leeway)) {
+		return checked, ErrExpired
+	}
+	return checked, nil
+}
+
+// isAudience reads aud, which is a string or a list of them (RFC 7519,
+// section 4.1.3).
+func (r *claimRules) isAudience(aud any) bool {
+	list, ok := aud.([]any)
+	if !ok {
+		list = []any{aud}
+	}
+	return slices.ContainsFunc(list, func(entry any) bool {
+		audience, ok := entry.(string)
+		return ok && slices.Contains(r.audiences, audience)
+	})
+}
+
+// timeClaim reads seconds since 1970, with or without a fraction. It returns
+// the zero time where the claim is absent.
+func timeClaim(claims jwt.MapClaims, name string) (time.Time, error) {
+	value, ok := claims[name]
+	if !ok {
+		return time.Time{}, nil
+	}
+	seconds, ok := value.(float64)
+	if !ok || seconds < 0 || seconds > latestTime {
+		return time.Time{}, fmt.Errorf("%w: its %s is not a number of seconds between 1970 and 9999", ErrMalformed, name)
+	}
+	whole, fraction := math.Modf(seconds)
+	return time.Unix(int64(whole), int64(fraction*1e9)), nil
+}
+
+// mediaType makes values of typ comparable (RFC 7515, section 4.1.9).
+func mediaType(typ string) string {
+	return strings.TrimPrefix(strings.ToLower(typ), "application/")
+}

@@ -1,0 +1,208 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	fetchTimeout  = 3 * time.Second
+	maxFetchBytes = 1 << 20
+	fetchEvery    = 15 * time.Minute
+
+	// After a failure the next attempt follows soon, so that an issuer who
+	// comes back is noticed, and then ever later, so that it can come back.
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+
+	// Tokens that name an unknown key are free to make. They cause a fetch no
+	// more often than this, and hold a request no longer.
+	askEvery = 30 * time.Second
+	maxWait  = 50 * time.Millisecond
+)
+
+// fetcher keeps a key set up to date, in one goroutine of its own.
+//
+// The storage that comes with jwkset is not used for this: nobody can wait
+// for the end of its goroutine, it waits for the issuer before it returns,
+// and its limit on a request's wait is one on the fetch as well, so that an
+// issuer who takes longer than a request may wait is never heard.
+type fetcher struct {
+	url     string
+	source  string // the URL without its query, which may hold a credential
+	client  *http.Client
+	take    func(body []byte) error
+	onError func(error)
+
+	mu    sync.Mutex
+	ended chan struct{} // closed at the end of the fetch that is asked for or under way; nil where none is
+	asked chan struct{}
+	limit *rate.Limiter
+
+	stop func()
+	done chan struct{}
+}
+
+func newFetcher(address string, client *http.Client, take func([]byte) error, onError func(error)) (*fetcher, error) {
+	parsed, err := url.Parse(address)
+	if err != nil || parsed.Hostname() == "" {
+		return nil, errors.New("its URL cannot be read; write one that starts with https://")
+	}
+	switch {
+	case parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLoopback(parsed.Hostname())):
+		return nil, fmt.Errorf("whoever can change an answer of %s://%s can sign in as anybody; write a URL that starts with https:// (http:// is for loopback only)", parsed.Scheme, parsed.Host)
+	case parsed.User != nil:
+		return nil, errors.New("its URL holds a user name or password; write it without them")
+	}
+	limited := *client
+	limited.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if onError == nil {
+		onError = func(error) {}
+	}
+	return &fetcher{
+		url:     address,
+		source:  (&url.URL{Scheme: parsed.Scheme, Host: parsed.Host, Path: parsed.Path}).String(),
+		client:  &limited,
+		take:    take,
+		onError: onError,
+		ended:   make(chan struct{}), // the first fetch
+		asked:   make(chan struct{}, 1),
+		limit:   rate.NewLimiter(rate.Every(askEvery), 1),
+		done:    make(chan struct{}),
+	}, nil
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// ownClient keeps no connection open: the next fetch is minutes away.
+func ownClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DisableKeepAlives:      true,
+		MaxResponseHeaderBytes: 64 << 10,
+	}}
+}
+
+func (f *fetcher) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	f.stop = stop
+	go f.run(ctx)
+}
+
+func (f *fetcher) close() {
+	f.stop()
+	<-f.done
+}
+
+func (f *fetcher) run(ctx context.Context) {
+	defer close(f.done)
+	var pause, retry time.Duration
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		case <-f.asked:
+		}
+		f.begin()
+		err := f.fetch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		f.end()
+		if err == nil {
+			pause, retry = fetchEvery, 0
+			continue
+		}
+		retry = min(max(2*retry, firstRetry), lastRetry)
+		pause = retry
+		f.onError(fmt.Errorf("fetching the key set from %s: %w", f.source, err))
+	}
+}
+
+func (f *fetcher) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended == nil {
+		f.ended = make(chan struct{})
+	}
+	select {
+	case <-f.asked: // this fetch is the answer
+	default:
+	}
+}
+
+func (f *fetcher) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.ended)
+	f.ended = nil
+}
+
+// ask returns a channel that is closed at the end of the fetch under way.
+// Where there is none it asks for one, and returns nil where it did so a
+// short while ago.
+func (f *fetcher) ask() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended == nil && f.limit.Allow() {
+		f.ended = make(chan struct{})
+		f.asked <- struct{}{} // has room: no fetch is asked for
+	}
+	return f.ended
+}
+
+// wait gives a fetch a moment to bring what is missing.
+func (f *fetcher) wait() {
+	ended := f.ask()
+	if ended == nil {
+		return
+	}
+	timeout := time.NewTimer(maxWait)
+	defer timeout.Stop()
+	select {
+	case <-ended:
+	case <-timeout.C:
+	case <-f.done:
+	}
+}
+
+func (f *fetcher) fetch(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Accept", "application/jwk-set+json, application/json")
+	response, err := f.client.Do(request)
+	if err != nil {
+		if failed, ok := errors.AsType[*url.Error](err); ok {
+			return failed.Err // the rest repeats the URL
+		}
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	switch {
+	case response.StatusCode/100 == 3:
+		return fmt.Errorf("status %d, and redirects are not followed; write the URL that it leads to", response.StatusCode)
+	case response.StatusCode != http.StatusOK:
+		return fmt.Errorf("status %d instead of 200", response.StatusCode)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, response.Body, maxFetchBytes))
+	if err != nil {
+		return fmt.Errorf("reading the answer, of at most 1 MiB: %w", err)
+	}
+	return f.take(body)
+}

@@ -1,0 +1,215 @@
+// Package token verifies bearer tokens and mints them: JSON Web Tokens
+// (RFC 7519) as signed session credentials and access tokens.
+//
+// The key decides which algorithms a token may use, never the token (RFC
+// 8725, section 3.1), and the headers in which a token brings its own key
+// (jku, jwk, x5u, x5c) are never read. No error of this package holds a
+// token, a part of one, or a key.
+package token
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// MaxTokenBytes is the length above which a token is refused unread. It is
+// what common servers accept as the size of all headers together.
+const MaxTokenBytes = 8 << 10
+
+// Every error of Verify wraps exactly one of these.
+var (
+	// ErrTooLong: the token was not read.
+	ErrTooLong = errors.New("the token is longer than 8 KiB")
+	// ErrMalformed: it is no token, or not one that this verifier takes:
+	// a header that must be understood and is not, another type, a missing
+	// or impossible time.
+	ErrMalformed = errors.New("the token is malformed")
+	// ErrBadSignature: no key that the token may use has signed it, be it
+	// that it asks for an algorithm which is not the key's, or for none.
+	ErrBadSignature = errors.New("the token's signature does not hold")
+	// ErrUnknownKey: the key set does not have the key that the token names,
+	// or the token names none and too many keys come into question.
+	ErrUnknownKey = errors.New("the token does not name a key of the key set")
+	// ErrKeysUnavailable: no key set has been fetched yet, so that nothing
+	// can be said about the token.
+	ErrKeysUnavailable = errors.New("no key set has been fetched yet")
+	// ErrWrongIssuer: iss is missing or none of Config.Issuers.
+	ErrWrongIssuer = errors.New("the token is from another issuer")
+	// ErrWrongAudience: aud is missing or holds none of Config.Audiences.
+	ErrWrongAudience = errors.New("the token is for another audience")
+	// ErrExpired: everything about the token holds but its exp.
+	ErrExpired = errors.New("the token has expired")
+)
+
+// ConfigError says which setting is wrong, and how: secret, key, jwks or
+// leeway.
+type ConfigError struct {
+	Setting string
+	Err     error
+}
+
+func (e *ConfigError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Config says how tokens are verified. Exactly one of Secret, PEM, JWKSURL
+// and JWKS is set. Two configurations with the same JSON verify alike; that
+// JSON holds the secret.
+type Config struct {
+	// Secret is a shared secret of at least 32 bytes, for HS256, HS384 and
+	// HS512.
+	Secret []byte
+
+	// PEM holds public keys or certificates, one to an entry: RSA of at least
+	// 2048 bits (RS256 to PS512), ECDSA (the one algorithm of its curve) or
+	// Ed25519 (EdDSA). Several are for rotation: any of them may verify. Of a
+	// certificate only the key counts, since it is trusted for being written
+	// here and not for who signed it or until when.
+	PEM [][]byte
+
+	// JWKSURL is where a JSON Web Key Set (RFC 7517) is fetched: https, or
+	// http on loopback. The verifier fetches it in the background, again
+	// every 15 minutes, and at most every 30 seconds for a key that it does
+	// not know. While that fails, the keys of the last success are used.
+	JWKSURL string
+
+	// JWKS is the JSON of a key set that does not change.
+	JWKS []byte
+
+	// Issuers lists the accepted values of iss. Default: not checked.
+	Issuers []string
+
+	// Audiences lists values of aud, one of which must be there. Default: not
+	// checked.
+	Audiences []string
+
+	// Leeway is how far the issuer's clock may differ from ours; it applies
+	// to exp, nbf and iat. Default: 0.
+	Leeway time.Duration
+
+	// Type is the required header typ, such as at+jwt for access tokens (RFC
+	// 9068); letter case and a leading "application/" do not matter. Default:
+	// not checked.
+	Type string
+
+	// KeySetClient fetches JWKSURL, within this package's limits on time,
+	// size and redirects. Default: one of the verifier's own.
+	KeySetClient *http.Client `json:"-"`
+
+	// OnKeySetError is called after each fetch of JWKSURL that failed. It
+	// must not call Close. Default: nothing is called.
+	OnKeySetError func(error) `json:"-"`
+}
+
+// Verifier verifies tokens. It is safe for concurrent use.
+type Verifier struct {
+	parser *jwt.Parser
+	find   jwt.Keyfunc
+	rules  claimRules
+	keys   *fetcher // nil where the keys do not change
+}
+
+// NewVerifier checks config without using the network. Where it holds a
+// JWKSURL, a goroutine begins to fetch it, which Close ends.
+func NewVerifier(config Config) (*Verifier, error) {
+	v := &Verifier{rules: claimRules{
+		issuers: config.Issuers, audiences: config.Audiences,
+		leeway: config.Leeway, mediaType: mediaType(config.Type),
+	}}
+	if config.Leeway < 0 {
+		return nil, &ConfigError{"leeway", fmt.Errorf("%v is negative; write a duration such as 60s", config.Leeway)}
+	}
+	sources := 0
+	for _, set := range []bool{len(config.Secret) > 0, len(config.PEM) > 0, config.JWKSURL != "", len(config.JWKS) > 0} {
+		if set {
+			sources++
+		}
+	}
+	if sources != 1 {
+		return nil, fmt.Errorf("%d sources of keys are set; write exactly one of: a secret, PEM keys, the URL of a key set, a key set", sources)
+	}
+
+	var valid []string
+	var err error
+	switch {
+	case len(config.Secret) > 0:
+		valid, v.find, err = secretKey(config.Secret)
+	case len(config.PEM) > 0:
+		valid, v.find, err = pemKeys(config.PEM)
+	default:
+		valid = slices.Concat(rsaAlgorithms, p256Algorithms, p384Algorithms, p521Algorithms, ed25519Algorithms)
+		err = v.useKeySet(config)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.parser = jwt.NewParser(
+		jwt.WithValidMethods(valid),
+		jwt.WithStrictDecoding(),
+		// jwt/v5 joins the errors of all claims, so that its "expired" is also
+		// true of a token from another issuer. See claimRules.
+		jwt.WithoutClaimsValidation(),
+	)
+	return v, nil
+}
+
+func (v *Verifier) useKeySet(config Config) error {
+	set, err := newKeySet()
+	if err != nil {
+		return err
+	}
+	v.find = set.find
+	if config.JWKSURL == "" {
+		if err := set.replace(config.JWKS); err != nil {
+			return &ConfigError{"jwks", err}
+		}
+		return nil
+	}
+	v.keys, err = newFetcher(config.JWKSURL, cmp.Or(config.KeySetClient, ownClient()), set.replace, config.OnKeySetError)
+	if err != nil {
+		return &ConfigError{"jwks", err}
+	}
+	set.fetcher = v.keys
+	v.keys.start()
+	return nil
+}
+
+// Verify returns the claims of a token that holds at the time now. With
+// ErrExpired, and with no other error, it returns claims too: those of a
+// token whose time has passed and about which everything else holds.
+//
+// It can wait up to 50 ms for a key set that is being fetched.
+func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
+	if len(raw) > MaxTokenBytes {
+		return nil, ErrTooLong
+	}
+	claims := jwt.MapClaims{}
+	parsed, err := v.parser.ParseWithClaims(raw, claims, v.find)
+	if err != nil {
+		// What the libraries say is left out: it quotes the token.
+		for _, reason := range []error{ErrMalformed, ErrUnknownKey, ErrKeysUnavailable} {
+			if errors.Is(err, reason) {
+				return nil, reason
+			}
+		}
+		if errors.Is(err, jwt.ErrTokenMalformed) {
+			return nil, ErrMalformed
+		}
+		return nil, ErrBadSignature
+	}
+	return v.rules.check(parsed.Header, claims, now)
+}
+
+// Close ends the fetching of the key set and waits for its end. Verify goes
+// on to work with the keys that are known.
+func (v *Verifier) Close() {
+	if v.keys != nil {
+		v.keys.close()
+	}
+}
