@@ -1,0 +1,245 @@
+package session
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/textproto"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// NameResult says whether a body names an account.
+type NameResult uint8
+
+const (
+	// NotLearnt means that there may be a name and it could not be read. It
+	// is the zero value, because it is never the same as NoName.
+	NotLearnt NameResult = iota
+	// NoName means that the body was read to its end and names nobody.
+	NoName
+	// Named means that the body names an account.
+	Named
+)
+
+// BodyName reads the account that a JSON body names, whatever the body's
+// Content-Type: beacons are text/plain. Nobody has proven such a name.
+type BodyName struct {
+	// Field is the top-level string field that holds the name.
+	Field string
+	// Pattern is what a name must match; nil allows any.
+	Pattern *regexp.Regexp
+}
+
+// maxBodyBytes bounds what is read of a body, compressed and inflated. It is
+// above the 100 KiB of body-parser, so that whatever the application would
+// accept can be read here.
+const maxBodyBytes = 128 << 10
+
+// nobody is how FxA's clients say that no account is signed in.
+const nobody = "none"
+
+// Read returns the name in the body of r and leaves in r.Body what was there:
+// the next reader gets the same bytes, and the same error where there was
+// one. The field is read as JSON.parse would, so that the gate sees the name
+// that the application sees: the last duplicate wins, letter case counts, and
+// fields of nested objects do not.
+//
+// A body that announces more than 128 KiB is not read at all, so that a
+// client that waits for "100 Continue" never sends it.
+func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
+	switch {
+	case r.Body == nil || r.Body == http.NoBody:
+		return "", NoName
+	case r.ContentLength > maxBodyBytes:
+		return "", NotLearnt
+	}
+	raw, err := readBounded(r.Body, r.ContentLength)
+	r.Body = &replay{head: raw, err: err, body: r.Body}
+	switch {
+	case !ended(raw, err):
+		return "", NotLearnt
+	case len(raw) == 0:
+		return "", NoName
+	}
+	document, ok := inflate(raw, r.Header["Content-Encoding"])
+	if !ok || !json.Valid(document) {
+		return "", NotLearnt
+	}
+	value := b.find(document)
+	if value == nil {
+		return "", NoName
+	}
+	if value[0] == '"' {
+		name = unquote(value)
+	}
+	switch {
+	case name == nobody:
+		return "", NoName
+	case !wellFormed(name), b.Pattern != nil && !b.Pattern.MatchString(name):
+		return "", NotLearnt
+	}
+	return name, Named
+}
+
+// find returns the last value of the field in a valid JSON document, or nil
+// where the document is not an object or has no such field. Of a value that
+// is not a string it returns the beginning. Since the document is valid,
+// counting brackets is enough to know what is at the top level; decoding it
+// into a map would cost four times as much, and a hundred allocations.
+func (b *BodyName) find(document []byte) (value []byte) {
+	document = bytes.TrimLeft(document, jsonSpace)
+	if document[0] != '{' {
+		return nil
+	}
+	depth := 0
+	for i := 0; i < len(document); i++ {
+		switch document[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			text := stringAt(document[i:])
+			i += len(text) - 1
+			if depth != 1 {
+				continue
+			}
+			after, isKey := bytes.CutPrefix(bytes.TrimLeft(document[i+1:], jsonSpace), []byte{':'})
+			if isKey && b.isField(text) {
+				value = bytes.TrimLeft(after, jsonSpace)
+				if value[0] == '"' {
+					value = stringAt(value)
+				}
+			}
+		}
+	}
+	return value
+}
+
+// jsonSpace is the white space of RFC 8259, section 2.
+const jsonSpace = " \t\r\n"
+
+// stringAt returns the JSON string that the valid document begins with,
+// including its quotes.
+func stringAt(document []byte) []byte {
+	end := 1
+	for document[end] != '"' {
+		if document[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	return document[:end+1]
+}
+
+func (b *BodyName) isField(key []byte) bool {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return string(key[1:len(key)-1]) == b.Field
+	}
+	return unquote(key) == b.Field
+}
+
+// unquote decodes a valid JSON string. What is no Unicode in it stays so or
+// becomes the replacement character, and no account id may hold either.
+func unquote(text []byte) (decoded string) {
+	if bytes.IndexByte(text, '\\') < 0 {
+		return string(text[1 : len(text)-1])
+	}
+	_ = json.Unmarshal(text, &decoded)
+	return decoded
+}
+
+// inflate undoes the Content-Encoding. It knows one layer of gzip or deflate,
+// as body-parser does; anything else, and what inflates to more than is read
+// of a body, is not understood. Bytes behind the compressed data are refused
+// as well: another reader might take them for more of it.
+func inflate(raw []byte, encodings []string) ([]byte, bool) {
+	encoding := strings.ToLower(textproto.TrimString(strings.Join(encodings, ",")))
+	if encoding == "" || encoding == "identity" {
+		return raw, true
+	}
+	source := bytes.NewReader(raw)
+	var inflater io.Reader
+	var err error
+	switch encoding {
+	case "gzip", "x-gzip":
+		inflater, err = gzip.NewReader(source)
+	case "deflate":
+		// RFC 9110, section 8.4.1.2: it means zlib, and some clients send the
+		// raw data without that wrapper.
+		if isZlib(raw) {
+			inflater, err = zlib.NewReader(source)
+		} else {
+			inflater = flate.NewReader(source)
+		}
+	default:
+		return nil, false
+	}
+	if err != nil {
+		return nil, false
+	}
+	document, err := readBounded(inflater, 0)
+	return document, ended(document, err) && source.Len() == 0
+}
+
+// isZlib checks the header of RFC 1950, section 2.2: the method and the
+// checksum of the first two bytes.
+func isZlib(raw []byte) bool {
+	return len(raw) >= 2 && raw[0]&0x0f == 8 && (int(raw[0])<<8|int(raw[1]))%31 == 0
+}
+
+// readBounded reads until an error, which is io.EOF at the end, or until it
+// has read more than maxBodyBytes, and then there is no error. The first
+// buffer fits the expected size where that is known and modest; clients only
+// announce it, so more memory is taken as more arrives.
+func readBounded(body io.Reader, expected int64) ([]byte, error) {
+	read := make([]byte, 0, min(max(expected, 512), 8<<10)+1)
+	for len(read) <= maxBodyBytes {
+		if len(read) == cap(read) {
+			read = slices.Grow(read, len(read))
+		}
+		n, err := body.Read(read[len(read):min(cap(read), maxBodyBytes+1)])
+		read = read[:len(read)+n]
+		if err != nil {
+			return read, err
+		}
+	}
+	return read, nil
+}
+
+// ended says whether what readBounded returned is all there is.
+func ended(read []byte, err error) bool {
+	return errors.Is(err, io.EOF) && len(read) <= maxBodyBytes
+}
+
+// replay is a body whose beginning was read already. Its buffer is not
+// pooled: an HTTP transport may still read a body after the handler that
+// passed it on has returned.
+type replay struct {
+	head []byte
+	err  error // what reading head ended with; nil: body goes on
+	body io.ReadCloser
+}
+
+// Read returns what was read already, and then what follows it.
+func (p *replay) Read(into []byte) (int, error) {
+	if len(p.head) > 0 {
+		n := copy(into, p.head)
+		p.head = p.head[n:]
+		return n, nil
+	}
+	if p.err != nil {
+		return 0, p.err
+	}
+	return p.body.Read(into)
+}
+
+// Close closes the body that was read.
+func (p *replay) Close() error { return p.body.Close() }

@@ -1,0 +1,169 @@
+package session
+
+import (
+	"crypto/sha256"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// tokenCache remembers tokens that verified, and what they say. It is
+// bounded, every operation takes constant time, and it needs no goroutine:
+// each shard has two generations, and when the young one is full it becomes
+// the old one, which drops the one before. A token that is still in use moves
+// over to the young one when it is next asked for.
+//
+// Only tokens that verified are stored. So whoever sends garbage pays for
+// each verification and displaces nobody.
+//
+// Keys are digests, so that no credential lies in memory for longer than its
+// request. Neither keys nor entries hold pointers: with a million of them it
+// is the garbage collector, not the lookup, that would cost.
+type tokenCache struct {
+	shards []tokenShard // as many as a power of two
+}
+
+// tokenShard has a lock of its own, so that requests rarely meet; readers
+// never exclude each other.
+type tokenShard struct {
+	shard
+	// The padding keeps the locks of neighbours out of one cache line, and out
+	// of the pair of lines that processors fetch at once (compare sync.Pool).
+	_ [128 - unsafe.Sizeof(shard{})%128]byte
+}
+
+type shard struct {
+	mu         sync.RWMutex
+	young, old *generation
+	capacity   int // entries of each generation
+}
+
+// generation holds entries and, in one string, the account ids that they
+// point into. That text only grows, so that a part of it that was handed out
+// stays what it is, even when the generation itself is gone.
+type generation struct {
+	entries map[tokenKey]entry
+	uids    strings.Builder
+}
+
+type tokenKey [sha256.Size]byte
+
+// keyOf digests a token where it lies. Converting it to a []byte would copy
+// it to the heap for every request; that is needless, because Sum256 only
+// reads and keeps nothing.
+func keyOf(raw string) tokenKey {
+	return sha256.Sum256(unsafe.Slice(unsafe.StringData(raw), len(raw))) //nolint:gosec // see above
+}
+
+// entry is a verified without its string: uid is where it lies.
+type entry struct {
+	until, issued int64
+	uidStart      uint32
+	uidBytes      uint8
+	claim         policy.Preference
+}
+
+// verified is what is known of a token that verified.
+type verified struct {
+	uid    string
+	until  int64             // Unix seconds up to which the token need not be verified again
+	issued int64             // iat in Unix seconds; that of the zero time where there is none
+	claim  policy.Preference // Unknown: the token carries none
+}
+
+// newTokenCache returns a cache of at most so many entries (and at least
+// two). There are many more shards than processors. A small cache has fewer,
+// since digests do not spread evenly over shards of a handful of entries.
+func newTokenCache(entries int) *tokenCache {
+	shards := 1
+	for shards < 64 && entries/shards >= 128 {
+		shards *= 2
+	}
+	c := &tokenCache{shards: make([]tokenShard, shards)}
+	for i := range c.shards {
+		c.shards[i].young, c.shards[i].old = newGeneration(), newGeneration()
+		c.shards[i].capacity = max(1, entries/(2*shards))
+	}
+	return c
+}
+
+func newGeneration() *generation { return &generation{entries: map[tokenKey]entry{}} }
+
+// get returns what is known of the token at the time now, in Unix seconds.
+func (c *tokenCache) get(key *tokenKey, now int64) (verified, bool) {
+	s := c.shardOf(key)
+	s.mu.RLock()
+	found, ok := s.young.get(key)
+	aging := false
+	if !ok {
+		found, aging = s.old.get(key)
+	}
+	s.mu.RUnlock()
+	if !ok && !aging || found.until <= now {
+		return verified{}, false
+	}
+	if aging {
+		s.put(key, found)
+	}
+	return found, true
+}
+
+// put stores a token that verified.
+func (c *tokenCache) put(key *tokenKey, v verified) { c.shardOf(key).put(key, v) }
+
+// shardOf picks by a byte of the digest, which is as good as random.
+func (c *tokenCache) shardOf(key *tokenKey) *shard {
+	return &c.shards[int(key[0])&(len(c.shards)-1)].shard
+}
+
+// len returns the number of entries, those included whose time has passed
+// and that were not displaced yet.
+func (c *tokenCache) len() (n int) {
+	for i := range c.shards {
+		s := &c.shards[i].shard
+		s.mu.RLock()
+		n += len(s.young.entries) + len(s.old.entries)
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+func (s *shard) put(key *tokenKey, v verified) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.old.entries, *key)
+	if known, ok := s.young.entries[*key]; ok {
+		// The same token says the same again, so its account id stays where
+		// it is. Were it written again, a token in use would fill the memory.
+		known.until = v.until
+		s.young.entries[*key] = known
+		return
+	}
+	if len(s.young.entries) >= s.capacity {
+		s.old, s.young = s.young, newGeneration()
+	}
+	s.young.put(key, v)
+}
+
+func (g *generation) get(key *tokenKey) (verified, bool) {
+	e, ok := g.entries[*key]
+	if !ok {
+		return verified{}, false
+	}
+	// String does not copy: a Builder never changes what it has written.
+	uid := g.uids.String()[e.uidStart:][:e.uidBytes]
+	return verified{uid: uid, until: e.until, issued: e.issued, claim: e.claim}, true
+}
+
+func (g *generation) put(key *tokenKey, v verified) {
+	g.entries[*key] = entry{
+		until:    v.until,
+		issued:   v.issued,
+		uidStart: uint32(g.uids.Len()), //nolint:gosec // 255 bytes for each entry of one shard
+		uidBytes: uint8(len(v.uid)),    //nolint:gosec // at most maxUIDBytes, which is 255
+		claim:    v.claim,
+	}
+	g.uids.WriteString(v.uid)
+}

@@ -1,0 +1,205 @@
+package session
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// JWTConfig says where a session's token is and what counts in it.
+type JWTConfig struct {
+	// Token says how tokens are verified.
+	Token token.Config
+
+	// Cookie is the name of the cookie with the token. Where Header is set
+	// too, the cookie is looked at first. Default: none.
+	Cookie string
+
+	// Header is the name of the header with the token. Default: Authorization
+	// where there is no Cookie, else none.
+	Header string
+
+	// Scheme is the word in front of the token in Header, in any letter case.
+	// A header with another scheme is no credential. Default: Bearer in
+	// Authorization; in any other header the value is the token.
+	Scheme string
+
+	// UIDClaim is the claim with the account id: a string of 1 to 255 bytes
+	// without control characters. Default: sub.
+	UIDClaim string
+
+	// OptOutClaim is the claim with the account's preference: true, false or
+	// null, or one of these as a string. Anything else is no claim. Default:
+	// none.
+	OptOutClaim string
+
+	// CacheEntries bounds how many verified tokens are remembered. Default:
+	// 100000.
+	CacheEntries int
+}
+
+// JWT is a session that is proven by a JSON Web Token in a cookie or header.
+type JWT struct {
+	config   JWTConfig
+	verifier *token.Verifier
+	cache    *tokenCache
+}
+
+// verifiedFor is how long a token need not be verified again. A key that an
+// issuer has withdrawn must stop working soon, and a remembered token does
+// not see that its key is gone; five minutes add little to the quarter of an
+// hour in which a key set is fetched again. And they save nearly all of the
+// work: somebody who reads one page a minute sends several beacons with each,
+// so that more than nine verifications out of ten fall away.
+const verifiedFor = 5 * time.Minute
+
+// NewJWT returns a source that has to be closed. It does not wait for the
+// network.
+func NewJWT(config JWTConfig) (*JWT, error) {
+	if config.Cookie == "" && config.Header == "" {
+		config.Header = "Authorization"
+	}
+	config.Header = http.CanonicalHeaderKey(config.Header)
+	if config.Header == "Authorization" {
+		config.Scheme = cmp.Or(config.Scheme, "Bearer")
+	}
+	config.UIDClaim = cmp.Or(config.UIDClaim, "sub")
+	config.CacheEntries = cmp.Or(config.CacheEntries, 100_000)
+	if config.CacheEntries < 0 {
+		return nil, fmt.Errorf("%d cache entries: write how many verified tokens to remember at most, such as 100000", config.CacheEntries)
+	}
+	verifier, err := token.NewVerifier(config.Token)
+	if err != nil {
+		return nil, err
+	}
+	return &JWT{config: config, verifier: verifier, cache: newTokenCache(config.CacheEntries)}, nil
+}
+
+// Close ends what the source runs in the background. Requests that are still
+// in flight may go on to use it.
+func (j *JWT) Close() { j.verifier.Close() }
+
+// Len returns how many verified tokens are remembered.
+func (j *JWT) Len() int { return j.cache.len() }
+
+// Find looks for the token and verifies it, unless the same one verified
+// within the last minutes; then it does not allocate.
+func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
+	raw, conflicting := j.credential(r.Header)
+	switch {
+	case conflicting:
+		return failed(Conflicting)
+	case raw == "":
+		return failed(Absent)
+	case len(raw) > token.MaxTokenBytes:
+		// Before the digest, which would read all of it.
+		return failed(TooLong)
+	}
+	key := keyOf(raw)
+	if known, ok := j.cache.get(&key, now.Unix()); ok {
+		return known.subject(raw, now), Verified
+	}
+
+	claims, err := j.verifier.Verify(raw, now)
+	outcome := outcomeOf(err)
+	if outcome != Verified && outcome != Expired {
+		return failed(outcome)
+	}
+	uid, _ := claims.String(j.config.UIDClaim)
+	if !wellFormed(uid) {
+		return failed(Malformed)
+	}
+	if outcome == Expired {
+		return Subject{Session: policy.Expired, Named: uid}, Expired
+	}
+	fresh := verified{
+		uid:    uid,
+		until:  min(claims.Expires.Unix(), now.Add(verifiedFor).Unix()),
+		issued: claims.Issued.Unix(),
+		claim:  j.claim(claims),
+	}
+	// Within the leeway a token is good and yet past its exp: it would only
+	// push out others.
+	if fresh.until > now.Unix() {
+		j.cache.put(&key, fresh)
+	}
+	return fresh.subject(raw, now), Verified
+}
+
+// credential finds the token: the cookie, else the header. An empty value is
+// none. Two that differ, be it in one cookie or in one header, conflict.
+func (j *JWT) credential(h http.Header) (raw string, conflicting bool) {
+	if j.config.Cookie != "" {
+		value, found, conflicting := Cookie(h, j.config.Cookie)
+		if found {
+			return value, conflicting
+		}
+	}
+	for _, value := range h[j.config.Header] {
+		value = j.withoutScheme(textproto.TrimString(value))
+		if value == "" {
+			continue
+		}
+		conflicting = conflicting || raw != "" && raw != value
+		raw = value
+	}
+	return raw, conflicting
+}
+
+// withoutScheme returns the token of a header of the scheme (RFC 9110,
+// section 11.4), and nothing for a header of another.
+func (j *JWT) withoutScheme(value string) string {
+	if j.config.Scheme == "" {
+		return value
+	}
+	scheme, value, _ := strings.Cut(value, " ")
+	if !strings.EqualFold(scheme, j.config.Scheme) {
+		return ""
+	}
+	return textproto.TrimString(value)
+}
+
+// claim reads the preference that the token carries, and Unknown where it
+// carries none.
+func (j *JWT) claim(claims *token.Claims) policy.Preference {
+	if j.config.OptOutClaim == "" {
+		return policy.Unknown
+	}
+	value, ok := claims.Value(j.config.OptOutClaim)
+	switch value {
+	case true, "true":
+		return policy.OptedOut
+	case false, "false":
+		return policy.Allowed
+	case "null":
+		return policy.Unset
+	case nil:
+		if ok {
+			return policy.Unset
+		}
+	}
+	return policy.Unknown
+}
+
+// subject is whom the token proves.
+func (v *verified) subject(raw string, now time.Time) Subject {
+	subject := Subject{
+		Session: policy.Verified, UID: v.uid, Token: raw,
+		HasClaim: v.claim != policy.Unknown, Claim: v.claim,
+	}
+	if subject.HasClaim {
+		// Where there is no iat, this is the zero time again. An issuer's clock
+		// may run ahead, and a claim is no newer than now.
+		subject.ClaimedAt = time.Unix(v.issued, 0)
+		if subject.ClaimedAt.After(now) {
+			subject.ClaimedAt = now
+		}
+	}
+	return subject
+}

@@ -1,0 +1,427 @@
+package session
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+var (
+	noon   = time.Date(2026, time.November, 24, 12, 0, 0, 0, time.UTC)
+	secret = []byte("a secret for these tests, 32 bytes and more")
+)
+
+const alice = "7d2f4c1ab09e4e53a6c8d1f20b3e9a64"
+
+// claims are good at noon, and changed as said.
+func claims(changes jwt.MapClaims) jwt.MapClaims {
+	c := jwt.MapClaims{
+		"sub": alice, "iss": "https://id.example.org", "aud": "web",
+		"iat": noon.Add(-time.Hour).Unix(), "exp": noon.Add(time.Hour).Unix(),
+	}
+	maps.Copy(c, changes)
+	maps.DeleteFunc(c, func(_ string, value any) bool { return value == absentClaim })
+	return c
+}
+
+const absentClaim = "(absent)"
+
+func sign(t testing.TB, c jwt.MapClaims) string {
+	t.Helper()
+	return signWith(t, secret, c)
+}
+
+func signWith(t testing.TB, secret []byte, c jwt.MapClaims) string {
+	t.Helper()
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+func newJWT(t testing.TB, change func(*JWTConfig)) *JWT {
+	t.Helper()
+	config := JWTConfig{
+		Token: token.Config{
+			Secret: secret, Issuers: []string{"https://id.example.org"}, Audiences: []string{"web"}, Leeway: time.Minute,
+		},
+		Cookie: "session",
+	}
+	if change != nil {
+		change(&config)
+	}
+	source, err := NewJWT(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(source.Close)
+	return source
+}
+
+func withCookie(value string) *http.Request {
+	return &http.Request{Header: http.Header{"Cookie": {"session=" + value}}}
+}
+
+// twice finds the session twice, since the second time it may come from the
+// cache, and must be the same.
+func twice(t *testing.T, source *JWT, r *http.Request, now time.Time) (Subject, Outcome) {
+	t.Helper()
+	subject, outcome := source.Find(r, now)
+	again, outcomeAgain := source.Find(r, now)
+	if diff := cmp.Diff(subject, again); diff != "" || outcome != outcomeAgain {
+		t.Errorf("first %v, then %v (-first +then):\n%s", outcome, outcomeAgain, diff)
+	}
+	return subject, outcome
+}
+
+func TestWhatATokenProves(t *testing.T) {
+	t.Parallel()
+	good := sign(t, claims(nil))
+	header, payload, _ := strings.Cut(good, ".")
+	payload, signature, _ := strings.Cut(payload, ".")
+	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`))
+	for _, test := range []struct {
+		name, raw string
+		want      Outcome
+	}{
+		{"good", good, Verified},
+		{"no cookie", "", Absent},
+		{"garbage", "garbage", Malformed},
+		{"truncated", header + "." + payload, Malformed},
+		{"another payload", header + ".e30." + signature, BadSignature},
+		{"alg none", none + "." + payload + ".", BadSignature},
+		{"another secret", signWith(t, []byte("another secret for these tests, also long"), claims(nil)), BadSignature},
+		{"another issuer", sign(t, claims(jwt.MapClaims{"iss": "https://other.example.org"})), WrongIssuer},
+		{"another audience", sign(t, claims(jwt.MapClaims{"aud": "mobile"})), WrongAudience},
+		{"expired", sign(t, claims(jwt.MapClaims{"exp": noon.Add(-time.Hour).Unix()})), Expired},
+		{"expired within the leeway", sign(t, claims(jwt.MapClaims{"exp": noon.Add(-30 * time.Second).Unix()})), Verified},
+		{"expired for another audience", sign(t, claims(jwt.MapClaims{"exp": 1, "aud": "mobile"})), WrongAudience},
+		{"no exp", sign(t, claims(jwt.MapClaims{"exp": absentClaim})), Malformed},
+		{"no account", sign(t, claims(jwt.MapClaims{"sub": absentClaim})), Malformed},
+		{"expired without an account", sign(t, claims(jwt.MapClaims{"exp": 1, "sub": absentClaim})), Malformed},
+		{"an empty account", sign(t, claims(jwt.MapClaims{"sub": ""})), Malformed},
+		{"an account that is a number", sign(t, claims(jwt.MapClaims{"sub": 7})), Malformed},
+		{"an account of two lines", sign(t, claims(jwt.MapClaims{"sub": "a\nb"})), Malformed},
+		{"a long account", sign(t, claims(jwt.MapClaims{"sub": strings.Repeat("u", 255)})), Verified},
+		{"an account that is too long", sign(t, claims(jwt.MapClaims{"sub": strings.Repeat("u", 256)})), Malformed},
+		{"too long", strings.Repeat("x", token.MaxTokenBytes+1), TooLong},
+		{"a megabyte", strings.Repeat("x", 1<<20), TooLong},
+		{"two that differ", good + "; session=" + good[1:], Conflicting},
+		{"two that do not", good + "; session=" + good, Verified},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			source := newJWT(t, nil)
+			subject, outcome := twice(t, source, withCookie(test.raw), noon)
+			if outcome != test.want || subject.Session != test.want.session() {
+				t.Errorf("it is %v and the session %v, want %v", outcome, subject.Session, test.want)
+			}
+			if proven := subject.UID != "" && subject.Token != ""; proven != (test.want == Verified) {
+				t.Errorf("proven is %v: %+v", proven, subject)
+			}
+			if named := subject.Named == alice; named != (test.want == Expired) {
+				t.Errorf("named is %v: %+v", named, subject)
+			}
+			if remembered := source.Len() == 1; remembered != (test.want == Verified && test.name != "expired within the leeway") {
+				t.Errorf("remembered is %v", remembered)
+			}
+		})
+	}
+}
+
+func TestWhereTheTokenIs(t *testing.T) {
+	t.Parallel()
+	good := sign(t, claims(nil))
+	other := sign(t, claims(jwt.MapClaims{"sub": "other"}))
+	for _, test := range []struct {
+		name                   string
+		cookie, header, scheme string // configured
+		sent                   http.Header
+		want                   Outcome
+		uid                    string
+	}{
+		{"by default in Authorization", "", "", "", http.Header{"Authorization": {"Bearer " + good}}, Verified, alice},
+		{"the scheme in any letter case", "", "", "", http.Header{"Authorization": {"bEARER   " + good}}, Verified, alice},
+		{"another scheme", "", "", "", http.Header{"Authorization": {"Basic " + good}}, Absent, ""},
+		{"the scheme alone", "", "", "", http.Header{"Authorization": {"Bearer"}}, Absent, ""},
+		{"no scheme", "", "", "", http.Header{"Authorization": {good}}, Absent, ""},
+		{"a scheme that begins the same", "", "", "", http.Header{"Authorization": {"Bearerx " + good}}, Absent, ""},
+		{"two words", "", "", "", http.Header{"Authorization": {"Bearer " + good + " x"}}, Malformed, ""},
+		{"too long", "", "", "", http.Header{"Authorization": {"Bearer " + strings.Repeat("x", 9000)}}, TooLong, ""},
+		{"among other schemes", "", "", "", http.Header{"Authorization": {"Basic eDp5", "Bearer " + good}}, Verified, alice},
+		{"twice the same", "", "", "", http.Header{"Authorization": {"Bearer " + good, "bearer " + good}}, Verified, alice},
+		{"two that differ", "", "", "", http.Header{"Authorization": {"Bearer " + good, "Bearer " + other}}, Conflicting, ""},
+		{"a cookie is not looked for", "", "", "", http.Header{"Cookie": {"session=" + good}}, Absent, ""},
+		{"own scheme", "", "authorization", "FXA", http.Header{"Authorization": {"fxa " + good}}, Verified, alice},
+		{"own header, the value itself", "", "x-session", "", http.Header{"X-Session": {" " + good}}, Verified, alice},
+		{"own header with a scheme", "", "x-session", "Token", http.Header{"X-Session": {"Token " + good}}, Verified, alice},
+		{"own header, empty", "", "x-session", "", http.Header{"X-Session": {""}}, Absent, ""},
+		{"only a cookie", "session", "", "", http.Header{"Authorization": {"Bearer " + good}}, Absent, ""},
+		{"the cookie comes first", "session", "Authorization", "", http.Header{"Cookie": {"session=" + good}, "Authorization": {"Bearer " + other}}, Verified, alice},
+		{"a bad cookie is not made good by the header", "session", "Authorization", "", http.Header{"Cookie": {"session=x"}, "Authorization": {"Bearer " + other}}, Malformed, ""},
+		{"conflicting cookies neither", "session", "Authorization", "", http.Header{"Cookie": {"session=x; session=y"}, "Authorization": {"Bearer " + other}}, Conflicting, ""},
+		{"then the header", "session", "Authorization", "", http.Header{"Cookie": {"session="}, "Authorization": {"Bearer " + other}}, Verified, "other"},
+		{"nothing", "session", "Authorization", "", http.Header{}, Absent, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			source := newJWT(t, func(c *JWTConfig) { c.Cookie, c.Header, c.Scheme = test.cookie, test.header, test.scheme })
+			subject, outcome := twice(t, source, &http.Request{Header: test.sent}, noon)
+			if outcome != test.want || subject.UID != test.uid {
+				t.Errorf("%v proves %q, want %v and %q", outcome, subject.UID, test.want, test.uid)
+			}
+		})
+	}
+}
+
+func TestOptOutClaim(t *testing.T) {
+	t.Parallel()
+	issued := noon.Add(-time.Hour)
+	for _, test := range []struct {
+		name  string
+		claim any
+		iat   any
+		want  Subject
+	}{
+		{"true", true, issued.Unix(), Subject{HasClaim: true, Claim: policy.OptedOut, ClaimedAt: issued}},
+		{"false", false, issued.Unix(), Subject{HasClaim: true, Claim: policy.Allowed, ClaimedAt: issued}},
+		{"null", nil, issued.Unix(), Subject{HasClaim: true, Claim: policy.Unset, ClaimedAt: issued}},
+		{"true as a string", "true", issued.Unix(), Subject{HasClaim: true, Claim: policy.OptedOut, ClaimedAt: issued}},
+		{"false as a string", "false", issued.Unix(), Subject{HasClaim: true, Claim: policy.Allowed, ClaimedAt: issued}},
+		{"null as a string", "null", issued.Unix(), Subject{HasClaim: true, Claim: policy.Unset, ClaimedAt: issued}},
+		{"an issuer whose clock runs ahead", true, noon.Add(time.Second * 40).Unix(), Subject{HasClaim: true, Claim: policy.OptedOut, ClaimedAt: noon}},
+		{"without iat it has no time", true, absentClaim, Subject{HasClaim: true, Claim: policy.OptedOut}},
+		{"iat 0 is a time", true, 0, Subject{HasClaim: true, Claim: policy.OptedOut, ClaimedAt: time.Unix(0, 0)}},
+		{"absent", absentClaim, issued.Unix(), Subject{}},
+		{"a number", 1, issued.Unix(), Subject{}},
+		{"another word", "True", issued.Unix(), Subject{}},
+		{"unknown is no preference", "unknown", issued.Unix(), Subject{}},
+		{"an empty string", "", issued.Unix(), Subject{}},
+		{"a list", []any{true}, issued.Unix(), Subject{}},
+		{"an object", map[string]any{"optout": true}, issued.Unix(), Subject{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			raw := sign(t, claims(jwt.MapClaims{"optout": test.claim, "iat": test.iat}))
+			source := newJWT(t, func(c *JWTConfig) { c.OptOutClaim = "optout" })
+			got, _ := twice(t, source, withCookie(raw), noon)
+			test.want.Session, test.want.UID, test.want.Token = policy.Verified, alice, raw
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("subject (-want +got):\n%s", diff)
+			}
+			got, _ = twice(t, newJWT(t, nil), withCookie(raw), noon)
+			if got.HasClaim || !got.ClaimedAt.IsZero() {
+				t.Errorf("a claim that is not asked for counts: %+v", got)
+			}
+		})
+	}
+}
+
+func TestUIDClaim(t *testing.T) {
+	t.Parallel()
+	raw := sign(t, claims(jwt.MapClaims{"fxa-uid": "other"}))
+	source := newJWT(t, func(c *JWTConfig) { c.UIDClaim = "fxa-uid" })
+	if subject, _ := twice(t, source, withCookie(raw), noon); subject.UID != "other" {
+		t.Errorf("%+v", subject)
+	}
+}
+
+// TestAWithdrawnKeyStopsWorking takes the key away from under a token that
+// verified: it works for less than five minutes, and not past its own time.
+func TestAWithdrawnKeyStopsWorking(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		expires time.Duration
+		last    time.Duration
+	}{
+		{"a long life", time.Hour, 5*time.Minute - time.Second},
+		{"a short one", time.Minute, time.Minute - time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			source := newJWT(t, nil)
+			r := withCookie(sign(t, claims(jwt.MapClaims{"exp": noon.Add(test.expires).Unix()})))
+			source.Find(r, noon)
+			other := newJWT(t, func(c *JWTConfig) { c.Token.Secret = []byte("another secret for these tests, also long") })
+			source.verifier = other.verifier
+			if _, outcome := twice(t, source, r, noon.Add(test.last)); outcome != Verified {
+				t.Errorf("it is %v after %v", outcome, test.last)
+			}
+			if _, outcome := twice(t, source, r, noon.Add(test.last+time.Second)); outcome != BadSignature {
+				t.Errorf("it is %v a second later", outcome)
+			}
+		})
+	}
+}
+
+// TestFailuresDisplaceNobody sends many times as many forged tokens as there
+// is room for, and expects every verified one to be still remembered.
+func TestFailuresDisplaceNobody(t *testing.T) {
+	t.Parallel()
+	source := newJWT(t, func(c *JWTConfig) { c.CacheEntries = 16 })
+	var users []*http.Request
+	for n := range 8 {
+		users = append(users, withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))))
+		source.Find(users[n], noon)
+	}
+	forger := []byte("another secret for these tests, also long")
+	for n := range 200 {
+		source.Find(withCookie(signWith(t, forger, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))), noon)
+		source.Find(withCookie(fmt.Sprintf("garbage%d", n)), noon)
+		source.Find(withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n), "exp": 1}))), noon)
+	}
+	other := newJWT(t, func(c *JWTConfig) { c.Token.Secret = forger })
+	source.verifier = other.verifier
+	for n, r := range users {
+		if subject, outcome := source.Find(r, noon); outcome != Verified || subject.UID != fmt.Sprint(n) {
+			t.Errorf("user %d is %v", n, outcome)
+		}
+	}
+}
+
+func keySet(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	return fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","kid":"known","x":%q,"y":%q}]}`, encode(point[1:33]), encode(point[33:]))
+}
+
+func TestKeysThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, claims(nil))
+	unsigned.Header["kid"] = "unknown"
+	raw, err := unsigned.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	static := newJWT(t, func(c *JWTConfig) { c.Token.Secret, c.Token.JWKS = nil, []byte(keySet(t)) })
+	if _, outcome := twice(t, static, withCookie(raw), noon); outcome != UnknownKey {
+		t.Errorf("a key that the set does not hold: %v", outcome)
+	}
+
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	t.Cleanup(broken.Close)
+	fetched := newJWT(t, func(c *JWTConfig) { c.Token.Secret, c.Token.JWKSURL = nil, broken.URL })
+	if _, outcome := twice(t, fetched, withCookie(raw), noon); outcome != KeysUnavailable {
+		t.Errorf("a key set that cannot be fetched: %v", outcome)
+	}
+	if n := fetched.Len(); n != 0 {
+		t.Errorf("%d tokens are remembered", n)
+	}
+	fetched.Close()
+	if _, outcome := fetched.Find(withCookie(raw), noon); outcome != KeysUnavailable {
+		t.Errorf("a request in flight after Close: %v", outcome)
+	}
+}
+
+// TestUnknownErrorsVerifyNothing is for the day when token gets a new error.
+func TestUnknownErrorsVerifyNothing(t *testing.T) {
+	t.Parallel()
+	if outcome := outcomeOf(fmt.Errorf("new")); outcome.session() != policy.Unverifiable {
+		t.Errorf("it is %v", outcome)
+	}
+}
+
+func TestConfigsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		config JWTConfig
+		say    string
+	}{
+		"no key":           {JWTConfig{}, "write"},
+		"negative entries": {JWTConfig{Token: token.Config{Secret: secret}, CacheEntries: -1}, "such as 100000"},
+	} {
+		if _, err := NewJWT(test.config); err == nil || !strings.Contains(err.Error(), test.say) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCachedTokenAllocatesNothing(t *testing.T) {
+	raw := sign(t, claims(jwt.MapClaims{"optout": true}))
+	for name, r := range map[string]*http.Request{
+		"cookie": withCookie(raw),
+		"header": {Header: http.Header{"Authorization": {"Bearer " + raw}}},
+	} {
+		var source Source = newJWT(t, func(c *JWTConfig) { c.Header, c.OptOutClaim = "Authorization", "optout" })
+		sources := Sources{source}
+		observe := func(int, Outcome) {}
+		if subject := sources.Find(r, noon, observe); subject.Session != policy.Verified {
+			t.Fatalf("%s: %+v", name, subject)
+		}
+		if n := testing.AllocsPerRun(100, func() { sources.Find(r, noon, observe) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// BenchmarkJWT compares a token that verified a moment ago with one that did
+// not; "cached" is to cost at most a twentieth of "verified".
+func BenchmarkJWT(b *testing.B) {
+	r := withCookie(sign(b, claims(nil)))
+	b.Run("verified", func(b *testing.B) {
+		source := newJWT(b, nil)
+		raw, _ := source.credential(r.Header)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := source.verifier.Verify(raw, noon); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("cached", func(b *testing.B) {
+		source := newJWT(b, nil)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, outcome := source.Find(r, noon); outcome != Verified {
+				b.Fatal(outcome)
+			}
+		}
+	})
+	b.Run("cached-parallel", func(b *testing.B) {
+		source := newJWT(b, nil)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				source.Find(r, noon)
+			}
+		})
+	})
+	b.Run("anonymous", func(b *testing.B) {
+		source := newJWT(b, nil)
+		anonymous := &http.Request{Header: http.Header{"Cookie": {"canGoBack=1; tooyoung=1"}}}
+		b.ReportAllocs()
+		for b.Loop() {
+			source.Find(anonymous, noon)
+		}
+	})
+}

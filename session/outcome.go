@@ -1,0 +1,105 @@
+package session
+
+import (
+	"errors"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// Outcome says what came of looking for one credential. The set is closed:
+// metrics have one label value for each.
+type Outcome uint8
+
+const (
+	// Absent means that the request carries no such credential.
+	Absent Outcome = iota
+	// Verified means that the credential proves an account.
+	Verified
+	// Expired means that everything about the credential holds but its time.
+	Expired
+	// Malformed means that the credential cannot be read, or lacks what it
+	// needs.
+	Malformed
+	// BadSignature means that the signature is not by a key that counts.
+	BadSignature
+	// WrongIssuer means that somebody else issued it.
+	WrongIssuer
+	// WrongAudience means that it was meant for another application.
+	WrongAudience
+	// UnknownKey means that it names a key that the key set does not hold.
+	UnknownKey
+	// KeysUnavailable means that the key set could not be fetched yet.
+	KeysUnavailable
+	// TooLong means that it is longer than token.MaxTokenBytes and was not
+	// read.
+	TooLong
+	// Conflicting means that it is there twice, with different values.
+	Conflicting
+
+	// OutcomeCount is the number of outcomes, for tables indexed by Outcome.
+	OutcomeCount
+)
+
+var outcomeNames = [OutcomeCount]string{
+	Absent:          "absent",
+	Verified:        "verified",
+	Expired:         "expired",
+	Malformed:       "malformed",
+	BadSignature:    "bad_signature",
+	WrongIssuer:     "wrong_issuer",
+	WrongAudience:   "wrong_audience",
+	UnknownKey:      "unknown_key",
+	KeysUnavailable: "keys_unavailable",
+	TooLong:         "too_long",
+	Conflicting:     "conflicting",
+}
+
+// String returns the outcome as metrics spell it.
+func (o Outcome) String() string { return outcomeNames[o] }
+
+// session is how far a credential with this outcome proves its account.
+func (o Outcome) session() policy.Session {
+	switch o {
+	case Absent:
+		return policy.NoSession
+	case Verified:
+		return policy.Verified
+	case Expired:
+		return policy.Expired
+	default:
+		return policy.Unverifiable
+	}
+}
+
+// failed is the answer where a credential neither proves nor names anybody.
+func failed(o Outcome) (Subject, Outcome) { return Subject{Session: o.session()}, o }
+
+// failures maps the errors of token, each of which wraps exactly one of
+// these, to outcomes.
+var failures = []struct {
+	err     error
+	outcome Outcome
+}{
+	{token.ErrExpired, Expired},
+	{token.ErrMalformed, Malformed},
+	{token.ErrBadSignature, BadSignature},
+	{token.ErrWrongIssuer, WrongIssuer},
+	{token.ErrWrongAudience, WrongAudience},
+	{token.ErrUnknownKey, UnknownKey},
+	{token.ErrKeysUnavailable, KeysUnavailable},
+	{token.ErrTooLong, TooLong},
+}
+
+// outcomeOf is the outcome of a verification that ended with err.
+func outcomeOf(err error) Outcome {
+	if err == nil {
+		return Verified
+	}
+	for _, failure := range failures {
+		if errors.Is(err, failure.err) {
+			return failure.outcome
+		}
+	}
+	return Malformed
+}
