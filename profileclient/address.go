@@ -1,0 +1,70 @@
+package profileclient
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+const uidPlaceholder = "{uid}"
+
+// address is where a preference is asked for: one URL for all accounts or,
+// where it holds {uid}, one for each. In a host, braces are no URL.
+type address struct {
+	path, query string // query with its question mark
+	perAccount  bool
+}
+
+func parseAddress(text string) (address, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		// A *url.Error repeats the URL, which may hold a password.
+		if parsing, ok := errors.AsType[*url.Error](err); ok {
+			err = parsing.Err
+		}
+		return address{}, fmt.Errorf("it is not a URL: %w", err)
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		return address{}, errors.New("it must start with https:// or http:// and a host, " +
+			"such as https://profile.example.org/v1")
+	case u.User != nil:
+		return address{}, errors.New("it holds a user name or password; give the credential with Auth")
+	case u.Fragment != "":
+		return address{}, errors.New("it holds a fragment, which is never sent; leave out # and what follows")
+	}
+	if strings.Contains(text, uidPlaceholder) {
+		path, query, found := strings.Cut(text, "?")
+		if found {
+			query = "?" + query
+		}
+		return address{path: path, query: query, perAccount: true}, nil
+	}
+	return address{path: u.JoinPath("metrics_optout").String()}, nil
+}
+
+// of returns the URL for an account, or false where the account has none.
+func (a address) of(uid string) (string, bool) {
+	if !a.perAccount {
+		return a.path, uid != ""
+	}
+	if uid == "" || climbs(uid) {
+		return "", false
+	}
+	return strings.ReplaceAll(a.path, uidPlaceholder, url.PathEscape(uid)) +
+		strings.ReplaceAll(a.query, uidPlaceholder, url.QueryEscape(uid)), true
+}
+
+// climbs says whether a uid would leave its place in a path. Escaping does
+// not keep it there: RFC 3986 section 6.2.2 has servers resolve dot segments
+// whether or not they are escaped, some after they have unescaped %2F, and a
+// name in a beacon is anybody's text.
+func climbs(uid string) bool {
+	for segment := range strings.FieldsFuncSeq(uid, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,211 @@
+package profileclient
+
+import (
+	"hash/maphash"
+	"strings"
+	"sync"
+	"time"
+	"unique"
+
+	gocache "github.com/patrickmn/go-cache"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// instant is a reading of a Client's own clock. It is monotonic, so that no
+// step of the wall clock makes an answer live longer than it may. Zero is
+// before everything that can happen to an account.
+type instant int64
+
+// century keeps the instants of tokens that were issued long before the
+// Client was made above zero.
+const century = 100 * 365 * 24 * time.Hour
+
+// entry is what is known of one account. The zero entry knows nothing.
+type entry struct {
+	// fetched is when the request for this answer began, which is the latest
+	// time that the answer surely speaks of.
+	fetched instant
+	// expires is when the answer is no longer to be used.
+	expires instant
+	// changed is when the account last changed, as far as that is known. What
+	// was fetched before counts as due.
+	changed instant
+	// etag is the server's version of a preference that is null, for the
+	// write-back. Most servers hash the value, so that all accounts share one
+	// or a few; unique keeps one copy of each.
+	etag unique.Handle[string]
+
+	preference policy.Preference
+	marks      mark
+}
+
+// mark says what was begun because of an entry, so that it begins once.
+type mark uint8
+
+const (
+	refreshing mark = 1 << iota
+	writtenBack
+)
+
+// fresh says whether the entry may still be used without asking.
+func (e entry) fresh(now instant) bool {
+	return e.preference != policy.Unknown && e.fetched >= e.changed && now < e.expires
+}
+
+// ageing says whether the entry is in the last fifth of its life.
+func (e entry) ageing(now instant) bool {
+	return now >= e.expires-(e.expires-e.fetched)/5
+}
+
+// cache holds entries by uid: never more than it was made for, each found and
+// stored in constant time, without a goroutine.
+//
+// go-cache has no bound, one lock, and Get hides what has expired, while an
+// opt-out is still wanted then. So it is used without expiration and without
+// its janitor; entries carry their own times; and there are shards, each of
+// two generations. When the young generation is full it becomes the old one,
+// and the old one is dropped as a whole. What is used meanwhile moves into
+// the young one, and so stays.
+type cache struct {
+	seed   maphash.Seed
+	shards []shard
+}
+
+type shard struct {
+	mu         sync.RWMutex
+	room       int // entries in one generation
+	young, old generation
+
+	// forgotten is the last change that a dropped generation knew of. Any
+	// account may have been the one that changed then.
+	forgotten instant
+}
+
+type generation struct {
+	*gocache.Cache
+	changed instant // the last change that an entry knows of
+}
+
+func newGeneration() generation {
+	return generation{Cache: gocache.New(gocache.NoExpiration, 0)}
+}
+
+// newCache makes a cache of at most entries, and at least two.
+func newCache(entries int) *cache {
+	// Many shards for many cores, but never so small that the shares of an
+	// uneven hash differ much.
+	shards := 1
+	for shards < 64 && entries/(2*shards) >= 128 {
+		shards *= 2
+	}
+	c := &cache{maphash.MakeSeed(), make([]shard, shards)}
+	for i := range c.shards {
+		c.shards[i].room = max(1, entries/shards/2)
+		c.shards[i].young, c.shards[i].old = newGeneration(), newGeneration()
+	}
+	return c
+}
+
+func (c *cache) shard(uid string) *shard {
+	return &c.shards[maphash.String(c.seed, uid)&uint64(len(c.shards)-1)] //nolint:gosec // a power of two, at least 1
+}
+
+// get returns what is known of the account, and counts as a use of it.
+func (c *cache) get(uid string) entry {
+	s := c.shard(uid)
+	s.mu.RLock()
+	e, found := read(s.young, uid)
+	move := false
+	if !found {
+		_, move = s.old.Get(uid)
+	}
+	e.changed = max(e.changed, s.forgotten)
+	s.mu.RUnlock()
+	if !move {
+		return e
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.use(uid)
+}
+
+// update changes what is known of the account. What change is given is what
+// get would return; it reports whether the result is to be kept.
+func (c *cache) update(uid string, change func(*entry) bool) bool {
+	s := c.shard(uid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.use(uid)
+	if !change(&e) {
+		return false
+	}
+	s.store(uid, e)
+	return true
+}
+
+// put stores an answer, unless the account has changed since the answer was
+// asked for, or a newer answer is there.
+func (c *cache) put(uid string, answer entry) bool {
+	return c.update(uid, func(e *entry) bool {
+		if answer.fetched < max(e.changed, e.fetched) {
+			return false
+		}
+		answer.changed = e.changed
+		*e = answer
+		return true
+	})
+}
+
+// mark says whether the caller is the first to begin what the mark stands for
+// because of the answer that was fetched at an instant.
+func (c *cache) mark(uid string, fetched instant, m mark) bool {
+	return c.update(uid, func(e *entry) bool {
+		first := e.fetched == fetched && e.marks&m == 0
+		e.marks |= m
+		return first
+	})
+}
+
+// len returns the number of entries.
+func (c *cache) len() int {
+	entries := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.RLock()
+		entries += s.young.ItemCount() + s.old.ItemCount()
+		s.mu.RUnlock()
+	}
+	return entries
+}
+
+// use reads an entry and moves it into the young generation.
+func (s *shard) use(uid string) entry {
+	e, found := read(s.young, uid)
+	if !found {
+		if e, found = read(s.old, uid); found {
+			s.store(uid, e)
+		}
+	}
+	e.changed = max(e.changed, s.forgotten)
+	return e
+}
+
+func (s *shard) store(uid string, e entry) {
+	if _, found := s.young.Get(uid); !found && s.young.ItemCount() >= s.room {
+		s.forgotten = max(s.forgotten, s.old.changed)
+		s.old, s.young = s.young, newGeneration()
+	}
+	// The uid may be part of something larger that must not live on with it.
+	s.young.Set(strings.Clone(uid), e, gocache.NoExpiration)
+	s.young.changed = max(s.young.changed, e.changed)
+	s.old.Delete(uid)
+}
+
+func read(g generation, uid string) (entry, bool) {
+	value, found := g.Get(uid)
+	if !found {
+		return entry{}, false
+	}
+	return value.(entry), true
+}

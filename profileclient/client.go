@@ -1,0 +1,388 @@
+// Package profileclient asks the profile server for the preference of
+// accounts, metrics_optout, and remembers the answers.
+//
+// It is made for the path of a request: a fresh answer costs no allocation, a
+// lookup is shared by all who wait for it and bounded in time and number, and
+// whatever goes wrong the preference is policy.Unknown, never an error that a
+// caller could mistake for a choice. It can be used on its own:
+//
+//	client, err := profileclient.New(profileclient.Config{
+//		URL:  "https://profile.example.org/v1",
+//		Auth: profileclient.Mint(minter),
+//	})
+//	…
+//	defer client.Close()
+//	preference := client.Lookup(ctx, profileclient.Account{UID: uid}, time.Now())
+package profileclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// Config is what a Client needs to know. URL and Auth are required; the zero
+// value of every other field is its default.
+type Config struct {
+	// URL of the profile server: <URL>/metrics_optout is asked for the
+	// subject of the token. Where it holds {uid}, it is the address itself,
+	// with the account in that place, escaped.
+	URL string
+
+	// Field is the JSON field of the answer that holds the preference.
+	// Default: metrics_optout.
+	Field string
+
+	// Inverted says that true in Field means allowed, as in
+	// analytics_allowed. Default: false.
+	Inverted bool
+
+	// Auth is the credential: Mint, Forward or Bearer.
+	Auth Auth
+
+	// Timeout is how long one request to the profile server may take, and so
+	// how long a lookup can wait. Default: 300ms.
+	Timeout time.Duration
+
+	// MaxAge is how long an answer is used, and so how late an opt-out can
+	// act. It is shortened by up to a fifth at random, so that answers do not
+	// all expire at once, and never lengthened. Default: 1m.
+	MaxAge time.Duration
+
+	// MaxEntries bounds the cache, in accounts. Accounts that are only named
+	// have one of a tenth of that besides. Fewer than 20 count as 20.
+	// Default: 100000.
+	MaxEntries int
+
+	// Concurrency bounds the lookups in flight; at most a quarter of them, and
+	// at least one, are for accounts that are only named. What would exceed
+	// it is unknown at once. Write-backs have a quarter of it for themselves.
+	// Default: 64.
+	Concurrency int
+
+	// Transport sends the requests. Default: one of the Client's own.
+	Transport http.RoundTripper
+
+	// Observer is told what happens. Default: nobody is.
+	Observer Observer
+}
+
+// Account is whom a lookup is about, and what their credential says.
+type Account struct {
+	// UID is the account's id. An account without one is not asked about.
+	UID string
+
+	// Token is the account's own credential, which Forward sends.
+	Token string
+
+	// HasClaim says that the credential carries a preference, Claim, issued
+	// at ClaimedAt. It counts like an answer fetched then: for MaxAge, and
+	// only while nothing newer is known. A claim without a time is ignored.
+	HasClaim  bool
+	Claim     policy.Preference
+	ClaimedAt time.Time
+}
+
+// Client asks one profile server. It is safe for concurrent use.
+type Client struct {
+	address   address
+	field     string
+	inverted  bool
+	auth      Auth
+	timeout   time.Duration
+	maxAge    time.Duration
+	transport http.RoundTripper
+	pool      *http.Transport // transport, if it is the Client's own
+	observer  Observer
+	health    health
+	start     time.Time
+
+	proven, named             *cache
+	lookups, namedLookups     singleflight.Group
+	slots, namedSlots, writes slots
+	pending                   pending
+
+	closing context.Context // ends with Close
+	close   context.CancelFunc
+	mu      sync.Mutex // guards what may be added to work
+	work    sync.WaitGroup
+}
+
+// New checks config and makes a Client. It uses no network. Close the Client
+// when it is no longer needed.
+func New(config Config) (*Client, error) {
+	var problems []error
+	target, err := parseAddress(config.URL)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("URL: %w", err))
+	}
+	auth := config.Auth
+	switch {
+	case auth == Auth{}:
+		problems = append(problems, errors.New("Auth: there is no credential; write Mint, Forward or Bearer with one that is not empty"))
+	case strings.ContainsFunc(auth.bearer, unicode.IsControl):
+		problems = append(problems, errors.New("Auth: the bearer token holds a line break or another control character; write the token alone"))
+	case auth.bearer != "" && err == nil && !target.perAccount:
+		problems = append(problems, errors.New("Auth: a bearer token does not say whose preference is asked for; put {uid} into the URL, or use Mint"))
+	}
+	for _, limit := range []struct {
+		name  string
+		value int64
+	}{
+		{"Timeout", int64(config.Timeout)},
+		{"MaxAge", int64(config.MaxAge)},
+		{"MaxEntries", int64(config.MaxEntries)},
+		{"Concurrency", int64(config.Concurrency)},
+	} {
+		if limit.value < 0 {
+			problems = append(problems, fmt.Errorf("%s: it is negative; leave it out for the default", limit.name))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("profile client: %w", err)
+	}
+
+	maxEntries := max(20, orDefault(config.MaxEntries, 100_000))
+	concurrency := orDefault(config.Concurrency, 64)
+	c := &Client{
+		address:    target,
+		field:      orDefault(config.Field, "metrics_optout"),
+		inverted:   config.Inverted,
+		auth:       auth,
+		timeout:    orDefault(config.Timeout, 300*time.Millisecond),
+		maxAge:     orDefault(config.MaxAge, time.Minute),
+		transport:  config.Transport,
+		observer:   config.Observer,
+		start:      time.Now(),
+		proven:     newCache(maxEntries),
+		named:      newCache(maxEntries / 10),
+		slots:      make(slots, concurrency),
+		namedSlots: make(slots, max(1, concurrency/4)),
+		writes:     make(slots, max(1, concurrency/4)),
+	}
+	c.closing, c.close = context.WithCancel(context.Background())
+	if c.transport == nil {
+		c.pool = newTransport(concurrency)
+		c.transport = c.pool
+	}
+	if c.observer.Lookup == nil {
+		c.observer.Lookup = func(LookupOutcome, time.Duration) {}
+	}
+	if c.observer.WriteBack == nil {
+		c.observer.WriteBack = func(WriteOutcome) {}
+	}
+	c.health.report = c.observer.Health
+	if c.health.report == nil {
+		c.health.report = func(error) {}
+	}
+	return c, nil
+}
+
+func orDefault[T comparable](value, standard T) T {
+	var unset T
+	if value == unset {
+		return standard
+	}
+	return value
+}
+
+// newTransport makes a pool of connections for one server. Dialling may take
+// longer than a lookup waits: the connection then serves a later one.
+func newTransport(concurrency int) *http.Transport {
+	const dialling = 3 * time.Second
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialling}).DialContext,
+		TLSHandshakeTimeout:    dialling,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    concurrency,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: maxBody,
+		DisableCompression:     true, // answers are a few bytes
+	}
+}
+
+// Lookup returns the preference of an account that is proven, waiting at most
+// Config.Timeout for it. It is policy.Unknown where it could not be learnt.
+func (c *Client) Lookup(ctx context.Context, a Account, now time.Time) policy.Preference {
+	return c.lookup(ctx, a, false, now)
+}
+
+// LookupNamed is Lookup for an account that is only named, by anybody. It
+// uses what is cached of proven accounts and never displaces it.
+func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time) policy.Preference {
+	return c.lookup(ctx, Account{UID: uid}, true, now)
+}
+
+// Cached returns what is known of an account that is proven, without waiting.
+// What is not known is policy.Unknown, and is looked up in the background.
+func (c *Client) Cached(a Account, now time.Time) policy.Preference {
+	return c.cached(a, false, now)
+}
+
+// CachedNamed is Cached for an account that is only named.
+func (c *Client) CachedNamed(uid string, now time.Time) policy.Preference {
+	return c.cached(Account{UID: uid}, true, now)
+}
+
+// Invalidate says that the account may have changed: what is cached counts as
+// due, and so do claims issued, and answers asked for, before now.
+func (c *Client) Invalidate(uid string) {
+	c.change(uid, func(e *entry, now instant) { e.changed = now })
+}
+
+// change records a change of the account, and has nobody who asks from now on
+// join a lookup that began before it.
+func (c *Client) change(uid string, record func(e *entry, now instant)) {
+	now := c.instant(time.Now())
+	c.proven.update(uid, func(e *entry) bool {
+		record(e, now)
+		return true
+	})
+	c.lookups.Forget(uid)
+	c.namedLookups.Forget(uid)
+}
+
+// Entries returns the number of accounts in the cache, and in that of
+// accounts which were only named.
+func (c *Client) Entries() (verified, named int) { return c.proven.len(), c.named.len() }
+
+// Close ends the work in the background: none begins any more, write-backs
+// that wait for another try are dropped, and what is on its way to the
+// profile server is waited for, which takes at most Config.Timeout. Lookup
+// works on, for requests that are still in flight.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.close()
+	c.mu.Unlock()
+	c.work.Wait()
+	if c.pool != nil {
+		c.pool.CloseIdleConnections()
+	}
+}
+
+// begin registers work that Close waits for. After Close it registers
+// nothing and reports false.
+func (c *Client) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing.Err() != nil {
+		return false
+	}
+	c.work.Add(1)
+	return true
+}
+
+func (c *Client) instant(t time.Time) instant { return instant(century + t.Sub(c.start)) }
+
+// knowledge is the newest that is known of an account, and the cache that
+// holds it, if it is no claim.
+type knowledge struct {
+	entry
+	in *cache
+}
+
+// known returns the newest among what is cached, what the account's
+// credential claims, and the account's last change.
+func (c *Client) known(a Account, now time.Time) knowledge {
+	at := c.instant(now)
+	known := knowledge{c.proven.get(a.UID), c.proven}
+	if !known.fresh(at) {
+		if e := c.named.get(a.UID); e.fetched > known.fetched {
+			e.changed = max(e.changed, known.changed)
+			known = knowledge{e, c.named}
+		}
+	}
+	if a.HasClaim && !a.ClaimedAt.IsZero() {
+		// The claim's age is a matter of wall clocks; a token from the future
+		// is not younger than now.
+		claimed := at - instant(max(0, now.Sub(a.ClaimedAt)))
+		if claimed > known.fetched {
+			known = knowledge{entry: entry{
+				fetched: claimed, expires: claimed + instant(c.maxAge), changed: known.changed, preference: a.Claim,
+			}}
+		}
+	}
+	return known
+}
+
+func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Time) policy.Preference {
+	known := c.known(a, now)
+	if at := c.instant(now); known.fresh(at) {
+		c.refresh(a, named, known, at)
+		return known.preference
+	}
+	learnt := c.ask(ctx, a, named, known.fetched)
+	if learnt == policy.Unknown {
+		return known.stale()
+	}
+	return learnt
+}
+
+func (c *Client) cached(a Account, named bool, now time.Time) policy.Preference {
+	known := c.known(a, now)
+	if at := c.instant(now); known.fresh(at) {
+		c.refresh(a, named, known, at)
+		return known.preference
+	}
+	c.prefetch(a, named, known.fetched)
+	if c.health.failing.Load() {
+		return known.stale()
+	}
+	return policy.Unknown
+}
+
+// stale is what may be used while the profile server fails: an opt-out, and
+// nothing that allowed.
+func (e entry) stale() policy.Preference {
+	if e.preference == policy.OptedOut {
+		return policy.OptedOut
+	}
+	return policy.Unknown
+}
+
+// refresh looks up in the background what is in the last fifth of its life,
+// once. A name does not do it for a proven account, whose own lookups are
+// not limited to a quarter.
+func (c *Client) refresh(a Account, named bool, known knowledge, now instant) {
+	if !known.ageing(now) || known.marks&refreshing != 0 || known.in == nil || named && known.in != c.named {
+		return
+	}
+	if known.in.mark(a.UID, known.fetched, refreshing) {
+		c.prefetch(a, named, known.fetched)
+	}
+}
+
+// answer makes the entry for what the server said to a request.
+func (c *Client) answer(preference policy.Preference, fetched instant) entry {
+	return entry{
+		preference: preference,
+		fetched:    fetched,
+		expires:    fetched + instant(c.maxAge-rand.N(c.maxAge/5+1)), //nolint:gosec // it only spreads load
+	}
+}
+
+// slots bound what is in flight: one value for each.
+type slots chan struct{}
+
+func (s slots) take() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s slots) give() { <-s }

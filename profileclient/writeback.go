@@ -1,0 +1,184 @@
+package profileclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unique"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+const (
+	// maxPending bounds the write-backs that are on their way or wait for
+	// another try. The browser says it again at its next page.
+	maxPending = 1024
+	// writeTime bounds how long one write-back is tried.
+	writeTime = 5 * time.Minute
+)
+
+// WriteBack records in the profile of an account, which must be proven, that
+// its browser opted out, if the profile holds no choice. It returns at once.
+//
+// The write is conditional on the version that held no choice, so that it
+// never overwrites what the user chose meanwhile; a claim has no version, so
+// the profile is looked up first. For one answer of the profile server there
+// is one write-back however often this is called, and one at a time for one
+// account. What fails is tried again for some minutes, in memory.
+func (c *Client) WriteBack(a Account, now time.Time) {
+	known := c.known(a, now)
+	if known.marks&writtenBack != 0 && known.fresh(c.instant(now)) {
+		return
+	}
+	// The account outlives the request, of which its strings may be parts.
+	a.UID, a.Token = strings.Clone(a.UID), strings.Clone(a.Token)
+	added, full := c.pending.add(a.UID)
+	switch {
+	case full:
+		c.observer.WriteBack(WriteDropped)
+	case !added:
+	case !c.begin():
+		c.pending.remove(a.UID)
+		c.observer.WriteBack(WriteDropped)
+	default:
+		go func() {
+			defer c.work.Done()
+			// Only an answer of the server shows the version, and a claim
+			// makes every older one due.
+			outcome := c.writeBack(a, known.fetched)
+			c.pending.remove(a.UID)
+			c.observer.WriteBack(outcome)
+		}()
+	}
+}
+
+var errTryAgain = errors.New("the profile server did not take the write-back")
+
+// writeBack tries until the write-back has ended one way or another. Only
+// answers that were asked for since an instant count.
+func (c *Client) writeBack(a Account, since instant) WriteOutcome {
+	var etag string // of the lookup that saw null, also for later tries
+	try := func() (WriteOutcome, error) {
+		if etag == "" {
+			seen := c.see(a, since)
+			switch {
+			case seen.preference == policy.Unknown:
+				return WriteFailed, errTryAgain
+			case seen.preference != policy.Unset:
+				return WriteUnneeded, nil
+			}
+			seen.in.mark(a.UID, seen.fetched, writtenBack)
+			if seen.etag == (unique.Handle[string]{}) {
+				return WriteNoETag, nil
+			}
+			etag = seen.etag.Value()
+		}
+		return c.write(a, etag)
+	}
+	outcome, err := backoff.Retry(c.closing, try, backoff.WithMaxElapsedTime(writeTime), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval:     500 * time.Millisecond,
+		RandomizationFactor: 0.5,
+		Multiplier:          2,
+		MaxInterval:         time.Minute,
+	}))
+	if err != nil && c.closing.Err() != nil {
+		return WriteDropped
+	}
+	return outcome
+}
+
+// see returns a fresh answer of the profile server that was asked for since
+// an instant: the cached one or, after a lookup, a new one. It is unknown
+// where there is none.
+func (c *Client) see(a Account, since instant) knowledge {
+	account := Account{UID: a.UID} // without the claim
+	usable := func(known knowledge) bool {
+		return known.fetched >= since && known.fresh(c.instant(time.Now()))
+	}
+	known := c.known(account, time.Now())
+	if !usable(known) {
+		c.ask(c.closing, a, false, max(since, known.fetched))
+		if known = c.known(account, time.Now()); !usable(known) {
+			return knowledge{}
+		}
+	}
+	return known
+}
+
+// write sends the opt-out once. An error means that it is worth another try.
+func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
+	if !c.writes.take() {
+		select {
+		case c.writes <- struct{}{}:
+		case <-c.closing.Done():
+			return WriteDropped, errTryAgain
+		}
+	}
+	defer c.writes.give()
+	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	defer cancel()
+	body, _ := json.Marshal(map[string]bool{c.field: !c.inverted}) // never fails for this type
+	request, err := c.request(ctx, http.MethodPost, a, writing, bytes.NewReader(body), time.Now())
+	if err != nil {
+		return WriteFailed, nil // another try would fail alike
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("If-Match", etag)
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return WriteFailed, errTryAgain
+	}
+	defer discard(response)
+
+	switch status := response.StatusCode; {
+	case status == http.StatusOK || status == http.StatusNoContent:
+		c.change(a.UID, func(e *entry, now instant) {
+			*e = c.answer(policy.OptedOut, now)
+			e.changed = now
+		})
+		return Written, nil
+	case status == http.StatusPreconditionFailed:
+		c.Invalidate(a.UID)
+		c.prefetch(a, false, 0)
+		return WriteConflict, nil
+	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
+		return WriteFailed, errTryAgain
+	default:
+		return WriteFailed, nil
+	}
+}
+
+// pending holds the accounts that a write-back is under way for.
+type pending struct {
+	mu   sync.Mutex
+	uids map[string]struct{}
+}
+
+func (p *pending) add(uid string) (added, full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, found := p.uids[uid]; found {
+		return false, false
+	}
+	if len(p.uids) >= maxPending {
+		return false, true
+	}
+	if p.uids == nil {
+		p.uids = make(map[string]struct{})
+	}
+	p.uids[uid] = struct{}{}
+	return true, false
+}
+
+func (p *pending) remove(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.uids, uid)
+}
