@@ -1,0 +1,136 @@
+package profileserver
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+const field = "metrics_optout"
+
+// maxBody is far more than {"metrics_optout":false} needs, however it is
+// indented.
+const maxBody = 4 << 10
+
+// read answers GET with the preference. An account that nobody wrote anything
+// of holds null, like any other that made no choice.
+func (s *Server) read(w http.ResponseWriter, r *http.Request) *failure {
+	who, refused := s.authorize(r, readScope, time.Now())
+	if refused != nil {
+		return refused
+	}
+	held, err := s.store.get(r.Context(), who.uid)
+	if err != nil {
+		s.failed(r, err)
+		return storeFailed
+	}
+	tag := held.etag()
+	if !ifMatch(r.Header, tag) {
+		return preconditionFailed
+	}
+	w.Header().Set("ETag", tag)
+	if !ifNoneMatch(r.Header, tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"`+field+`":`+held.preference.String()+`}`))
+	return nil
+}
+
+// write answers POST: it records the preference, if the request's
+// preconditions hold at the moment of writing.
+func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
+	now := time.Now()
+	who, refused := s.authorize(r, writeScope, now)
+	if refused != nil {
+		return refused
+	}
+	preference, refused := readBody(w, r)
+	if refused != nil {
+		return refused
+	}
+	held, err := s.store.set(r.Context(), who.uid, change{preference, who.source, now}, func(tag string) bool {
+		return ifMatch(r.Header, tag) && ifNoneMatch(r.Header, tag)
+	})
+	if err != nil {
+		s.failed(r, err)
+		return storeFailed
+	}
+	if !held {
+		return preconditionFailed
+	}
+	writeJSON(w, http.StatusOK, []byte(`{}`))
+	return nil
+}
+
+// failed logs why the store failed, unless it is only that the caller left.
+func (s *Server) failed(r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		s.log.Error("the preference store failed; see that its disk has space and its file may be written",
+			zap.Error(err))
+	}
+}
+
+// readBody reads {"metrics_optout":null|false|true} and nothing else.
+func readBody(w http.ResponseWriter, r *http.Request) (policy.Preference, *failure) {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return policy.Unknown, badMediaType
+	}
+	if r.ContentLength > maxBody {
+		return policy.Unknown, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+			return policy.Unknown, tooLarge
+		}
+		return policy.Unknown, badJSON // cut off
+	}
+	return parseBody(r.Header.Get("Content-Type"), body)
+}
+
+var (
+	jsonType = regexp.MustCompile(`^application/(?:.+\+)?json$`)
+	// rawType is what the existing server takes for a payload, only never for
+	// an object: the payload then fails as a parameter, not as a media type.
+	rawType = regexp.MustCompile(`^(?:text/.+|application/(?:octet-stream|x-www-form-urlencoded))$`)
+)
+
+// parseBody tells apart what the existing server tells apart. As there, no
+// Content-Type at all means JSON, and the last of duplicate keys wins, as
+// JSON.parse has it. Keys are compared exactly, which encoding/json does for
+// maps and not for structs.
+func parseBody(contentType string, body []byte) (policy.Preference, *failure) {
+	if contentType != "" {
+		media, _, err := mime.ParseMediaType(contentType)
+		switch {
+		case err != nil:
+			return policy.Unknown, badContentType
+		case rawType.MatchString(media):
+			return policy.Unknown, badParameter
+		case !jsonType.MatchString(media):
+			return policy.Unknown, badMediaType
+		}
+	}
+	if len(body) == 0 {
+		return policy.Unknown, badParameter
+	}
+	if !json.Valid(body) {
+		return policy.Unknown, badJSON
+	}
+	var object map[string]json.RawMessage
+	var preference policy.Preference
+	if json.Unmarshal(body, &object) != nil || len(object) != 1 || preference.UnmarshalJSON(object[field]) != nil {
+		return policy.Unknown, badParameter
+	}
+	return preference, nil
+}

@@ -1,0 +1,56 @@
+package profileserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"runtime/debug"
+)
+
+const modulePath = "github.com/metricsgate/metricsgate"
+
+// version is the body of /__version__: indented, and with a line end, as the
+// existing server has it.
+func version(named string) []byte {
+	body := struct {
+		Version string `json:"version"`
+		Commit  string `json:"commit"`
+		Source  string `json:"source"`
+	}{named, "unknown", "https://" + modulePath}
+
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range append(info.Deps, &info.Main) {
+			if body.Version == "" && module.Path == modulePath {
+				body.Version = module.Version
+			}
+		}
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" && info.Main.Path == modulePath {
+				body.Commit = setting.Value
+			}
+		}
+	}
+	text, _ := json.MarshalIndent(body, "", "  ") // strings always have a JSON form
+	return append(text, '\n')
+}
+
+func (s *Server) showVersion(w http.ResponseWriter, _ *http.Request) *failure {
+	writeJSON(w, http.StatusOK, s.version)
+	return nil
+}
+
+// heartbeat says whether this instance can do its work: with an empty 200, if
+// the store answers.
+func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) *failure {
+	if err := s.store.ping(r.Context()); err != nil {
+		s.failed(r, err)
+		return storeAway
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// balancerHeartbeat says only that the process answers.
+func (s *Server) balancerHeartbeat(w http.ResponseWriter, _ *http.Request) *failure {
+	writeJSON(w, http.StatusOK, []byte(`{"http":"okay"}`))
+	return nil
+}
