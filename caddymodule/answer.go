@@ -1,0 +1,100 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// Answer is what a blocked request gets instead of the application.
+type Answer struct {
+	// Status is the HTTP status, 200 to 499. Default: 204. A beacon that gets
+	// a 5xx may be sent again, so those are refused.
+	Status int `json:"status,omitempty"`
+
+	// ContentType is the Content-Type of the answer. Default: none.
+	ContentType string `json:"content_type,omitempty"`
+
+	// Body is the answer's body, sent as it is. Default: empty.
+	Body string `json:"body,omitempty"`
+}
+
+func (a *Answer) validate() error {
+	if a == nil || a.Status == 0 {
+		if a != nil && (a.Body != "" || a.ContentType != "") {
+			return wrongAt("answer", "a body needs a status; write one, such as 200")
+		}
+		return nil
+	}
+	if a.Status < 200 || a.Status > 499 {
+		return wrongAt("answer", "status %d is not one of 200 to 499", a.Status)
+	}
+	if a.Body != "" && (a.Status == http.StatusNoContent || a.Status == http.StatusNotModified) {
+		return wrongAt("answer", "a %d has no body; write 200 or leave the body out", a.Status)
+	}
+	return nil
+}
+
+// answer is an Answer made ready to be written.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	length      string
+}
+
+func (a *Answer) prepare() *answer {
+	if a == nil || a.Status == 0 {
+		return &answer{status: http.StatusNoContent}
+	}
+	prepared := &answer{status: a.Status, contentType: a.ContentType, body: []byte(a.Body)}
+	if a.Status != http.StatusNoContent && a.Status != http.StatusNotModified {
+		prepared.length = strconv.Itoa(len(a.Body))
+	}
+	return prepared
+}
+
+// rejected is what block_with reject answers (RFC 9457). It says the same
+// whatever the reason and whoever the subject.
+var rejected = (&Answer{
+	Status:      http.StatusForbidden,
+	ContentType: "application/problem+json",
+	Body: `{"type":"about:blank","title":"Forbidden","status":403,` +
+		`"detail":"Metrics are not collected here from people who opted out."}` + "\n",
+}).prepare()
+
+// write sends the answer. No decision shows in a byte of it, and it must not
+// be kept: the next person behind the same cache may not have opted out.
+func (a *answer) write(w http.ResponseWriter, r *http.Request) error {
+	header := w.Header()
+	if comesSlowly(r) {
+		header["Connection"] = []string{"close"}
+	}
+	header["Cache-Control"] = []string{"private, no-store"}
+	if a.contentType != "" {
+		header["Content-Type"] = []string{a.contentType}
+	} else {
+		header["Content-Type"] = nil // net/http would sniff one
+	}
+	if a.length != "" {
+		header["Content-Length"] = []string{a.length}
+	}
+	w.WriteHeader(a.status)
+	if r.Method == http.MethodHead || len(a.body) == 0 {
+		return nil
+	}
+	_, err := w.Write(a.body)
+	return err
+}
+
+// maxDrained is how much of an unread body is worth reading for the sake of
+// the connection; net/http draws the line at the same place.
+const maxDrained = 256 << 10
+
+// comesSlowly says whether the request's body may be large, endless or not
+// even sent before the client is told to. To keep such a connection, net/http
+// would read on before it sends the answer, and ask a client that expects "100
+// Continue" for a body that nobody needs: it cannot tell, because Caddy has
+// wrapped the body. It depends on the request alone, never on the decision.
+func comesSlowly(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ContentLength < 0 || r.ContentLength > maxDrained || r.Header["Expect"] != nil)
+}

@@ -1,0 +1,128 @@
+package caddymodule
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// cheapUpstream is an application that costs nothing, so that what is
+// measured is the gate.
+var cheapUpstream = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+
+// decisionCases are the ways through the gate whose cost is promised.
+func decisionCases(tb testing.TB) (*Gate, map[string]*http.Request) {
+	tb.Helper()
+	gate := newGate(tb, `metrics_gate {
+		route POST /metrics
+		session jwt {
+			cookie session
+			secret {file.testdata/keys/shared.secret}
+			issuer id
+			audience web
+		}
+		profile `+profiles(tb).URL+`/{uid} {
+			auth bearer {file.testdata/keys/shared.secret}
+			timeout 5s
+			max_age 1h
+		}
+	}`)
+	cases := map[string]*http.Request{}
+	add := func(name, method, path string, header map[string]string, want policy.Action) {
+		r, w := request(method, path, "", header)
+		if err := gate.ServeHTTP(w, r, cheapUpstream); err != nil { // warms the caches
+			tb.Fatal(err)
+		}
+		if route := gate.routes.match(method, path); route != nil {
+			if got := gate.decideGated(r, route).Action; got != want {
+				tb.Fatalf("%s: %v, want %v", name, got, want)
+			}
+		}
+		cases[name] = r
+	}
+	add("not gated", "GET", "/static/bundle.js", map[string]string{"Sec-Fetch-Dest": "script"}, policy.Collect)
+	add("cached collect", "POST", "/metrics", map[string]string{"Cookie": "lang=en; " + sessionOf(tb, allowedUID)}, policy.Collect)
+	add("cached block", "POST", "/metrics", map[string]string{"Cookie": "lang=en; " + sessionOf(tb, optedOutUID)}, policy.Block)
+	add("anonymous signal", "POST", "/metrics", map[string]string{"Cookie": "lang=en; metrics_optout=true"}, policy.Block)
+	return gate, cases
+}
+
+// decide runs the gate up to the point where it answers or hands on.
+func decide(gate *Gate, r *http.Request) error {
+	route := gate.routes.match(r.Method, r.URL.Path)
+	if route == nil {
+		return gate.ServeHTTP(nil, r, cheapUpstream)
+	}
+	decision := gate.decideGated(r, route)
+	route.requests[decision.Action][decision.Reason].Inc()
+	gate.publish(r, decision)
+	if decision.Action == policy.Collect {
+		return gate.pass(nil, r, decision, cheapUpstream)
+	}
+	return nil
+}
+
+func TestDecisionsDoNotAllocate(t *testing.T) {
+	gate, cases := decisionCases(t)
+	for name, r := range cases {
+		allocations := testing.AllocsPerRun(1000, func() {
+			if err := decide(gate, r); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if allocations >= 1 && !raceEnabled {
+			t.Errorf("%s: %v allocations", name, allocations)
+		}
+	}
+}
+
+func BenchmarkDecision(b *testing.B) {
+	gate, cases := decisionCases(b)
+	for name, r := range cases {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := decide(gate, r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkVerify is what a cached decision saves, for the ratio of the two
+// within one run.
+func BenchmarkVerify(b *testing.B) {
+	gate, cases := decisionCases(b)
+	r := cases["cached collect"]
+	now := time.Now()
+	configured := gate.Sessions[0].JWT
+	verifier := newVerifier(b, configured)
+	cookie, _ := r.Cookie("session")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := verifier.Verify(cookie.Value, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func newVerifier(tb testing.TB, configured *SessionJWT) *token.Verifier {
+	tb.Helper()
+	config, err := configured.tokenConfig(caddy.NewReplacer())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	verifier, err := token.NewVerifier(config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(verifier.Close)
+	return verifier
+}

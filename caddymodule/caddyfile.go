@@ -1,0 +1,361 @@
+package caddymodule
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("metrics_gate", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		gate := new(Gate)
+		return gate, gate.UnmarshalCaddyfile(h.Dispenser)
+	})
+	// After encode, so that the gate sees the application's own bytes and its
+	// answers are encoded like any other.
+	httpcaddyfile.RegisterDirectiveOrder("metrics_gate", httpcaddyfile.After, "encode")
+
+	httpcaddyfile.RegisterHandlerDirective("profile_server", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		server := new(ProfileServer)
+		return server, server.UnmarshalCaddyfile(h.Dispenser)
+	})
+	// Before reverse_proxy, so that it can stand in front of the profile
+	// server that exists.
+	httpcaddyfile.RegisterDirectiveOrder("profile_server", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// UnmarshalCaddyfile sets up the gate:
+//
+//	metrics_gate [<matcher>] [enforce|shadow] {
+//		preset     fxa
+//		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment] {
+//			answer <status> [<content-type>] [<body>]
+//		}
+//		block_with drop|reject
+//		on_unknown block|collect
+//		on_unset   collect|block
+//		session jwt {
+//			cookie       <name>
+//			header       <name> [<scheme>]
+//			secret       <secret>
+//			key          <pem>
+//			jwks         <url|file>
+//			issuer       <iss>...
+//			audience     <aud>...
+//			leeway       <duration>
+//			typ          <type>
+//			uid_claim    <claim>
+//			optout_claim <claim>
+//		}
+//		session user <placeholder>
+//		body_uid <json-field>
+//		profile <url> {
+//			field       <name> [inverted]
+//			auth        mint {
+//				key       <key>
+//				client_id <id>
+//				issuer    <iss>
+//				audience  <aud>
+//			}
+//			auth        forward
+//			auth        bearer <token>
+//			timeout     <duration>
+//			max_age     <duration>
+//			max_entries <number>
+//			concurrency <number>
+//		}
+//		signal {
+//			cookie <name>
+//			header <name>
+//			gpc
+//			dnt
+//		}
+//		write_back  on|off
+//		log_blocked on|off
+//	}
+func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		if g.Mode = d.Val(); g.Mode != modeEnforce && g.Mode != modeShadow {
+			return d.Errf("metrics_gate: unknown mode %q; write enforce, shadow, or nothing for enforce", g.Mode)
+		}
+	}
+	if d.NextArg() {
+		return d.Errf("metrics_gate: %q is too much; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
+	}
+	return options{
+		"preset":      choice(&g.Preset, "fxa"),
+		"route":       {usage: routeUsage, repeats: true, parse: g.parseRoute},
+		"block_with":  choice(&g.BlockWith, blockDrop, blockReject),
+		"on_unknown":  choice(&g.OnUnknown, "block", "collect"),
+		"on_unset":    choice(&g.OnUnset, "collect", "block"),
+		"session":     {usage: "jwt { ... } | user <placeholder>", repeats: true, parse: g.parseSession},
+		"body_uid":    text("<json-field>", &g.BodyUID),
+		"profile":     {usage: "<url> { ... }", parse: g.parseProfile},
+		"signal":      {usage: "{ cookie <name> | header <name> | gpc | dnt }", parse: g.parseSignal},
+		"write_back":  onOff(func(on bool) { g.WriteBack = &on }),
+		"log_blocked": onOff(func(on bool) { g.LogBlocked = on }),
+	}.parse(d, "metrics_gate")
+}
+
+const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment] { answer <status> [<content-type>] [<body>] }"
+
+func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
+	var methods string
+	var route Route
+	if !d.Args(&methods, &route.Path) {
+		return errUsage
+	}
+	route.Methods = strings.Split(methods, ",")
+	if d.NextArg() {
+		route.Class = d.Val()
+	}
+	err := options{
+		"answer": {usage: "<status> [<content-type>] [<body>]", parse: func(d *caddyfile.Dispenser) error {
+			args := d.RemainingArgs()
+			if len(args) < 1 || len(args) > 3 {
+				return errUsage
+			}
+			status, err := strconv.Atoi(args[0])
+			if err != nil {
+				return valueError(fmt.Sprintf("%q is no status; write a number such as 204", args[0]))
+			}
+			route.Answer = &Answer{Status: status}
+			if len(args) > 1 {
+				route.Answer.ContentType = args[1]
+			}
+			if len(args) > 2 {
+				route.Answer.Body = args[2]
+			}
+			return nil
+		}},
+	}.parse(d, "metrics_gate › route")
+	if err != nil {
+		return err
+	}
+	if err := route.validate(); err != nil {
+		return d.WrapErr(at(err, "metrics_gate", "route "+route.Path))
+	}
+	g.Routes = append(g.Routes, route)
+	return nil
+}
+
+func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return errUsage
+	}
+	var configured Session
+	switch kind := d.Val(); kind {
+	case "jwt":
+		configured.JWT = new(SessionJWT)
+		if err := configured.JWT.parse(d); err != nil {
+			return err
+		}
+	case "user":
+		if !d.AllArgs(&configured.User) {
+			return errUsage
+		}
+		if !isPlaceholder(configured.User) {
+			return d.Errf("metrics_gate › session user: %q is not a placeholder; write one, such as {http.auth.user.id}", configured.User)
+		}
+	default:
+		return d.Errf("metrics_gate: unknown session %q; write session jwt or session user", kind)
+	}
+	g.Sessions = append(g.Sessions, configured)
+	return nil
+}
+
+func (s *SessionJWT) parse(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › session jwt"
+	words := s.JWT.options()
+	words["cookie"] = text("<name>", &s.Cookie)
+	words["header"] = option{usage: "<name> [<scheme>]", parse: func(d *caddyfile.Dispenser) error {
+		if !d.NextArg() {
+			return errUsage
+		}
+		s.Header = d.Val()
+		if d.NextArg() {
+			s.Scheme = d.Val()
+		}
+		return nil
+	}}
+	words["uid_claim"] = text("<claim>", &s.UIDClaim)
+	words["optout_claim"] = text("<claim>", &s.OptOutClaim)
+	if err := words.parse(d, where); err != nil {
+		return err
+	}
+	return s.JWT.checkSource(d, where)
+}
+
+// options are the words that say how a token is verified.
+func (j *JWT) options() options {
+	return options{
+		"secret":   text("{env.NAME} or {file./path}", &j.Secret),
+		"key":      list("{file./path/to/public.pem}", &j.Key),
+		"jwks":     text("<url|file>", &j.JWKS),
+		"issuer":   list("<iss>", &j.Issuer),
+		"audience": list("<aud>", &j.Audience),
+		"leeway":   duration(func(leeway caddy.Duration) { j.Leeway = &leeway }),
+		"typ":      text("<type>", &j.Typ),
+	}
+}
+
+// checkSource reports with file and line what Provision would find later.
+func (j *JWT) checkSource(d *caddyfile.Dispenser, where string) error {
+	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
+		return d.Errf("%s: %d of secret, key and jwks are set; write exactly one", where, n)
+	}
+	return nil
+}
+
+func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › profile"
+	profile := new(Profile)
+	if !d.NextArg() {
+		return errUsage
+	}
+	profile.URL = d.Val()
+	err := options{
+		"field": {usage: "<name> [inverted]", parse: func(d *caddyfile.Dispenser) error {
+			if !d.NextArg() {
+				return errUsage
+			}
+			profile.Field = d.Val()
+			if d.NextArg() {
+				if d.Val() != "inverted" {
+					return valueError(fmt.Sprintf("%q is not the word inverted", d.Val()))
+				}
+				profile.Inverted = true
+			}
+			return nil
+		}},
+		"auth":        {usage: "mint { ... } | forward | bearer <token>", parse: profile.parseAuth},
+		"timeout":     duration(func(timeout caddy.Duration) { profile.Timeout = timeout }),
+		"max_age":     duration(func(age caddy.Duration) { profile.MaxAge = age }),
+		"max_entries": number(&profile.MaxEntries),
+		"concurrency": number(&profile.Concurrency),
+	}.parse(d, where)
+	if err != nil {
+		return err
+	}
+	if err := profile.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
+	g.Profile = profile
+	return nil
+}
+
+func (p *Profile) parseAuth(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › profile › auth"
+	if !d.NextArg() {
+		return errUsage
+	}
+	p.Auth = new(ProfileAuth)
+	switch kind := d.Val(); kind {
+	case "mint":
+		mint := new(MintAuth)
+		p.Auth.Mint = mint
+		err := options{
+			"key":       text("{file./path/to/private.pem}", &mint.Key),
+			"client_id": text("<id>", &mint.ClientID),
+			"issuer":    text("<iss>", &mint.Issuer),
+			"audience":  text("<aud>", &mint.Audience),
+		}.parse(d, where+" mint")
+		if err != nil {
+			return err
+		}
+		if mint.Key == "" {
+			return d.Errf("%s mint: no key is set; write key {file./path/to/private.pem}", where)
+		}
+	case "forward":
+		p.Auth.Forward = true
+	case "bearer":
+		if !d.AllArgs(&p.Auth.Bearer) {
+			return errUsage
+		}
+	default:
+		return d.Errf("%s: unknown kind %q; write auth mint, auth forward or auth bearer", where, kind)
+	}
+	return nil
+}
+
+func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › signal"
+	signal := new(Signal)
+	err := options{
+		"cookie": list("<name>", &signal.Cookies),
+		"header": list("<name>", &signal.Headers),
+		"gpc":    flag(&signal.GPC),
+		"dnt":    flag(&signal.DNT),
+	}.parse(d, where)
+	if err != nil {
+		return err
+	}
+	if err := signal.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
+	g.Signal = signal
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the profile server:
+//
+//	profile_server [<matcher>] {
+//		store sqlite <file>
+//		tokens jwt {
+//			secret   <secret>
+//			key      <pem>
+//			jwks     <url|file>
+//			issuer   <iss>...
+//			audience <aud>...
+//			leeway   <duration>
+//			typ      <type>
+//		}
+//		trusted_client <id>...
+//		standalone
+//	}
+func (p *ProfileServer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.Errf("profile_server: %q is too much; write: profile_server [<matcher>] { ... }", d.Val())
+	}
+	return options{
+		"store":          {usage: "sqlite <file>", parse: p.parseStore},
+		"tokens":         {usage: "jwt { ... }", repeats: true, parse: p.parseTokens},
+		"trusted_client": list("<id>...", &p.TrustedClients),
+		"standalone":     flag(&p.Standalone),
+	}.parse(d, "profile_server")
+}
+
+func (p *ProfileServer) parseStore(d *caddyfile.Dispenser) error {
+	var kind, file string
+	if !d.AllArgs(&kind, &file) {
+		return errUsage
+	}
+	if kind != "sqlite" {
+		return d.Errf("profile_server: unknown store %q; write store sqlite <file>", kind)
+	}
+	p.Store = &Store{SQLite: file}
+	return nil
+}
+
+func (p *ProfileServer) parseTokens(d *caddyfile.Dispenser) error {
+	const where = "profile_server › tokens jwt"
+	if !d.NextArg() {
+		return errUsage
+	}
+	if d.Val() != "jwt" {
+		return d.Errf("profile_server: unknown tokens %q; write tokens jwt { ... }", d.Val())
+	}
+	verified := new(JWT)
+	if err := verified.options().parse(d, where); err != nil {
+		return err
+	}
+	p.Tokens = append(p.Tokens, Tokens{JWT: verified})
+	return verified.checkSource(d, where)
+}

@@ -1,0 +1,612 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+func init() { caddy.RegisterModule(Gate{}) }
+
+// Gate makes a site honour its users' metrics opt-out. It stands in front of
+// the application and decides two kinds of requests: gated ones, which are
+// non-essential metrics or hand out experiment assignments, and pages, whose
+// decision the application learns from the header Metrics-Gate-Decision.
+// Everything else passes untouched.
+//
+// A gated request is blocked where the account that it proves, or one that
+// it names, opted out; where its browser says so; and, unless configured
+// otherwise, where that could not be learnt. A blocked request gets its
+// route's answer, which looks like the application's own success.
+//
+// Placeholders {http.metrics_gate.decision} (block or collect) and
+// {http.metrics_gate.reason} are set on what was decided.
+type Gate struct {
+	// Mode is "enforce" (default) or "shadow". Shadow looks up, decides and
+	// counts, but blocks nothing and changes nothing: opted-out users are
+	// still measured.
+	Mode string `json:"mode,omitempty"`
+
+	// Preset adds the gated routes of a known application: "fxa" is the
+	// Firefox Accounts content server, with BodyUID uid. A route of your own
+	// for the same method and path takes the place of the preset's.
+	Preset string `json:"preset,omitempty"`
+
+	// Routes are the gated routes. Without any, and without a preset, the
+	// configuration is refused, since nothing would be gated.
+	Routes []Route `json:"routes,omitempty"`
+
+	// BlockWith is what happens to blocked metrics requests: "drop" (default)
+	// gives the route's answer, "reject" a 403 with application/problem+json.
+	// Experiment routes always get their answer, and a block that only a
+	// named account caused is always a drop.
+	BlockWith string `json:"block_with,omitempty"`
+
+	// OnUnknown is "block" (default) or "collect": what happens where a
+	// preference could not be learnt.
+	OnUnknown string `json:"on_unknown,omitempty"`
+
+	// OnUnset is "collect" (default) or "block": what happens where nobody
+	// chose anything. Block is for where consent comes first.
+	OnUnset string `json:"on_unset,omitempty"`
+
+	// Sessions are the ways in which a request can prove its account, in the
+	// order in which they are tried. Default: none, so that only signals and
+	// named accounts count.
+	Sessions []Session `json:"sessions,omitempty"`
+
+	// BodyUID is the top-level string field of a JSON body that names an
+	// account. A name can cause a block of a metrics request, nothing else.
+	// Where it is set, clients get the route's answer to collected metrics
+	// requests as well, so that nobody can ask for another account's
+	// preference by naming it. Default: none; "uid" with the preset fxa.
+	BodyUID string `json:"body_uid,omitempty"`
+
+	// Profile is the service that owns the preference. Required where there
+	// are sessions or a BodyUID, unless a session has an optout_claim.
+	Profile *Profile `json:"profile,omitempty"`
+
+	// Signal adds to where the browser's word is found. Default: the cookie
+	// metrics_optout and the header Metrics-Optout.
+	Signal *Signal `json:"signal,omitempty"`
+
+	// WriteBack writes the browser's opt-out into a verified session's
+	// profile that holds no choice. Default: true with auth mint, else false.
+	WriteBack *bool `json:"write_back,omitempty"`
+
+	// LogBlocked keeps blocked requests in the access log. Default: false,
+	// because an address beside "opted out" is itself a record of a person.
+	LogBlocked bool `json:"log_blocked,omitempty"`
+
+	shadow    bool
+	reject    bool
+	writeBack bool
+	rules     policy.Rules
+	routes    routeTable
+	sessions  session.Sources
+	signals   *session.Signals
+	bodyName  *session.BodyName
+	profile   *profileclient.Client
+
+	countSession func(source int, outcome session.Outcome)
+	noStore      *headers.Handler
+	silence      *silence
+	leases       leases
+	logger       *zap.Logger
+}
+
+const (
+	modeEnforce = "enforce"
+	modeShadow  = "shadow"
+
+	blockDrop   = "drop"
+	blockReject = "reject"
+
+	// outcomeHeader tells the application what the gate decided. It is not
+	// the signal's name, so that a second gate cannot take an outcome for a
+	// browser's word.
+	outcomeHeader = "Metrics-Gate-Decision"
+
+	decisionPlaceholder = "http.metrics_gate.decision"
+	reasonPlaceholder   = "http.metrics_gate.reason"
+)
+
+// CaddyModule returns the Caddy module information.
+func (Gate) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.metrics_gate",
+		New: func() caddy.Module { return new(Gate) },
+	}
+}
+
+// Provision resolves everything that can be resolved before there are
+// requests. It uses no network, so that neither caddy validate nor a reload
+// ever hangs on it.
+func (g *Gate) Provision(ctx caddy.Context) error {
+	g.logger = ctx.Logger()
+	if err := g.check(); err != nil {
+		return err
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return at(err, "metrics_gate")
+	}
+	g.shadow = g.Mode == modeShadow
+	g.reject = g.BlockWith == blockReject
+	g.rules = policy.Defaults
+	if g.OnUnknown != "" {
+		g.rules.OnUnknown, _ = policy.ParseAction(g.OnUnknown)
+	}
+	if g.OnUnset != "" {
+		g.rules.OnUnset, _ = policy.ParseAction(g.OnUnset)
+	}
+	g.signals = g.Signal.reader()
+	g.noStore = &headers.Handler{Response: &headers.RespHeaderOps{
+		HeaderOps: &headers.HeaderOps{Set: http.Header{"Cache-Control": {"private, no-store"}}},
+		Deferred:  true,
+	}}
+	g.provisionBodyName()
+
+	repl := caddy.NewReplacer()
+	problems := []error{g.provisionRoutes(), g.provisionSessions(repl)}
+	if g.Profile != nil {
+		client, err := g.Profile.client(repl, &g.leases)
+		g.profile = client
+		problems = append(problems, at(err, "profile"))
+	}
+	g.writeBack = g.Profile.canWrite()
+	if g.WriteBack != nil {
+		g.writeBack = *g.WriteBack && g.profile != nil
+	}
+	g.silence = newSilence(g)
+	if err := errors.Join(problems...); err != nil {
+		return at(err, "metrics_gate")
+	}
+	g.warn()
+	return nil
+}
+
+func (g *Gate) provisionBodyName() {
+	preset := presets[g.Preset]
+	if field := orDefault(g.BodyUID, preset.bodyUID); field != "" {
+		g.bodyName = &session.BodyName{Field: field}
+		if field == preset.bodyUID {
+			g.bodyName.Pattern = regexp.MustCompile(preset.bodyPattern)
+		}
+	}
+}
+
+func (g *Gate) provisionRoutes() error {
+	mode := orDefault(g.Mode, modeEnforce)
+	add := func(route Route) error {
+		path, isPrefix := strings.CutSuffix(route.Path, "*")
+		if !isPrefix && len(path) > 1 {
+			path = strings.TrimSuffix(path, "/")
+		}
+		class := orDefault(route.Class, classMetrics)
+		return g.routes.add(&gatedRoute{
+			methods:    route.Methods,
+			path:       path,
+			experiment: class == classExperiment,
+			answer:     route.Answer.prepare(),
+			requests:   routeCounters(route.Path, class, mode),
+		}, isPrefix)
+	}
+	for _, route := range g.Routes {
+		if err := add(route); err != nil {
+			return at(err, "route")
+		}
+	}
+	for _, route := range presets[g.Preset].routes {
+		own := route.Methods[:0:0]
+		for _, method := range route.Methods {
+			if g.routes.match(method, route.Path) == nil {
+				own = append(own, method)
+			}
+		}
+		if route.Methods = own; len(own) == 0 {
+			continue
+		}
+		if err := add(route); err != nil {
+			return at(err, "preset "+g.Preset)
+		}
+	}
+	return nil
+}
+
+func (g *Gate) provisionSessions(repl *caddy.Replacer) error {
+	var problems []error
+	var counters [][session.OutcomeCount]prometheus.Counter
+	for i := range g.Sessions {
+		configured := &g.Sessions[i]
+		source, err := configured.source(repl, &g.leases, g.Profile.maxEntries())
+		if err != nil {
+			problems = append(problems, at(err, "session "+configured.kind()))
+			continue
+		}
+		g.sessions = append(g.sessions, source)
+		counters = append(counters, sessionCounters(configured.kind()))
+	}
+	g.countSession = func(source int, outcome session.Outcome) { counters[source][outcome].Inc() }
+	return errors.Join(problems...)
+}
+
+// warn says at start what an operator should not learn from an incident.
+func (g *Gate) warn() {
+	if g.shadow {
+		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
+			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
+	}
+	for _, configured := range g.Sessions {
+		if configured.JWT != nil {
+			configured.JWT.warn(g.logger, "metrics_gate › session jwt")
+		}
+	}
+}
+
+// Validate makes sure that what the options say together makes sense.
+func (g *Gate) Validate() error {
+	var problems []error
+	problem := func(word, format string, args ...any) { problems = append(problems, wrongAt(word, format, args...)) }
+
+	hasClaim, hasToken := false, false
+	for _, configured := range g.Sessions {
+		if configured.JWT != nil {
+			hasToken = true
+			hasClaim = hasClaim || configured.JWT.OptOutClaim != ""
+		}
+	}
+	switch {
+	case g.Profile == nil && len(g.Sessions) > 0 && !hasClaim:
+		problem("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in the session")
+	case g.Profile == nil && g.bodyName != nil && !hasClaim:
+		problem("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", g.bodyName.Field)
+	case g.Profile == nil && g.WriteBack != nil && *g.WriteBack:
+		problem("write_back", "there is no profile to write into; write profile <url>, or leave it out")
+	case g.Profile != nil && len(g.Sessions) == 0 && g.bodyName == nil:
+		problem("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
+	case g.Profile != nil && g.Profile.Auth.Forward && !hasToken:
+		problem("profile › auth forward", "no session has a token to forward; write session jwt, or use auth mint")
+	}
+	return at(errors.Join(problems...), "metrics_gate")
+}
+
+// check makes sure that every option by itself is well-formed. Provision
+// relies on it, so it comes first.
+func (g *Gate) check() error {
+	var problems []error
+	oneOf := func(option, value string, words ...string) {
+		if value != "" && !slices.Contains(words, value) {
+			problems = append(problems, wrongAt(option, "%q is not one of %s", value, strings.Join(words, ", ")))
+		}
+	}
+	oneOf("mode", g.Mode, modeEnforce, modeShadow)
+	oneOf("block_with", g.BlockWith, blockDrop, blockReject)
+	oneOf("on_unknown", g.OnUnknown, policy.Block.String(), policy.Collect.String())
+	oneOf("on_unset", g.OnUnset, policy.Collect.String(), policy.Block.String())
+	oneOf("preset", g.Preset, "fxa")
+	if g.Preset == "" && len(g.Routes) == 0 {
+		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
+	}
+	for _, route := range g.Routes {
+		problems = append(problems, at(route.validate(), "route "+route.Path))
+	}
+	if g.Profile != nil {
+		problems = append(problems, at(g.Profile.validate(), "profile"))
+	}
+	problems = append(problems, at(g.Signal.validate(), "signal"))
+	return at(errors.Join(problems...), "metrics_gate")
+}
+
+// ServeHTTP decides gated requests and pages and passes everything else.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	// Clients' own copies go first and on every path, or somebody could tell
+	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
+	delete(r.Header, outcomeHeader)
+
+	route := g.routes.match(r.Method, r.URL.Path)
+	if route == nil {
+		if !isPage(r) {
+			return next.ServeHTTP(w, r)
+		}
+		decision := g.decidePage(r)
+		g.publish(r, decision)
+		if g.shadow {
+			return next.ServeHTTP(w, r)
+		}
+		return g.pass(w, r, decision, next)
+	}
+
+	decision := g.decideGated(r, route)
+	route.requests[decision.Action][decision.Reason].Inc()
+	g.publish(r, decision)
+	switch {
+	case g.shadow:
+		return next.ServeHTTP(w, r)
+	case decision.Action == policy.Block:
+		return g.block(w, r, route, decision)
+	case g.namesDecide(route):
+		return g.passUnseen(w, r, route, decision, next)
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return g.pass(w, r, decision, g.uncached(next))
+	default:
+		return g.pass(w, r, decision, next)
+	}
+}
+
+// uncached keeps the reply to a collected request out of every cache: the
+// next person behind it may have opted out.
+func (g *Gate) uncached(next caddyhttp.Handler) caddyhttp.Handler {
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return g.noStore.ServeHTTP(w, r, next)
+	})
+}
+
+// isPage says whether the browser asks for a document to show. Browsers that
+// do not send Fetch metadata are recognised by what they accept.
+func isPage(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 {
+		return dest[0] == "document" || dest[0] == "iframe" || dest[0] == "frame"
+	}
+	for _, accept := range r.Header["Accept"] {
+		if strings.Contains(accept, "text/html") {
+			return true
+		}
+	}
+	return false
+}
+
+// namesDecide says whether an account that a body names can decide over the
+// route. It cannot on experiment routes: there the reply is what is asked
+// for, so it would tell the preference of whoever is named.
+func (g *Gate) namesDecide(route *gatedRoute) bool {
+	return g.bodyName != nil && !route.experiment
+}
+
+// decideGated decides a gated request; it may wait for lookups.
+func (g *Gate) decideGated(r *http.Request, route *gatedRoute) policy.Decision {
+	now := time.Now()
+	ctx := r.Context()
+	subject := g.sessions.Find(r, now, g.countSession)
+	preference := policy.Unknown
+	if subject.Session == policy.Verified {
+		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
+			return g.profile.Lookup(ctx, account, now)
+		})
+	}
+	decision := g.decideSession(r, subject, preference, now)
+	identified := subject.Session == policy.Verified || subject.Named != ""
+	if decision.Action == policy.Collect && namesAnother(subject) {
+		decision = g.rules.DecideNamed(decision, g.lookupNamed(ctx, subject.Named, now))
+	}
+	if decision.Action == policy.Collect && g.namesDecide(route) {
+		name, result := g.bodyName.Read(r)
+		switch {
+		case result == session.NotLearnt:
+			decision = g.rules.DecideNamed(decision, policy.Unknown)
+		case result == session.Named && name != subject.UID && name != subject.Named:
+			identified = true
+			decision = g.rules.DecideNamed(decision, g.lookupNamed(ctx, name, now))
+		}
+	}
+	g.silence.heard(identified)
+	return decision
+}
+
+// decidePage decides a page, which never waits: a preference that is not
+// known yet is looked up in the background, so that the beacon that follows
+// finds it warm.
+func (g *Gate) decidePage(r *http.Request) policy.Decision {
+	now := time.Now()
+	subject := g.sessions.Find(r, now, g.countSession)
+	preference := policy.Unknown
+	if subject.Session == policy.Verified {
+		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
+			return g.profile.Cached(account, now)
+		})
+	}
+	decision := g.decideSession(r, subject, preference, now)
+	if decision.Action == policy.Collect && namesAnother(subject) {
+		named := policy.Unknown
+		if g.profile != nil {
+			named = g.profile.CachedNamed(subject.Named, now)
+		}
+		decision = g.rules.DecideNamed(decision, named)
+	}
+	return decision
+}
+
+// decideSession applies the rules to the session and the signal, and has the
+// browser's opt-out written into a profile that holds no choice.
+func (g *Gate) decideSession(r *http.Request, subject session.Subject, preference policy.Preference, now time.Time) policy.Decision {
+	decision := g.rules.Decide(subject.Session, preference, g.signals.Read(r.Header))
+	if decision.WriteBack && g.writeBack && !g.shadow {
+		g.profile.WriteBack(account(subject), now)
+	}
+	return decision
+}
+
+// preference is what the verified subject prefers: what ask says or, without
+// a profile, what the token itself says. A token that says nothing then
+// means that no choice was made.
+func (g *Gate) preference(subject session.Subject, ask func(profileclient.Account) policy.Preference) policy.Preference {
+	switch {
+	case g.profile != nil:
+		return ask(account(subject))
+	case subject.HasClaim:
+		return subject.Claim
+	default:
+		return policy.Unset
+	}
+}
+
+// namesAnother says whether an expired session names an account other than
+// the one that another session has proven.
+func namesAnother(subject session.Subject) bool {
+	return subject.Named != "" && subject.Named != subject.UID
+}
+
+func (g *Gate) lookupNamed(ctx context.Context, uid string, now time.Time) policy.Preference {
+	if g.profile == nil {
+		return policy.Unknown
+	}
+	return g.profile.LookupNamed(ctx, uid, now)
+}
+
+func account(subject session.Subject) profileclient.Account {
+	return profileclient.Account{
+		UID:       subject.UID,
+		Token:     subject.Token,
+		HasClaim:  subject.HasClaim,
+		Claim:     subject.Claim,
+		ClaimedAt: subject.ClaimedAt,
+	}
+}
+
+// The values of the placeholders, boxed once.
+var (
+	actionValues = [...]any{policy.Block: policy.Block.String(), policy.Collect: policy.Collect.String()}
+	reasonValues = func() (values [policy.ReasonCount]any) {
+		for reason := range policy.ReasonCount {
+			values[reason] = reason.String()
+		}
+		return values
+	}()
+)
+
+// publish tells the handlers that follow what was decided.
+func (g *Gate) publish(r *http.Request, decision policy.Decision) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(decisionPlaceholder, actionValues[decision.Action])
+		repl.Set(reasonPlaceholder, reasonValues[decision.Reason])
+	}
+	if decision.Action == policy.Block && !g.shadow {
+		caddyhttp.SetVar(r.Context(), optOutVar, true)
+	}
+}
+
+// block answers a request in the application's place.
+func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) error {
+	if !g.LogBlocked {
+		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
+	if g.reject && !route.experiment && !decision.ByName {
+		return rejected.write(w, r)
+	}
+	return route.answer.write(w, r)
+}
+
+// outcomes holds the values of outcome headers that are in use. A slice that
+// is shared by all requests would not do, since handlers that rewrite
+// headers write into it.
+var outcomes = sync.Pool{New: func() any { return new([1]string) }}
+
+// announce sets the outcome header for the application.
+func announce(r *http.Request, decision policy.Decision) *[1]string {
+	outcome := outcomes.Get().(*[1]string)
+	outcome[0] = decision.Action.String()
+	r.Header[outcomeHeader] = outcome[:]
+	return outcome
+}
+
+// withdraw takes the header back before its memory is used again. Caddy's
+// reverse proxy has sent a copy.
+func withdraw(r *http.Request, outcome *[1]string) {
+	delete(r.Header, outcomeHeader)
+	outcomes.Put(outcome)
+}
+
+// pass hands a request on to the application, with the outcome.
+func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Decision, next caddyhttp.Handler) error {
+	defer withdraw(r, announce(r, decision))
+	return next.ServeHTTP(w, r)
+}
+
+// passUnseen hands a collected request on and answers it as if it had been
+// blocked. A client that could see the application's reply could tell
+// collected from blocked, and so ask for the preference of any account by
+// naming it in a body.
+func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next caddyhttp.Handler) error {
+	defer withdraw(r, announce(r, decision))
+	class, err := discardReply(r, next)
+	upstreamTotal.WithLabelValues(class).Inc()
+	if err != nil {
+		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
+			c.Write(zap.String("class", class), zap.Error(err))
+		}
+	}
+	return route.answer.write(w, r)
+}
+
+// Cleanup gives back the shared state that this instance took, if any.
+func (g *Gate) Cleanup() error { return g.leases.release() }
+
+// silence notices a gate that recognises nobody, which is what a wrong name
+// of a cookie looks like: everything seems to work, and nobody's preference
+// is ever asked for.
+type silence struct {
+	requests   atomic.Int64
+	identified atomic.Bool
+	warn       func()
+}
+
+// silentRequests is how many gated requests without an account are taken for
+// a mistake in the configuration.
+const silentRequests = 1000
+
+func newSilence(g *Gate) *silence {
+	var lookedFor []string
+	for i := range g.Sessions {
+		lookedFor = append(lookedFor, g.Sessions[i].lookedFor())
+	}
+	if g.bodyName != nil {
+		lookedFor = append(lookedFor, "body field "+g.bodyName.Field)
+	}
+	return &silence{warn: func() {
+		if len(lookedFor) == 0 {
+			return // a gate for signals only recognises nobody by design
+		}
+		g.logger.Warn("no account was recognised in any gated request so far, so nobody's preference was asked for; check the names",
+			zap.Int("requests", silentRequests), zap.Strings("looked_for", lookedFor))
+	}}
+}
+
+func (s *silence) heard(identified bool) {
+	if s.identified.Load() {
+		return
+	}
+	if identified {
+		s.identified.Store(true)
+	} else if s.requests.Add(1) == silentRequests {
+		s.warn()
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Gate)(nil)
+	_ caddy.Provisioner           = (*Gate)(nil)
+	_ caddy.Validator             = (*Gate)(nil)
+	_ caddy.CleanerUpper          = (*Gate)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Gate)(nil)
+	_ caddyfile.Unmarshaler       = (*Gate)(nil)
+)

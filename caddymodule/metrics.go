@@ -1,0 +1,124 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// The collectors live as long as the process and are registered again on the
+// registry that every new configuration brings. So counters survive reloads,
+// and the gates of several sites add up. Label values come from closed sets;
+// none ever holds anything about a person.
+var (
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_requests_total",
+		Help: "Gated requests by configured route, decision and reason. In mode shadow, blocked means: would have been.",
+	}, []string{"route", "class", "decision", "reason", "mode"})
+
+	sessionsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_sessions_total",
+		Help: "What gated requests and pages proved about their account, by kind of session.",
+	}, []string{"kind", "outcome"})
+
+	upstreamTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_upstream_total",
+		Help: "Upstream replies to collected requests that the client did not see, by class of their status.",
+	}, []string{"class"})
+
+	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_profile_lookups_total",
+		Help: "Requests to the profile server for a preference, by outcome.",
+	}, []string{"outcome"})
+
+	lookupSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "caddy_metrics_gate_profile_lookup_duration_seconds",
+		Help:    "How long the profile server took to answer for a preference.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .2, .3, .5, 1, 2},
+	})
+
+	writeBacksTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_write_backs_total",
+		Help: "Browsers' opt-outs on their way into profiles that held no choice, by outcome.",
+	}, []string{"outcome"})
+)
+
+// cacheEntries counts what the shared caches hold when it is scraped, so
+// that no request ever has to set a gauge.
+type cacheEntries struct{ desc *prometheus.Desc }
+
+var cacheEntriesCollector = cacheEntries{prometheus.NewDesc(
+	"caddy_metrics_gate_cache_entries",
+	"Entries in the caches that all gates share.",
+	[]string{"cache"}, nil,
+)}
+
+func (c cacheEntries) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+
+func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
+	var preferences, named, tokens int
+	profileClients.each(func(client *profileclient.Client) {
+		verified, unproven := client.Entries()
+		preferences, named = preferences+verified, named+unproven
+	})
+	jwtSessions.each(func(source *session.JWT) { tokens += source.Len() })
+	for cache, entries := range map[string]int{"preferences": preferences, "named_preferences": named, "tokens": tokens} {
+		metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(entries), cache)
+	}
+}
+
+// registerMetrics registers the collectors with a configuration's registry.
+func registerMetrics(registry *prometheus.Registry) error {
+	for _, collector := range []prometheus.Collector{
+		requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal, cacheEntriesCollector,
+	} {
+		err := registry.Register(collector)
+		if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && taken.ExistingCollector == collector {
+			continue // by another gate of the same configuration
+		}
+		if err != nil {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// routeCounters resolves a route's counters, so that counting a request is
+// one atomic addition.
+func routeCounters(path, class, mode string) (counters [2][policy.ReasonCount]prometheus.Counter) {
+	for _, action := range []policy.Action{policy.Block, policy.Collect} {
+		for reason := range policy.ReasonCount {
+			counters[action][reason] = requestsTotal.WithLabelValues(path, class, action.String(), reason.String(), mode)
+		}
+	}
+	return counters
+}
+
+// sessionCounters resolves the counters of one kind of session.
+func sessionCounters(kind string) (counters [session.OutcomeCount]prometheus.Counter) {
+	for outcome := range session.OutcomeCount {
+		counters[outcome] = sessionsTotal.WithLabelValues(kind, outcome.String())
+	}
+	return counters
+}
+
+// profileObserver counts what profile clients do. Clients outlive
+// configurations, so nothing in here belongs to one.
+func profileObserver() profileclient.Observer {
+	return profileclient.Observer{
+		Lookup: func(outcome profileclient.LookupOutcome, took time.Duration) {
+			lookupsTotal.WithLabelValues(outcome.String()).Inc()
+			lookupSeconds.Observe(took.Seconds())
+		},
+		WriteBack: func(outcome profileclient.WriteOutcome) {
+			writeBacksTotal.WithLabelValues(outcome.String()).Inc()
+		},
+		Health: logProfileHealth,
+	}
+}

@@ -1,0 +1,41 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// resolve replaces the placeholders of a configuration value, such as
+// {env.NAME} and {file./path}. A placeholder that is unknown or empty is an
+// error: a secret that is missing must stop a deploy, not open a gate.
+// The error names the placeholder and never its value.
+func resolve(repl *caddy.Replacer, value string) (string, error) {
+	if value == "" {
+		return "", errors.New("is empty; write a value, {env.NAME} or {file./path}")
+	}
+	resolved, err := repl.ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s is empty or cannot be read; set the variable or check the path of the file", placeholderIn(value))
+	}
+	if resolved = strings.TrimSpace(resolved); resolved == "" {
+		return "", fmt.Errorf("%s holds nothing but white space", placeholderIn(value))
+	}
+	return resolved, nil
+}
+
+// placeholderIn returns what an error may say of a configuration value: the
+// placeholder it consists of, but never text that could be a secret itself.
+func placeholderIn(value string) string {
+	if isPlaceholder(value) {
+		return value
+	}
+	return "a placeholder in the value"
+}
+
+// isPlaceholder says whether the value is one placeholder and nothing else.
+func isPlaceholder(value string) bool {
+	return strings.HasPrefix(value, "{") && strings.HasSuffix(value, "}") && !strings.ContainsAny(value, "\" \n\t")
+}

@@ -1,0 +1,238 @@
+package caddymodule
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// Profile is the service that owns the preference, and how it is asked.
+type Profile struct {
+	// URL of the profile server. The gate asks <url>/metrics_optout for the
+	// subject of its token or, where the URL holds {uid}, the URL itself with
+	// the account in its place. Placeholders such as {env.NAME} are resolved
+	// at start.
+	URL string `json:"url,omitempty"`
+
+	// Field is the JSON field of the reply that holds the preference.
+	// Default: metrics_optout.
+	Field string `json:"field,omitempty"`
+
+	// Inverted says that true in Field means allowed, as in
+	// analytics_allowed. Default: false.
+	Inverted bool `json:"inverted,omitempty"`
+
+	// Auth is the credential that the gate asks with. Required.
+	Auth *ProfileAuth `json:"auth,omitempty"`
+
+	// Timeout is how long a lookup may take, and so how long a gated request
+	// can wait for one. Default: 300ms.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// MaxAge is how long an answer is used, and so how late an opt-out can
+	// act. The gate shortens it by up to a fifth at random, so that answers
+	// do not all expire at once, and never lengthens it. Default: 1m.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+
+	// MaxEntries bounds the cache of preferences and that of verified tokens,
+	// in accounts and in tokens; accounts that are only named use a tenth of
+	// it besides. Default: 100000.
+	MaxEntries int `json:"max_entries,omitempty"`
+
+	// Concurrency bounds the lookups in flight; at most a quarter of them
+	// are for accounts that are only named. A request that would exceed it
+	// does not wait: its preference is unknown. Default: 64.
+	Concurrency int `json:"concurrency,omitempty"`
+}
+
+// ProfileAuth is the credential for the profile server. Exactly one field is
+// set.
+type ProfileAuth struct {
+	// Mint signs a token of 60 seconds for the account that is asked about.
+	Mint *MintAuth `json:"mint,omitempty"`
+
+	// Forward sends the session's own token, and so answers for its account
+	// only; every other account's preference is unknown.
+	Forward bool `json:"forward,omitempty"`
+
+	// Bearer is a fixed token. It says nothing of the account, so the URL
+	// must hold {uid}. Write it as {env.NAME} or {file./path}.
+	Bearer string `json:"bearer,omitempty"`
+}
+
+// MintAuth signs the gate's own tokens: one for reading, with scope
+// profile:metrics_optout, and one for writing, with scope
+// profile:metrics_optout:write.
+type MintAuth struct {
+	// Key is a private key in PEM (RS256, ES256 or EdDSA by its kind) or a
+	// shared secret of at least 32 bytes (HS256). Write it as {env.NAME} or
+	// {file./path}. Required.
+	Key string `json:"key,omitempty"`
+
+	// ClientID is the claim client_id, which the profile server must trust.
+	// Default: metrics-gate.
+	ClientID string `json:"client_id,omitempty"`
+
+	// Issuer is the claim iss. Default: the client id.
+	Issuer string `json:"issuer,omitempty"`
+
+	// Audience is the claim aud. Default: the profile's URL.
+	Audience string `json:"audience,omitempty"`
+}
+
+// Defaults of a profile, as the documentation states them.
+const (
+	defaultTimeout     = 300 * time.Millisecond
+	defaultMaxAge      = time.Minute
+	defaultMaxEntries  = 100_000
+	defaultConcurrency = 64
+	defaultClientID    = "metrics-gate"
+	mintedTokenLife    = time.Minute
+)
+
+// maxEntries is the size of the caches, whether or not there is a profile.
+func (p *Profile) maxEntries() int {
+	if p == nil || p.MaxEntries == 0 {
+		return defaultMaxEntries
+	}
+	return p.MaxEntries
+}
+
+// canWrite says whether the credential is known to be good for writing. A
+// minted one is signed for that purpose; of the others only the operator
+// knows.
+func (p *Profile) canWrite() bool { return p != nil && p.Auth != nil && p.Auth.Mint != nil }
+
+func (p *Profile) validate() error {
+	var problems []error
+	for word, value := range map[string]int64{
+		"timeout": int64(p.Timeout), "max_age": int64(p.MaxAge),
+		"max_entries": int64(p.MaxEntries), "concurrency": int64(p.Concurrency),
+	} {
+		if value < 0 {
+			problems = append(problems, wrongAt(word, "is negative; leave it out for the default"))
+		}
+	}
+	switch {
+	case p.URL == "":
+		problems = append(problems, wrongAt("url", "none given; write the profile server's URL"))
+	case p.Auth == nil || countSet(p.Auth.Mint != nil, p.Auth.Forward, p.Auth.Bearer != "") != 1:
+		problems = append(problems, wrongAt("auth", "write exactly one of mint, forward and bearer"))
+	case p.Auth.Bearer != "" && !strings.Contains(p.URL, "{uid}"):
+		problems = append(problems, wrongAt("auth bearer", "the token does not say whose preference is asked for; "+
+			"put {uid} into the profile's URL, or use auth mint"))
+	}
+	return errors.Join(problems...)
+}
+
+// profileSettings is all that makes two profiles the same, resolved.
+type profileSettings struct {
+	URL, Field                     string
+	Inverted                       bool
+	MintKey, Bearer                string
+	Forward                        bool
+	ClientID, Issuer, Audience     string
+	Timeout, MaxAge                time.Duration
+	MaxEntries, ConcurrentRequests int
+}
+
+func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
+	settings := profileSettings{
+		Field:              p.Field,
+		Inverted:           p.Inverted,
+		Timeout:            orDefault(time.Duration(p.Timeout), defaultTimeout),
+		MaxAge:             orDefault(time.Duration(p.MaxAge), defaultMaxAge),
+		MaxEntries:         p.maxEntries(),
+		ConcurrentRequests: orDefault(p.Concurrency, defaultConcurrency),
+		Forward:            p.Auth.Forward,
+	}
+	// {uid} is the client's placeholder and not one of Caddy's.
+	const uid, keep = "{uid}", "\x00uid\x00"
+	url, err := resolve(repl, strings.ReplaceAll(p.URL, uid, keep))
+	settings.URL = strings.ReplaceAll(url, keep, uid)
+	problems := []error{at(err, "url")}
+	if p.Auth.Bearer != "" {
+		settings.Bearer, err = resolve(repl, p.Auth.Bearer)
+		problems = append(problems, at(err, "auth bearer"))
+	}
+	if mint := p.Auth.Mint; mint != nil {
+		settings.MintKey, err = resolve(repl, mint.Key)
+		problems = append(problems, at(err, "auth mint", "key"))
+		settings.ClientID = orDefault(mint.ClientID, defaultClientID)
+		settings.Issuer = orDefault(mint.Issuer, settings.ClientID)
+		settings.Audience = orDefault(mint.Audience, settings.URL)
+	}
+	return settings, errors.Join(problems...)
+}
+
+// client returns the profile client for these settings: the one that a
+// running configuration uses, with all that it has cached, or a new one.
+func (p *Profile) client(repl *caddy.Replacer, held *leases) (*profileclient.Client, error) {
+	settings, err := p.settings(repl)
+	if err != nil {
+		return nil, err
+	}
+	return profileClients.acquire(held, settings, func() (*profileclient.Client, error) {
+		auth, err := settings.auth()
+		if err != nil {
+			return nil, err
+		}
+		return profileclient.New(profileclient.Config{
+			URL:         settings.URL,
+			Field:       settings.Field,
+			Inverted:    settings.Inverted,
+			Auth:        auth,
+			Timeout:     settings.Timeout,
+			MaxAge:      settings.MaxAge,
+			MaxEntries:  settings.MaxEntries,
+			Concurrency: settings.ConcurrentRequests,
+			Observer:    profileObserver(),
+		})
+	})
+}
+
+func (s *profileSettings) auth() (profileclient.Auth, error) {
+	switch {
+	case s.Forward:
+		return profileclient.Forward(), nil
+	case s.Bearer != "":
+		return profileclient.Bearer(s.Bearer), nil
+	}
+	minter, err := token.NewMinter(token.MinterConfig{
+		Key: []byte(s.MintKey), ClientID: s.ClientID, Issuer: s.Issuer, Audience: s.Audience, Lifetime: mintedTokenLife,
+	})
+	if err != nil {
+		return profileclient.Auth{}, at(err, "auth mint")
+	}
+	return profileclient.Mint(minter), nil
+}
+
+func orDefault[T comparable](value, standard T) T {
+	var unset T
+	if value == unset {
+		return standard
+	}
+	return value
+}
+
+// The loggers of pooled state must not belong to a configuration that may
+// be gone, so they start at Caddy's own.
+
+func logProfileHealth(err error) {
+	logger := caddy.Log().Named("http.handlers.metrics_gate")
+	if err != nil {
+		logger.Warn("the profile server fails: preferences that are not cached are unknown until it answers again", zap.Error(err))
+		return
+	}
+	logger.Info("the profile server answers again")
+}
+
+func logKeySetError(err error) {
+	caddy.Log().Named("http.handlers.metrics_gate").Warn("the key set cannot be fetched: tokens are verified with the keys that are known", zap.Error(err))
+}

@@ -1,0 +1,180 @@
+package caddymodule
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// Route is a gated route: requests that are non-essential metrics, or that
+// hand out experiment assignments. Everything else is never touched.
+type Route struct {
+	// Methods of the requests, in capitals. At least one; OPTIONS cannot be
+	// gated, since a browser's CORS preflight carries no metrics.
+	Methods []string `json:"methods,omitempty"`
+
+	// Path of the requests. It matches in any letter case and with or without
+	// one trailing slash, as the routes of an Express application do. A path
+	// that ends in /* matches everything below it; exact paths are tried
+	// first, then the longest such prefix.
+	Path string `json:"path,omitempty"`
+
+	// Class is "metrics" (default) or "experiment". A blocked experiment
+	// request always gets its answer, which should be the control group's.
+	Class string `json:"class,omitempty"`
+
+	// Answer is what a blocked request gets instead of the application.
+	// Default: status 204 without a body.
+	Answer *Answer `json:"answer,omitempty"`
+}
+
+const (
+	classMetrics    = "metrics"
+	classExperiment = "experiment"
+)
+
+// presets are the gated routes of applications that we know. Their answers
+// are what the applications themselves say on success, so that neither
+// beacons nor retries notice.
+var presets = map[string]struct {
+	routes      []Route
+	bodyUID     string
+	bodyPattern string
+}{
+	// The Firefox Accounts content server. Its errors route was a GET until
+	// 2016 and is a POST since; the page never looks at the reply.
+	"fxa": {
+		routes: []Route{
+			{Methods: []string{http.MethodPost}, Path: "/metrics", Class: classMetrics, Answer: fxaSuccess},
+			{Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost}, Path: "/metrics-errors", Class: classMetrics, Answer: fxaSuccess},
+			{
+				Methods: []string{http.MethodGet}, Path: "/experiments.bundle.js", Class: classExperiment,
+				Answer: &Answer{Status: http.StatusOK, ContentType: "text/javascript; charset=utf-8"},
+			},
+			{
+				Methods: []string{http.MethodPost}, Path: "/nimbus-experiments", Class: classExperiment,
+				Answer: &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"features":{},"nimbusUserId":""}`},
+			},
+		},
+		bodyUID:     "uid",
+		bodyPattern: `^[0-9a-f]{32}$`,
+	},
+}
+
+const fxaJSON = "application/json; charset=utf-8"
+
+var fxaSuccess = &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"success":true}`}
+
+// validate checks one route and returns every problem it has.
+func (r *Route) validate() error {
+	if len(r.Methods) == 0 {
+		return wrongAt("methods", "none given; write at least one, such as POST")
+	}
+	for _, method := range r.Methods {
+		switch {
+		case method == http.MethodOptions:
+			return wrongAt("methods", "OPTIONS always passes and cannot be gated; leave it out")
+		case method == "" || strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "":
+			return wrongAt("methods", "%q is no method; write it in capitals, such as POST", method)
+		}
+	}
+	switch {
+	case !strings.HasPrefix(r.Path, "/"):
+		return wrongAt("path", "%q does not start with /", r.Path)
+	case strings.Contains(strings.TrimSuffix(r.Path, "/*"), "*"):
+		return wrongAt("path", "%q has a * elsewhere than at its end as /*", r.Path)
+	case strings.ContainsAny(r.Path, "{}?#%"):
+		return wrongAt("path", "%q must be a plain path, without placeholder, query or escape", r.Path)
+	case cleanPath(strings.TrimSuffix(r.Path, "*")) != strings.TrimSuffix(r.Path, "*"):
+		return wrongAt("path", "%q is not clean; write %s", r.Path, cleanPath(r.Path))
+	}
+	if r.Class != "" && r.Class != classMetrics && r.Class != classExperiment {
+		return wrongAt("class", "%q is neither metrics nor experiment", r.Class)
+	}
+	return r.Answer.validate()
+}
+
+// gatedRoute is a Route made ready for requests.
+type gatedRoute struct {
+	methods    []string
+	path       string // as matched: without /*, or without a trailing slash
+	experiment bool
+	answer     *answer
+	requests   [2][policy.ReasonCount]prometheus.Counter // by action and reason
+}
+
+// routeTable finds the gated route of a request. Most requests are not
+// gated, so the way to "no" is short: paths that are as long as no gated
+// path are never compared.
+type routeTable struct {
+	exact    map[int][]*gatedRoute // by length of the path
+	prefixes []*gatedRoute         // longest first
+}
+
+// add puts a route into the table and refuses one that repeats another's
+// method and path.
+func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
+	siblings := t.prefixes
+	if !isPrefix {
+		siblings = t.exact[len(route.path)]
+	}
+	for _, other := range siblings {
+		for _, method := range route.methods {
+			if strings.EqualFold(other.path, route.path) && slices.Contains(other.methods, method) {
+				return fmt.Errorf("%s %s is gated twice; leave one out", method, route.path)
+			}
+		}
+	}
+	if !isPrefix {
+		if t.exact == nil {
+			t.exact = map[int][]*gatedRoute{}
+		}
+		t.exact[len(route.path)] = append(siblings, route)
+		return nil
+	}
+	t.prefixes = append(t.prefixes, route)
+	slices.SortStableFunc(t.prefixes, func(a, b *gatedRoute) int { return cmp.Compare(len(b.path), len(a.path)) })
+	return nil
+}
+
+// match returns the gated route of a request, or nil. The path is the
+// decoded one of the URL. It is matched as the application behind would
+// match it, or something in front of it would make it: /METRICS, /metrics/,
+// //metrics, /./metrics and /%6detrics are all /metrics.
+func (t *routeTable) match(method, urlPath string) *gatedRoute {
+	if strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.") {
+		urlPath = cleanPath(urlPath)
+	}
+	exactPath := urlPath
+	if n := len(urlPath) - 1; n > 0 && urlPath[n] == '/' {
+		exactPath = urlPath[:n]
+	}
+	for _, route := range t.exact[len(exactPath)] {
+		if strings.EqualFold(route.path, exactPath) && slices.Contains(route.methods, method) {
+			return route
+		}
+	}
+	for _, route := range t.prefixes {
+		if len(urlPath) >= len(route.path) && strings.EqualFold(route.path, urlPath[:len(route.path)]) &&
+			slices.Contains(route.methods, method) {
+			return route
+		}
+	}
+	return nil
+}
+
+// cleanPath resolves dots and repeated slashes and keeps a trailing slash.
+func cleanPath(p string) string {
+	cleaned := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && cleaned != "/" {
+		cleaned += "/"
+	}
+	return cleaned
+}

@@ -1,0 +1,243 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// Session is one way in which a request can prove its account. Exactly one
+// field is set. Several sessions are tried in the order written, and the
+// first that verifies names the account.
+type Session struct {
+	// JWT verifies a JSON Web Token in a cookie or a header.
+	JWT *SessionJWT `json:"jwt,omitempty"`
+
+	// User is a placeholder that holds the account which an earlier handler
+	// proved, such as {http.auth.user.id}. Empty means: nobody.
+	User string `json:"user,omitempty"`
+}
+
+// JWT says how JSON Web Tokens are verified. Exactly one of Secret, Key and
+// JWKS is set, and the algorithms follow from it, never from the token.
+type JWT struct {
+	// Secret is a shared HMAC secret of at least 32 bytes, for HS256, HS384
+	// and HS512. Write it as {env.NAME} or {file./path}.
+	Secret string `json:"secret,omitempty"`
+
+	// Key holds public keys or certificates in PEM: RSA, ECDSA or Ed25519,
+	// usually as {file./path}. Several are for rotation: any may verify.
+	Key []string `json:"key,omitempty"`
+
+	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
+	// A URL is fetched in the background, again every 15 minutes, and at once
+	// (at most every 30 seconds) for a key that is not known yet. A file is
+	// read when the configuration is loaded.
+	JWKS string `json:"jwks,omitempty"`
+
+	// Issuer lists the accepted values of the claim iss. Default: any, with a
+	// warning at start.
+	Issuer []string `json:"issuer,omitempty"`
+
+	// Audience lists the accepted values of the claim aud, one of which must
+	// be there. Default: any, with a warning at start.
+	Audience []string `json:"audience,omitempty"`
+
+	// Leeway is how far the clocks of issuer and gate may differ. Default:
+	// 60s.
+	Leeway *caddy.Duration `json:"leeway,omitempty"`
+
+	// Typ is the required type of the token, such as at+jwt for access tokens
+	// (RFC 9068). Default: any.
+	Typ string `json:"typ,omitempty"`
+}
+
+// SessionJWT is a session by JSON Web Token: where it is found, how it is
+// verified and which claims count.
+type SessionJWT struct {
+	JWT
+
+	// Cookie is the name of the cookie with the token. Where a header is set
+	// as well, the cookie is looked at first.
+	Cookie string `json:"cookie,omitempty"`
+
+	// Header is the name of the header with the token. Default: Authorization
+	// where no cookie is set.
+	Header string `json:"header,omitempty"`
+
+	// Scheme is the word in front of the token in the header. Default: Bearer
+	// in Authorization, none in any other header.
+	Scheme string `json:"scheme,omitempty"`
+
+	// UIDClaim is the claim that names the account. Default: sub.
+	UIDClaim string `json:"uid_claim,omitempty"`
+
+	// OptOutClaim is a claim that carries the preference as true, false or
+	// null. While it is younger than max_age it saves the lookup; without a
+	// profile it holds for the token's life, and a token that lacks it means
+	// null. Default: none.
+	OptOutClaim string `json:"optout_claim,omitempty"`
+}
+
+const defaultLeeway = time.Minute
+
+// tokenConfig resolves the placeholders and reads the files of j. It uses no
+// network.
+func (j *JWT) tokenConfig(repl *caddy.Replacer) (token.Config, error) {
+	config := token.Config{Leeway: defaultLeeway, Type: j.Typ}
+	if j.Leeway != nil {
+		config.Leeway = time.Duration(*j.Leeway)
+	}
+	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
+		return config, fmt.Errorf("%d of secret, key and jwks are set; write exactly one", n)
+	}
+	var problems []error
+	if j.Secret != "" {
+		secret, err := resolve(repl, j.Secret)
+		problems = append(problems, at(err, "secret"))
+		config.Secret = []byte(secret)
+	}
+	for _, key := range j.Key {
+		pem, err := resolve(repl, key)
+		problems = append(problems, at(err, "key"))
+		config.PEM = append(config.PEM, []byte(pem))
+	}
+	if j.JWKS != "" {
+		problems = append(problems, at(j.keySet(repl, &config), "jwks"))
+	}
+	for _, issuer := range j.Issuer {
+		resolved, err := resolve(repl, issuer)
+		problems = append(problems, at(err, "issuer"))
+		config.Issuers = append(config.Issuers, resolved)
+	}
+	for _, audience := range j.Audience {
+		resolved, err := resolve(repl, audience)
+		problems = append(problems, at(err, "audience"))
+		config.Audiences = append(config.Audiences, resolved)
+	}
+	return config, errors.Join(problems...)
+}
+
+func (j *JWT) keySet(repl *caddy.Replacer, config *token.Config) error {
+	resolved, err := resolve(repl, j.JWKS)
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.HasPrefix(resolved, "https://"), strings.HasPrefix(resolved, "http://"):
+		config.JWKSURL = resolved
+	case strings.HasPrefix(resolved, "{"): // the content of a {file./path}
+		config.JWKS = []byte(resolved)
+	default:
+		config.JWKS, err = os.ReadFile(resolved)
+		if err != nil {
+			return fmt.Errorf("reading the key set: %w; write a URL that starts with https:// or the path of a file", err)
+		}
+	}
+	return nil
+}
+
+// warn says at start what the configuration leaves open.
+func (j *JWT) warn(logger *zap.Logger, where string) {
+	if len(j.Issuer) == 0 {
+		logger.Warn("no issuer is set: a token of anybody who signs with this key is accepted; write issuer <iss>", zap.String("where", where))
+	}
+	if len(j.Audience) == 0 {
+		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
+	}
+	if j.Secret != "" && !isPlaceholder(j.Secret) {
+		logger.Warn("the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}", zap.String("where", where))
+	}
+}
+
+// source makes the session ready for requests. Verified tokens are kept as
+// long as preferences are, in a cache of the same size.
+func (s *Session) source(repl *caddy.Replacer, held *leases, cacheEntries int) (session.Source, error) {
+	switch {
+	case (s.JWT != nil) == (s.User != ""):
+		return nil, errors.New("write either jwt or user")
+	case s.User != "":
+		return s.user()
+	}
+	config, err := s.JWT.tokenConfig(repl)
+	if err != nil {
+		return nil, err
+	}
+	settings := session.JWTConfig{
+		Token:        config,
+		Cookie:       s.JWT.Cookie,
+		Header:       s.JWT.Header,
+		Scheme:       s.JWT.Scheme,
+		UIDClaim:     s.JWT.UIDClaim,
+		OptOutClaim:  s.JWT.OptOutClaim,
+		CacheEntries: cacheEntries,
+	}
+	if settings.Cookie == "" && settings.Header == "" {
+		settings.Header = "Authorization"
+	}
+	if settings.Scheme == "" && http.CanonicalHeaderKey(settings.Header) == "Authorization" {
+		settings.Scheme = "Bearer"
+	}
+	return jwtSessions.acquire(held, settings, func() (*session.JWT, error) {
+		settings.Token.OnKeySetError = logKeySetError
+		return session.NewJWT(settings)
+	})
+}
+
+func (s *Session) user() (session.Source, error) {
+	if !isPlaceholder(s.User) {
+		return nil, fmt.Errorf("%q is not a placeholder; write one, such as {http.auth.user.id}", s.User)
+	}
+	name := strings.TrimSuffix(strings.TrimPrefix(s.User, "{"), "}")
+	return &session.User{Value: func(r *http.Request) string {
+		repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		if !ok {
+			return ""
+		}
+		value, _ := repl.GetString(name)
+		return value
+	}}, nil
+}
+
+// kind is the session's name in metrics.
+func (s *Session) kind() string {
+	if s.JWT != nil {
+		return "jwt"
+	}
+	return "user"
+}
+
+// lookedFor says where the session is expected, for the operator who
+// wonders why nobody is ever recognised.
+func (s *Session) lookedFor() string {
+	switch {
+	case s.JWT == nil:
+		return "placeholder " + s.User
+	case s.JWT.Cookie != "" && s.JWT.Header != "":
+		return "cookie " + s.JWT.Cookie + " or header " + s.JWT.Header
+	case s.JWT.Cookie != "":
+		return "cookie " + s.JWT.Cookie
+	case s.JWT.Header != "":
+		return "header " + s.JWT.Header
+	default:
+		return "header Authorization"
+	}
+}
+
+func countSet(set ...bool) (n int) {
+	for _, is := range set {
+		if is {
+			n++
+		}
+	}
+	return n
+}

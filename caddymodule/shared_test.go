@@ -1,0 +1,198 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+const sharedGate = `metrics_gate {
+	route POST /beacon
+	session jwt {
+		cookie session
+		secret {file.testdata/keys/shared.secret}
+		issuer %issuer
+		audience web
+	}
+	profile http://localhost:1/{uid} {
+		auth bearer {file.testdata/keys/shared.secret}
+		max_age %age
+	}
+}`
+
+func sharedGateText(issuer, age string) string {
+	return strings.NewReplacer("%issuer", issuer, "%age", age).Replace(sharedGate)
+}
+
+// TestSameSettingsShareState is what keeps a cache warm over a reload.
+func TestSameSettingsShareState(t *testing.T) {
+	t.Parallel()
+	one := newGate(t, sharedGateText("a", "41s"))
+	two := newGate(t, sharedGateText("a", "41s"))
+	if one.profile != two.profile || one.sessions[0] != two.sessions[0] {
+		t.Error("two gates with the same settings do not share what they know")
+	}
+	other := newGate(t, sharedGateText("b", "42s"))
+	if one.profile == other.profile {
+		t.Error("gates with another max_age share their preferences")
+	}
+	if one.sessions[0] == other.sessions[0] {
+		t.Error("gates with another issuer share their verified tokens")
+	}
+}
+
+// TestFailedConfigurationLeavesTheRunningOneWhole provisions a gate that is
+// refused at every stage, beside a running one with the same settings.
+// Caddy cleans up after each; what the running one holds must stay.
+func TestFailedConfigurationLeavesTheRunningOneWhole(t *testing.T) {
+	t.Parallel()
+	running := newGate(t, sharedGateText("whole", "43s"))
+	references := func() (counts []int) {
+		for _, lease := range running.leases {
+			n, _ := lease.values.References(lease.key)
+			counts = append(counts, n)
+		}
+		return counts
+	}
+	if got := references(); len(got) != 2 || got[0] != 1 || got[1] != 1 {
+		t.Fatalf("the running gate holds %v", got)
+	}
+	same := sharedGateText("whole", "43s")
+	for stage, text := range map[string]string{
+		"check":     strings.Replace(same, "route POST /beacon", "route POST /beacon\non_unknown collect", 1),
+		"sessions":  strings.Replace(same, "session jwt", "session jwt {\ncookie other\nsecret {env.METRICS_GATE_TEST_NOT_SET}\n}\nsession jwt", 1),
+		"profile":   strings.Replace(same, "bearer {file.testdata/keys/shared.secret}", "bearer {env.METRICS_GATE_TEST_NOT_SET}", 1),
+		"never ran": "",
+	} {
+		gate := new(Gate)
+		var err error
+		switch stage {
+		case "never ran":
+			err = gate.Cleanup()
+		case "check":
+			gate, err = tryGate(t, text)
+			if err == nil {
+				gate.OnUnknown = "perhaps"
+				err = gate.check()
+				if cleanup := gate.Cleanup(); cleanup != nil {
+					t.Error(cleanup)
+				}
+			}
+		default:
+			_, err = tryGate(t, text)
+		}
+		if (err == nil) != (stage == "never ran") {
+			t.Errorf("%s: error %v", stage, err)
+		}
+		if got := references(); got[0] != 1 || got[1] != 1 {
+			t.Errorf("%s: the running gate's state is counted as %v", stage, got)
+		}
+	}
+	if err := running.Cleanup(); err != nil {
+		t.Error(err)
+	}
+	if err := running.Cleanup(); err != nil {
+		t.Errorf("a second Cleanup: %v", err)
+	}
+}
+
+// TestMetricsSurviveReloads registers the gates of three configurations, two
+// in each, and expects one counter that only grows.
+func TestMetricsSurviveReloads(t *testing.T) {
+	t.Parallel()
+	const route = "/survives"
+	count := func(registry *prometheus.Registry) float64 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		total := 0.0
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				for _, label := range metric.GetLabel() {
+					if family.GetName() == "caddy_metrics_gate_requests_total" && label.GetValue() == route {
+						total += metric.GetCounter().GetValue()
+					}
+				}
+			}
+		}
+		return total
+	}
+	for reload := range 3 {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		for range 2 {
+			gate := &Gate{Routes: []Route{{Methods: []string{"POST"}, Path: route}}}
+			if err := gate.Provision(ctx); err != nil {
+				t.Fatal(err)
+			}
+			r, w := request("POST", route, "", nil)
+			if err := gate.ServeHTTP(w, r, new(upstream)); err != nil {
+				t.Fatal(err)
+			}
+			if err := gate.Cleanup(); err != nil {
+				t.Error(err)
+			}
+		}
+		if got, want := count(ctx.GetMetricsRegistry()), float64(2*(reload+1)); got != want {
+			t.Errorf("after reload %d the registry counts %v requests, want %v", reload, got, want)
+		}
+		cancel()
+	}
+}
+
+func TestForeignCollectorIsNotIgnored(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_write_backs_total",
+		Help: "Browsers' opt-outs on their way into profiles that held no choice, by outcome.",
+	}, []string{"outcome"}))
+	if err := registerMetrics(registry); err == nil {
+		t.Error("another collector of the same name would swallow our counts")
+	}
+}
+
+func TestMetricNamesAreClean(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	if err := registerMetrics(registry); err != nil {
+		t.Fatal(err)
+	}
+	problems, err := testutil.GatherAndLint(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		t.Errorf("%s: %s", problem.Metric, problem.Text)
+	}
+}
+
+// TestSecretsStayOutOfTheConfiguration marshals a provisioned gate, which is
+// what GET /config and a server that logs its handlers show.
+func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	gate := newGate(t, sharedGateText("secrets", "44s"))
+	text, err := json.Marshal(gate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "long enough for HS256") {
+		t.Errorf("the secret stands in %s", text)
+	}
+	if !strings.Contains(string(text), "{file.testdata/keys/shared.secret}") {
+		t.Errorf("the placeholder of the secret is gone: %s", text)
+	}
+}
+
+func TestNoSecretInErrors(t *testing.T) {
+	t.Parallel()
+	const secret = "s3cr3t-{env.METRICS_GATE_TEST_NOT_SET}"
+	if _, err := resolve(caddy.NewReplacer(), secret); err == nil || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("got %v", err)
+	}
+}

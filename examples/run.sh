@@ -1,0 +1,32 @@
+#!/bin/sh
+# Runs the demonstration of Caddyfile.example with the ./caddy that `make run`
+# built, and http://localhost:8080 is the page to open. Ctrl-C ends it.
+#
+# Signing in is not what this demonstration is about, so the demo users' session
+# tokens are minted here, as the sign-in of a real application would do, and the
+# Caddyfile hands them out as cookies.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ ! -x ./caddy ]; then
+	echo "examples/run.sh: there is no ./caddy here yet; 'make run' builds it and comes back" >&2
+	exit 1
+fi
+
+# session prints the token of one account, good for a day. The issuer and the
+# audience are those that Caddyfile.example asks for; client id and scope let
+# its holder read and write the own preference at the profile server.
+session() {
+	./caddy metrics-gate token --uid "$1" \
+		--key examples/keys/session.secret \
+		--issuer http://localhost:8080 --audience http://localhost:8080 \
+		--client-id demo-page --scope profile:write --lifetime 24h
+}
+
+# examples/page/page.js writes the same two uids into its beacons.
+DEMO_SESSION_ANN=$(session 0a110a110a110a110a110a110a110a11)
+DEMO_SESSION_BEN=$(session 0be00be00be00be00be00be00be00be0)
+export DEMO_SESSION_ANN DEMO_SESSION_BEN
+
+echo "Metrics Gate: open http://localhost:8080 (Ctrl-C ends it)"
+exec ./caddy run --config Caddyfile.example
