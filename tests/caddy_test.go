@@ -1,0 +1,343 @@
+// Package tests holds the end-to-end tests: the real binary, started with a
+// Caddyfile, between stand-ins for the content server and the profile server.
+// They know the design, and nothing of how it is built.
+package tests
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// binary is the Caddy under test, built once from this tree.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "metrics-gate-tests-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "caddy")
+		build := exec.Command("go", append([]string{"build", "-o", binary}, append(buildFlags(), "../cmd/caddy")...)...)
+		build.Stdout, build.Stderr = os.Stderr, os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "building ../cmd/caddy:", err)
+			return 1
+		}
+		makeKeys(dir)
+		code := m.Run()
+		http.DefaultClient.CloseIdleConnections()
+		browser.CloseIdleConnections()
+		if err := goleak.Find(); err != nil && code == 0 {
+			fmt.Fprintln(os.Stderr, "the stand-ins leak:", err)
+			return 1
+		}
+		return code
+	}())
+}
+
+// buildFlags builds Caddy as these tests were built: under -race, a data race
+// in Caddy is found as well.
+func buildFlags() (flags []string) {
+	info, _ := debug.ReadBuildInfo()
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "-race" && setting.Value == "true":
+			flags = append(flags, "-race")
+		case setting.Key == "-tags":
+			flags = append(flags, "-tags="+setting.Value)
+		}
+	}
+	return flags
+}
+
+// A server is one running Caddy.
+type server struct {
+	t       *testing.T
+	admin   string // host:port
+	options string // global ones, besides those that every test needs
+	dir     string
+	log     ledger[string]
+	cmd     *exec.Cmd
+	exited  chan error // the process has ended and its log is complete
+	ended   bool
+}
+
+// start runs Caddy with the sites, and returns when it serves them. When the
+// test ends, Caddy is stopped, and must then have neither panicked nor raced.
+func start(t *testing.T, sites ...string) *server {
+	t.Helper()
+	return startWith(t, "", sites...)
+}
+
+// startWith is start with global options.
+func startWith(t *testing.T, options string, sites ...string) *server {
+	t.Helper()
+	s := &server{t: t, admin: freeAddr(t), options: options, dir: t.TempDir(), exited: make(chan error, 1)}
+	config := filepath.Join(s.dir, "Caddyfile")
+	if err := os.WriteFile(config, []byte(s.caddyfile(sites...)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile")
+	s.cmd.Env = environment(s.dir)
+	s.cmd.Dir = s.dir
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stdout = s.cmd.Stderr
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	go func() {
+		lines := bufio.NewReader(stderr)
+		for {
+			line, err := lines.ReadString('\n')
+			if line != "" {
+				s.log.add(strings.TrimSuffix(line, "\n"))
+			}
+			if err != nil {
+				break
+			}
+		}
+		err := s.cmd.Wait()
+		s.log.add("the process ended")
+		s.exited <- err
+	}()
+	s.logged("serving initial configuration")
+	return s
+}
+
+// environment is a home of its own, so that no run sees what another left.
+func environment(dir string) []string {
+	env := []string{"GORACE=halt_on_error=0"}
+	for _, name := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"} {
+		env = append(env, name+"="+dir)
+	}
+	return append(env, "PATH="+os.Getenv("PATH"))
+}
+
+// caddyfile is the whole file: the sites, and what a test needs of the server.
+func (s *server) caddyfile(sites ...string) string {
+	return "{\n\tadmin " + s.admin + "\n\tauto_https off\n\tpersist_config off\n\tgrace_period 20s\n" + s.options + "\n}\n" +
+		strings.Join(sites, "\n")
+}
+
+// logged waits for a log line that holds all the words, and returns it.
+func (s *server) logged(words ...string) (found string) {
+	s.t.Helper()
+	lines := s.log.wait(s.t, fmt.Sprintf("a log line with %q", words), func(lines []string) bool {
+		for _, line := range lines {
+			if containsAll(line, words) {
+				found = line
+				return true
+			}
+		}
+		return len(lines) > 0 && lines[len(lines)-1] == "the process ended"
+	})
+	if found == "" {
+		s.t.Fatalf("Caddy ended without logging %q:\n%s", words, strings.Join(lines, "\n"))
+	}
+	return found
+}
+
+func containsAll(line string, words []string) bool {
+	for _, word := range words {
+		if !strings.Contains(line, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// stop ends Caddy as an operator does, which joins everything it still has
+// running, and holds the complete log against what no log may have.
+func (s *server) stop() {
+	s.t.Helper()
+	if s.ended {
+		return
+	}
+	s.ended = true
+	browser.CloseIdleConnections()
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-s.exited:
+		if err != nil {
+			s.t.Errorf("Caddy ended with %v", err)
+		}
+	case <-time.After(patience):
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into the log
+		<-s.exited
+		s.t.Errorf("Caddy did not stop")
+	}
+	log := strings.Join(s.log.all(), "\n")
+	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
+		if i := strings.Index(log, sign); i >= 0 {
+			s.t.Errorf("the log has %q:\n%.8000s", sign, log[i:])
+			break
+		}
+	}
+}
+
+// reload has the admin API load another config, and returns its complaint.
+func (s *server) reload(sites ...string) error {
+	s.t.Helper()
+	request, _ := http.NewRequest(http.MethodPost, "http://"+s.admin+"/load", strings.NewReader(s.caddyfile(sites...)))
+	request.Header.Set("Content-Type", "text/caddyfile")
+	request.Header.Set("Cache-Control", "must-revalidate") // load it even if nothing changed
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", response.Status, body)
+	}
+	// The old servers close their idle connections; a request that goes out on
+	// one at that moment would be lost in any client.
+	browser.CloseIdleConnections()
+	return nil
+}
+
+// adminGet is what the admin API says.
+func (s *server) adminGet(path string) string {
+	s.t.Helper()
+	response, err := http.Get("http://" + s.admin + path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		s.t.Fatalf("GET %s: %s, %v", path, response.Status, err)
+	}
+	return string(body)
+}
+
+// A sample is one line of Prometheus' text format.
+type sample struct {
+	name   string
+	labels map[string]string
+	value  float64
+}
+
+// samples scrapes the gate's own metrics.
+func (s *server) samples() (all []sample) {
+	s.t.Helper()
+	for line := range strings.Lines(s.adminGet("/metrics")) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "caddy_metrics_gate_") {
+			continue
+		}
+		space := strings.LastIndexByte(line, ' ')
+		value, err := strconv.ParseFloat(line[space+1:], 64)
+		if err != nil {
+			s.t.Fatalf("%q is no sample", line)
+		}
+		name, rest, _ := strings.Cut(line[:space], "{")
+		labels := map[string]string{}
+		for rest = strings.TrimSuffix(rest, "}"); rest != ""; {
+			key, after, _ := strings.Cut(rest, "=")
+			quoted, err := strconv.QuotedPrefix(after)
+			if err != nil {
+				s.t.Fatalf("%q is no sample", line)
+			}
+			labels[key], _ = strconv.Unquote(quoted)
+			rest = strings.TrimPrefix(after[len(quoted):], ",")
+		}
+		all = append(all, sample{name, labels, value})
+	}
+	return all
+}
+
+// metric is the sum of the samples of caddy_metrics_gate_<name> that have all
+// the labels, given as key, value, key, value.
+func (s *server) metric(name string, labels ...string) (sum float64) {
+	s.t.Helper()
+	for _, sample := range s.samples() {
+		if sample.name == "caddy_metrics_gate_"+name && sample.has(labels...) {
+			sum += sample.value
+		}
+	}
+	return sum
+}
+
+func (s sample) has(labels ...string) bool {
+	for i := 0; i < len(labels); i += 2 {
+		if s.labels[labels[i]] != labels[i+1] {
+			return false
+		}
+	}
+	return true
+}
+
+// ports are handed out in turn, below the range from which the system picks
+// ports for outgoing connections, so that nothing takes one in the meantime.
+var ports atomic.Int32
+
+func init() { ports.Store(20000 + rand.Int32N(8000)) }
+
+// freeAddr is a loopback address that nothing listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 2000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", ports.Add(1))
+		if listener, err := net.Listen("tcp", addr); err == nil {
+			listener.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// site is a site of the Caddyfile at an address, whatever Host it is asked for.
+func site(addr string, directives ...string) string {
+	host, port, _ := net.SplitHostPort(addr)
+	return "http://:" + port + " {\n\tbind " + host + "\n" + strings.Join(directives, "\n") + "\n}\n"
+}
+
+// gate is a metrics_gate directive; what it holds is written as in a Caddyfile.
+func gate(options ...string) string { return "metrics_gate {\n" + strings.Join(options, "\n") + "\n}" }
+
+// proxyTo is the application behind the gate.
+func proxyTo(addr string) string { return "reverse_proxy " + addr }
+
+// command runs a subcommand of Caddy to its end.
+func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = environment(cmd.Dir)
+	var out, problems bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	for _, sign := range []string{"panic", "DATA RACE"} {
+		if strings.Contains(problems.String(), sign) {
+			t.Errorf("caddy %q: %s", args, problems.String())
+		}
+	}
+	return out.String(), problems.String(), cmd.ProcessState.ExitCode()
+}

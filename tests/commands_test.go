@@ -1,0 +1,205 @@
+package tests
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// caddy metrics-gate token mints what the gate takes for a session.
+func TestTokenCommand(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := freeAddr(t)
+	start(t, site(addr, gate("preset fxa", "session jwt {\ncookie session\nkey "+fromFile("rsa.pub")+"\nkey "+fromFile("ec.pub")+"\nkey "+fromFile("ed.pub")+
+		"\nissuer "+sessionIssuer+"\naudience web\n}", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	out, in := profile.account(optOut), profile.account(allow)
+
+	for file, c := range map[string]struct {
+		algorithms []string
+		key        any
+	}{
+		"session.secret": {[]string{"HS256"}, []byte(sessionSecret)},
+		"rsa.key":        {[]string{"RS256"}, rsaKey.Public()},
+		"ec.key":         {[]string{"ES256"}, ecKey.Public()},
+		"ed.key":         {[]string{"EdDSA"}, edKey.Public()},
+	} {
+		for uid, want := range map[string]string{out: "block", in: "collect"} {
+			stdout, stderr, code := command(t, "metrics-gate", "token", "--uid", uid, "--key", keyFile(file), "--issuer", sessionIssuer,
+				"--audience", "web", "--client-id", "tester", "--scope", "profile openid", "--lifetime", "90m")
+			token := strings.TrimSuffix(stdout, "\n")
+			if code != 0 || strings.ContainsAny(token, " \n") {
+				t.Fatalf("%s: exit %d, %q, %s", file, code, stdout, stderr)
+			}
+			got := jwt.MapClaims{}
+			if _, err := jwt.ParseWithClaims(token, got, func(*jwt.Token) (any, error) { return c.key, nil }, jwt.WithValidMethods(c.algorithms)); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
+			issued, _ := got["iat"].(float64)
+			expires, _ := got["exp"].(float64)
+			if got["sub"] != uid || got["iss"] != sessionIssuer || got["client_id"] != "tester" || got["scope"] != "profile openid" ||
+				expires-issued != 5400 || time.Since(time.Unix(int64(issued), 0)).Abs() > time.Minute {
+				t.Errorf("%s: the claims are %v", file, got)
+			}
+			if a := send(t, behind, addr, "POST /metrics", "{}", cookie(token)); a.decision() != want {
+				t.Errorf("%s: %s, want %s", file, a.decision(), want)
+			}
+		}
+	}
+
+	short := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(short, []byte("too short a secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"no uid":             {"--key", keyFile("session.secret")},
+		"no key":             {"--uid", in},
+		"a key that is gone": {"--uid", in, "--key", short + ".gone"},
+		"a short secret":     {"--uid", in, "--key", short},
+		"a public key":       {"--uid", in, "--key", keyFile("rsa.pub")},
+		"an unknown flag":    {"--uid", in, "--key", keyFile("session.secret"), "--forever"},
+	} {
+		stdout, stderr, code := command(t, append([]string{"metrics-gate", "token"}, args...)...)
+		if code == 0 || strings.TrimSpace(stderr) == "" || strings.Count(stdout, ".") == 2 {
+			t.Errorf("%s: exit %d, printed %q, said %q", name, code, stdout, stderr)
+		}
+		if strings.Contains(stderr, "too short a secret") {
+			t.Errorf("%s: the error tells the secret", name)
+		}
+	}
+}
+
+// caddy metrics-gate explain says what the table says.
+func TestExplainCommand(t *testing.T) {
+	t.Parallel()
+	signals := map[string]string{"none": "", "opted_out": "opted out", "no_objection": "no objection", "privacy_header": "privacy header", "probing": "probing"}
+	type ask struct {
+		session, preference, signal string
+		options                     policyOptions
+		named                       []preference
+	}
+	usual := policyOptions{"block", "collect"}
+	for _, c := range []ask{
+		{"verified", "true", "none", usual, nil},
+		{"verified", "true", "no_objection", policyOptions{"collect", "collect"}, nil},
+		{"verified", "false", "opted_out", usual, nil},
+		{"verified", "null", "opted_out", usual, nil},
+		{"verified", "null", "privacy_header", usual, nil},
+		{"verified", "null", "none", usual, nil},
+		{"verified", "null", "none", policyOptions{"block", "block"}, nil},
+		{"verified", "unknown", "none", usual, nil},
+		{"verified", "unknown", "none", policyOptions{"collect", "collect"}, nil},
+		{"verified", "unknown", "opted_out", policyOptions{"collect", "collect"}, nil},
+		{"verified", "false", "none", usual, []preference{unset, optOut}},
+		{"verified", "null", "none", usual, []preference{unknown}},
+		{"unverifiable", "null", "opted_out", usual, nil},
+		{"unverifiable", "null", "none", usual, nil},
+		{"unverifiable", "null", "none", policyOptions{"collect", "block"}, nil},
+		{"none", "null", "opted_out", usual, nil},
+		{"none", "null", "probing", usual, nil},
+		{"none", "null", "probing", policyOptions{"collect", "block"}, nil},
+		{"none", "null", "no_objection", usual, nil},
+		{"none", "null", "none", usual, []preference{allow, unset, optOut}},
+		{"expired", "null", "none", usual, []preference{optOut}},
+		{"expired", "null", "opted_out", usual, nil},
+	} {
+		want := c.options.judge(c.session, c.preference, signals[c.signal], c.named)
+		args := []string{"metrics-gate", "explain", "--session", c.session, "--preference", c.preference, "--signal", c.signal,
+			"--on-unknown", c.options.onUnknown, "--on-unset", c.options.onUnset}
+		if c.named != nil {
+			var named []string
+			for _, name := range c.named {
+				named = append(named, string(name))
+			}
+			args = append(args, "--named", strings.Join(named, ","))
+		}
+		stdout, stderr, code := command(t, args...)
+		words := strings.FieldsFunc(stdout, func(r rune) bool { return strings.ContainsRune(" \n\t:|`,.", r) })
+		if code != 0 || !slices.Contains(words, want.decision) || !slices.Contains(words, want.reason) {
+			t.Errorf("%q: exit %d, want %s because of %s\n%s%s", args[2:], code, want.decision, want.reason, stdout, stderr)
+		}
+		if !strings.Contains(stdout, "| "+c.session) && !strings.Contains(stdout, c.session+" |") && !strings.Contains(stdout, "named") && !strings.Contains(stdout, "none, or expired") {
+			t.Errorf("%q: no row of the table\n%s", args[2:], stdout)
+		}
+	}
+	for _, args := range [][]string{
+		{"--preference", "maybe"}, {"--signal", "loud"}, {"--session", "old"}, {"--on-unknown", "ask"}, {"--named", "true,maybe"}, {"stray"},
+	} {
+		if stdout, stderr, code := command(t, append([]string{"metrics-gate", "explain"}, args...)...); code == 0 || stderr == "" {
+			t.Errorf("%q: exit %d, printed %q", args, code, stdout)
+		}
+	}
+}
+
+// caddy metrics-gate check tells a gate that keeps the promise from one that
+// does not.
+func TestCheckCommand(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	good, shadowed, open, renamed := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	ask := sessionJWT() + "\n" + profile.block(patient)
+	caddy := start(t,
+		site(good, gate("preset fxa", ask), proxyTo(behind.addr())),
+		site(shadowed, "metrics_gate shadow {\npreset fxa\n"+ask+"\n}", proxyTo(behind.addr())),
+		site(open, proxyTo(behind.addr())),
+		site(renamed, gate("preset fxa", strings.Replace(ask, "cookie session", "cookie sid", 1)), proxyTo(behind.addr())))
+	out, in := session(profile.account(optOut)), session(profile.account(allow))
+
+	for _, c := range []struct {
+		name, site, out, allow string
+		more                   []string
+		code                   int
+	}{
+		{"a gate that keeps the promise", good, out, in, nil, 0},
+		{"another cookie", renamed, out, in, []string{"--cookie", "sid"}, 0},
+		{"the wrong cookie", renamed, out, in, nil, 1},
+		{"shadow", shadowed, out, in, nil, 1},
+		{"no gate at all", open, out, in, nil, 1},
+		{"the opted-out token allows", good, in, in, nil, 1},
+		{"the allowing token opted out", good, out, out, nil, 1},
+		{"the other way round", good, in, out, nil, 1},
+		{"the opted-out token does not verify", good, "garbage", in, nil, 1},
+		{"the allowing token does not verify", good, out, "garbage", nil, 1},
+		{"nobody there", freeAddr(t), out, in, nil, 1},
+	} {
+		args := append([]string{"metrics-gate", "check", "http://" + c.site, "--address", caddy.admin, "--optout-token", c.out, "--allow-token", c.allow}, c.more...)
+		before := len(behind.log.all())
+		stdout, stderr, code := command(t, args...)
+		said := map[bool]string{true: "PASS", false: "FAIL"}
+		if code != c.code || !strings.Contains(stdout+stderr, said[c.code == 0]) || strings.Contains(stdout+stderr, said[c.code != 0]) {
+			t.Errorf("%s: exit %d\n%s%s", c.name, code, stdout, stderr)
+		}
+		for _, token := range []string{out, in} {
+			if strings.Contains(stdout+stderr, token) {
+				t.Errorf("%s: it prints a token", c.name)
+			}
+		}
+		if c.code == 0 {
+			findable(t, stdout, behind.log.all()[before:])
+		}
+	}
+}
+
+// findable tells whether what check printed finds its beacon in the log of the
+// application: it got one of the two, and a word of the output is in it.
+func findable(t *testing.T, output string, arrived []received) {
+	t.Helper()
+	if len(arrived) != 1 {
+		t.Errorf("%d requests of check reached the application, not one", len(arrived))
+		return
+	}
+	request := arrived[0]
+	whole := request.uri + string(request.body) + string(must(json.Marshal(request.header)))
+	for _, word := range strings.FieldsFunc(output, func(r rune) bool { return strings.ContainsRune(" \n\t'\"`,;:()", r) }) {
+		if len(word) >= 8 && strings.ContainsAny(word, "0123456789") && strings.Contains(whole, word) {
+			return
+		}
+	}
+	t.Errorf("nothing that check printed finds its beacon:\n%s\nin %s", output, whole)
+}

@@ -1,0 +1,172 @@
+package tests
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+)
+
+// outcomes are the values that the application got in the outcome header, in
+// any spelling that an application may take for it.
+func outcomes(r *received) (all []string) {
+	for name, values := range r.header {
+		canonical := []byte(name)
+		for i, c := range canonical {
+			if c == '_' || c == '.' {
+				canonical[i] = '-'
+			}
+		}
+		if http.CanonicalHeaderKey(string(canonical)) == "Metrics-Gate-Decision" {
+			all = append(all, values...)
+		}
+	}
+	return all
+}
+
+// The application learns what was decided of what passes, from the gate alone.
+func TestOutcomeHeader(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := freeAddr(t)
+	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	out, in, none := cookie(session(profile.account(optOut))), cookie(session(profile.account(allow))), cookie(session(profile.account(unset)))
+	for _, token := range []string{out, in, none} {
+		_ = send(t, behind, addr, "POST /metrics", "{}", token) // a page uses what is known
+	}
+
+	for _, c := range []struct {
+		name, request string
+		headers       []string
+		want          []string
+	}{
+		{"page, opted out", "GET /signin", []string{out, "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}, []string{"block"}},
+		{"page, allowed", "GET /signin", []string{in, "Accept: text/html"}, []string{"collect"}},
+		{"page, no choice", "GET /signin", []string{none, "Accept: text/html"}, []string{"collect"}},
+		{"page, no choice, with a signal", "GET /signin", []string{none, "Accept: text/html", "Metrics-Optout: 1"}, []string{"block"}},
+		{"page, anonymous", "GET /", []string{"Accept: text/html"}, []string{"collect"}},
+		{"page, anonymous, with a signal", "GET /", []string{"Accept: text/html", "Cookie: metrics_optout=true"}, []string{"block"}},
+		{"page, unverifiable", "GET /", []string{"Accept: text/html", cookie("garbage")}, []string{"block"}},
+		{"page, HEAD", "HEAD /signin", []string{out, "Accept: text/html"}, []string{"block"}},
+		{"page that is not there", "GET /nowhere", []string{out, "Accept: text/html"}, []string{"block"}},
+		{"document", "GET /signin", []string{out, "Sec-Fetch-Dest: document", "Accept: */*"}, []string{"block"}},
+		{"iframe", "GET /signin", []string{out, "Sec-Fetch-Dest: iframe"}, []string{"block"}},
+		{"frame", "GET /signin", []string{out, "Sec-Fetch-Dest: frame"}, []string{"block"}},
+		{"collected beacon", "POST /metrics", []string{in}, []string{"collect"}},
+		{"collected experiment", "GET /experiments.bundle.js", []string{in}, []string{"collect"}},
+
+		{"image that would take HTML", "GET /signin", []string{out, "Sec-Fetch-Dest: image", "Accept: text/html"}, nil},
+		{"script", "GET /asset.js", []string{out, "Sec-Fetch-Dest: script", "Accept: */*"}, nil},
+		{"no Accept", "GET /signin", []string{out}, nil},
+		{"any Accept", "GET /signin", []string{out, "Accept: */*"}, nil},
+		{"form", "POST /signin", []string{out, "Accept: text/html", "Sec-Fetch-Dest: document"}, nil},
+		{"API", "GET /api/data", []string{out, "Accept: application/json"}, nil},
+		{"OPTIONS", "OPTIONS /metrics", []string{out, "Accept: text/html"}, nil},
+		{"metrics-flow", "GET /metrics-flow", []string{out, "Sec-Fetch-Dest: empty"}, nil},
+	} {
+		for _, forged := range [][]string{
+			nil,
+			{"Metrics-Gate-Decision: forged"},
+			{"Metrics-Gate-Decision: forged", "Metrics-Gate-Decision: forged again"},
+			{"metrics-gate-decision: forged"},
+			{"METRICS-GATE-DECISION: forged"},
+			{"Metrics_Gate_Decision: forged"},
+			{"metrics_gate_decision: forged"},
+			{"Metrics.Gate.Decision: forged"},
+			{"Metrics-Gate_Decision: forged", "Metrics_Gate-Decision: forged"},
+		} {
+			a := send(t, behind, addr, c.request, "", append(forged, c.headers...)...)
+			if !a.collected() {
+				t.Errorf("%s did not reach the application", c.name)
+			} else if got := outcomes(a.passed); !slices.Equal(got, c.want) {
+				t.Errorf("%s with %q: the application was told %q, want %q", c.name, forged, got, c.want)
+			}
+		}
+	}
+}
+
+// Whoever asks for it, a page is the application's own, to the byte.
+func TestPagesPassAsTheyAre(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := freeAddr(t)
+	start(t, site(addr, gate("preset fxa", "block_with reject", "on_unset block", sessionJWT(), profile.block("timeout 100ms")), proxyTo(behind.addr())))
+	for name, headers := range map[string][]string{
+		"anonymous":    nil,
+		"signal":       {"Metrics-Optout: 1"},
+		"opted out":    {cookie(session(profile.account(optOut)))},
+		"unknown":      {cookie(session(profile.account(unknown)))},
+		"unverifiable": {cookie("garbage")},
+	} {
+		for range 2 {
+			a := send(t, behind, addr, "GET /signin", "", append(headers, "Accept: text/html")...)
+			if a.status != http.StatusOK || a.body != page || a.header.Get("ETag") != `"page"` || a.header.Get("Set-Cookie") != "" || a.header.Get("Cache-Control") != "" {
+				t.Errorf("%s: %d %v %q", name, a.status, a.header, a.body)
+			}
+			a = send(t, behind, addr, "GET /nowhere", "", append(headers, "Accept: text/html")...)
+			if a.status != http.StatusNotFound || a.body == "" {
+				t.Errorf("%s: the application's 404 became %d %q", name, a.status, a.body)
+			}
+		}
+	}
+}
+
+// A page never waits for the profile server, and warms the beacon that follows.
+func TestPageWarmsBeacon(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr, lenient := freeAddr(t), freeAddr(t)
+	start(t,
+		site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())),
+		site(lenient, gate("preset fxa", "on_unknown collect", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+
+	for site, whileUnknown := range map[string]string{addr: "block", lenient: "collect"} {
+		uid := profile.account(allow)
+		token := cookie(session(uid))
+		release := profile.stall()
+		t.Cleanup(release)
+		// The profile server does not answer, and the page is there.
+		for range 3 {
+			a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html")
+			if a.body != page {
+				t.Fatalf("answered %d %q", a.status, a.body)
+			}
+			if got := outcomes(a.passed); !slices.Equal(got, []string{whileUnknown}) {
+				t.Errorf("an unknown preference was told as %q, want %q", got, whileUnknown)
+			}
+		}
+		profile.awaitAsked(uid, http.MethodGet, 1)
+		beacon := make(chan answer, 1)
+		go func() {
+			a, _ := trySend(behind, site, "POST /metrics", "{}", token)
+			beacon <- a
+		}()
+		release()
+		if a := await(t, "the beacon", beacon); !a.collected() {
+			t.Error("the beacon of an account that allows was blocked")
+		}
+		if a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html"); !slices.Equal(outcomes(a.passed), []string{"collect"}) {
+			t.Errorf("a page after the beacon was told %q", outcomes(a.passed))
+		}
+		if n := profile.lookups(uid); n != 1 {
+			t.Errorf("four pages and a beacon took %d lookups", n)
+		}
+	}
+}
+
+// Requests that are neither gated nor pages cost no lookup.
+func TestOthersAreNotDecided(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := freeAddr(t)
+	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	token := cookie(session(profile.account(optOut)))
+	for _, request := range []string{"GET /asset.js", "POST /api/data", "GET /metrics-flow", "OPTIONS /metrics", "PUT /settings"} {
+		if a := send(t, behind, addr, request, "", token); !a.collected() {
+			t.Errorf("%s did not reach the application", request)
+		}
+	}
+	caddy.stop()
+	if n := len(profile.asked.all()); n != 0 {
+		t.Errorf("%d lookups", n)
+	}
+}

@@ -1,0 +1,172 @@
+package tests
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Of an opted-out user nothing is kept: not in the application's log, not in
+// the access log, not in Caddy's own, not in a counter, not in what the admin
+// API shows. Nor are secrets, of anybody.
+func TestNothingIsKept(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr, bearer, down := freeAddr(t), freeAddr(t), freeAddr(t)
+	accessLog := filepath.Join(t.TempDir(), "access.log")
+	logged := "log {\noutput file " + accessLog + "\n}"
+	named := "\nroute POST /api/beacon\nbody_uid uid"
+	caddy := startWith(t, "debug", // Caddy at its most talkative
+		site(addr, logged, gate("preset fxa", sessionJWT(), profile.block("timeout 500ms")), proxyTo(behind.addr())),
+		site(bearer, logged, gate(named, sessionJWT(), profile.bearerBlock("timeout 500ms")), proxyTo(behind.addr())),
+		site(down, logged, gate(named, sessionJWT(), "profile http://"+freeAddr(t)+"/users/{uid}/privacy {\nauth bearer "+bearerToken+"\n}"), proxyTo(behind.addr())),
+	)
+	allowed := profile.account(allow)
+	if a := send(t, behind, addr, "POST /metrics", "{}", cookie(session(allowed))); !a.collected() {
+		t.Fatal("not collected")
+	}
+	passed := len(behind.log.all())
+
+	// Everything that an opted-out user can send, in every way that it is known
+	// of them; also while the profile server fails, and in ways that fail.
+	out, silent := profile.account(optOut), profile.account(unset)
+	good, old := session(out), session(out, expired)
+	unverifiable := session(out, map[string]any{"aud": "mobile"})
+	flush := strings.ReplaceAll(flushOf(t, out), "https://www.example.org/start", "https://needle.example.org/")
+	needles := map[string]string{
+		"uid": out, "silent uid": silent, "token": good, "token's claims": strings.Split(good, ".")[1], "token's signature": strings.Split(good, ".")[2],
+		"expired token": old, "unverifiable token": unverifiable, "silent token": session(silent),
+		"garbage": "g4rb4ge-cookie", "payload": "needle.example.org", "unique user id": "8f14e45f-ceea-4e6a-9b0d-52a7c01d5e11",
+		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": sessionSecret, "gate's secret": gateSecret, "bearer token": bearerToken,
+	}
+	everything := func() {
+		for _, site := range []string{addr, bearer, down} {
+			path := "POST /api/beacon"
+			if site == addr {
+				path = "POST /metrics?q=qu3ry-needle"
+			}
+			for _, c := range []struct {
+				body    string
+				headers []string
+			}{
+				{flush, []string{cookie(good)}},
+				{flush, nil},
+				{"{}", []string{cookie(good)}},
+				{"{}", []string{cookie(old)}},
+				{"{}", []string{cookie(unverifiable)}},
+				{"{}", []string{cookie("g4rb4ge-cookie")}},
+				{"{}", []string{cookie("g4rb4ge-cookie.a.b")}},
+				{"{}", []string{cookie(good), cookie("g4rb4ge-cookie")}},
+				{"{}", []string{cookie(session(silent)), "Metrics-Optout: 1"}},
+				{`{"uid":"` + out + `","br0ken-p4yload`, nil},
+				{`{"uid":["br0ken-p4yload"]}`, nil},
+				{`{"uid":"br0ken-p4yload` + strings.Repeat("x", 300) + `"}`, nil},
+				{flush, []string{"Content-Encoding: gzip"}},
+				{flush, []string{"Metrics-Optout: 1"}},
+			} {
+				if a := send(t, behind, site, path, c.body, c.headers...); a.collected() {
+					t.Errorf("%q passed", c.headers)
+				}
+			}
+		}
+		for _, request := range []string{"GET /metrics-errors?sentry_data=qu3ry-needle", "POST /metrics-errors", "GET /experiments.bundle.js", "POST /nimbus-experiments"} {
+			if a := send(t, behind, addr, request, "", cookie(good)); a.collected() {
+				t.Errorf("%s passed", request)
+			}
+		}
+	}
+	everything()
+	profile.awaitAsked(silent, http.MethodPost, 1)
+	for _, name := range []string{"500", "HTML", "closes half-way", "a word for a boolean"} {
+		profile.failWith(faults[name])
+		// These are not known yet, so the fault is met.
+		uid := profile.account(optOut)
+		needles["uid, "+name], needles["token, "+name] = uid, session(uid)
+		for _, site := range []string{addr, bearer} {
+			for _, path := range []string{"POST /metrics", "POST /api/beacon"} {
+				if (site == addr) == (path == "POST /metrics") {
+					_ = send(t, behind, site, path, "{}", cookie(session(uid)))
+					_ = send(t, behind, site, path, `{"uid":"`+uid+`"}`)
+				}
+			}
+		}
+		profile.failWith(nil)
+	}
+	everything()
+
+	if got := behind.log.all(); len(got) != passed {
+		t.Errorf("%d requests of theirs reached the application", len(got)-passed)
+	}
+	metrics, config := caddy.adminGet("/metrics"), caddy.adminGet("/config/")
+	// One line of the access log is of the allowed user, and comes last.
+	if a := send(t, behind, addr, "POST /metrics?last", "{}", cookie(session(allowed))); !a.collected() {
+		t.Error("an allowed user is no longer collected")
+	}
+	caddy.stop()
+	access := string(must(os.ReadFile(accessLog)))
+	places := map[string]string{
+		"the access log": access, "Caddy's log": strings.Join(caddy.log.all(), "\n"), "the metrics": metrics, "the admin API's config": config,
+	}
+	for place, content := range places {
+		for what, needle := range needles {
+			if what == "bearer token" && place == "the admin API's config" {
+				continue // this test wrote it into the Caddyfile as it is
+			}
+			if i := strings.Index(content, needle); i >= 0 {
+				t.Errorf("%s has the %s: …%s…", place, what, content[max(0, i-300):min(len(content), i+100)])
+			}
+		}
+	}
+	if n := strings.Count(access, "\n"); n != 2 || !strings.Contains(access, "/metrics?last") {
+		t.Errorf("the access log has %d lines, and should have the two of the allowed user:\n%.3000s", n, access)
+	}
+}
+
+// log_blocked on keeps a line of a blocked request, which off does not; what
+// passes is logged either way.
+func TestLogBlocked(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	for name, c := range map[string]struct {
+		option string
+		want   []string
+	}{
+		"default": {"", []string{"/signin", "/metrics?in", "/asset.js"}},
+		"off":     {"log_blocked off", []string{"/signin", "/metrics?in", "/asset.js"}},
+		"on":      {"log_blocked on", []string{"/metrics?out", "/metrics?signal", "/experiments.bundle.js", "/signin", "/metrics?in", "/asset.js"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := freeAddr(t)
+			accessLog := filepath.Join(t.TempDir(), "access.log")
+			caddy := start(t, site(addr, "log {\noutput file "+accessLog+"\n}", gate("preset fxa", c.option, sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+			out, in := cookie(session(profile.account(optOut))), cookie(session(profile.account(allow)))
+			_ = send(t, behind, addr, "POST /metrics?out", "{}", out)
+			_ = send(t, behind, addr, "POST /metrics?signal", "{}", "Metrics-Optout: 1")
+			_ = send(t, behind, addr, "GET /experiments.bundle.js", "", out)
+			_ = send(t, behind, addr, "GET /signin", "", out, "Accept: text/html") // a page is not a blocked request
+			_ = send(t, behind, addr, "POST /metrics?in", "{}", in)
+			_ = send(t, behind, addr, "GET /asset.js", "", out)
+			caddy.stop()
+
+			var got []string
+			for line := range strings.Lines(string(must(os.ReadFile(accessLog)))) {
+				var entry struct {
+					Request struct {
+						URI string `json:"uri"`
+					} `json:"request"`
+				}
+				if err := json.Unmarshal([]byte(line), &entry); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, entry.Request.URI)
+			}
+			if strings.Join(got, " ") != strings.Join(c.want, " ") {
+				t.Errorf("the access log has %q, want %q", got, c.want)
+			}
+		})
+	}
+}
