@@ -114,7 +114,9 @@ func profileObserver() profileclient.Observer {
 	return profileclient.Observer{
 		Lookup: func(outcome profileclient.LookupOutcome, took time.Duration) {
 			lookupsTotal.WithLabelValues(outcome.String()).Inc()
-			lookupSeconds.Observe(took.Seconds())
+			if took > 0 { // something was sent
+				lookupSeconds.Observe(took.Seconds())
+			}
 		},
 		WriteBack: func(outcome profileclient.WriteOutcome) {
 			writeBacksTotal.WithLabelValues(outcome.String()).Inc()

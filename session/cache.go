@@ -1,7 +1,6 @@
 package session
 
 import (
-	"crypto/sha256"
 	"strings"
 	"sync"
 	"unsafe"
@@ -46,15 +45,6 @@ type shard struct {
 type generation struct {
 	entries map[tokenKey]entry
 	uids    strings.Builder
-}
-
-type tokenKey [sha256.Size]byte
-
-// keyOf digests a token where it lies. Converting it to a []byte would copy
-// it to the heap for every request; that is needless, because Sum256 only
-// reads and keeps nothing.
-func keyOf(raw string) tokenKey {
-	return sha256.Sum256(unsafe.Slice(unsafe.StringData(raw), len(raw))) //nolint:gosec // see above
 }
 
 // entry is a verified without its string: uid is where it lies.

@@ -17,7 +17,8 @@ import (
 )
 
 func numberedKey(n int) *tokenKey {
-	key := tokenKey(sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n))))
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
+	key := tokenKey(sum[:])
 	return &key
 }
 

@@ -48,6 +48,7 @@ type JWTConfig struct {
 type JWT struct {
 	config   JWTConfig
 	verifier *token.Verifier
+	digests  *digester
 	cache    *tokenCache
 }
 
@@ -74,11 +75,15 @@ func NewJWT(config JWTConfig) (*JWT, error) {
 	if config.CacheEntries < 0 {
 		return nil, fmt.Errorf("%d cache entries: write how many verified tokens to remember at most, such as 100000", config.CacheEntries)
 	}
+	digests, err := newDigester()
+	if err != nil {
+		return nil, err
+	}
 	verifier, err := token.NewVerifier(config.Token)
 	if err != nil {
 		return nil, err
 	}
-	return &JWT{config: config, verifier: verifier, cache: newTokenCache(config.CacheEntries)}, nil
+	return &JWT{config: config, verifier: verifier, digests: digests, cache: newTokenCache(config.CacheEntries)}, nil
 }
 
 // Close ends what the source runs in the background. Requests that are still
@@ -101,7 +106,7 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		// Before the digest, which would read all of it.
 		return failed(TooLong)
 	}
-	key := keyOf(raw)
+	key := j.digests.key(raw)
 	if known, ok := j.cache.get(&key, now.Unix()); ok {
 		return known.subject(raw, now), Verified
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -216,7 +217,38 @@ func (s *server) reload(sites ...string) error {
 	// The old servers close their idle connections; a request that goes out on
 	// one at that moment would be lost in any client.
 	browser.CloseIdleConnections()
+	listenersSettled(s.t)
 	return nil
+}
+
+// listenersSettled waits until no port has two listeners. Caddy answers the
+// reload a moment before it closes the old listener, and the kernel resets
+// the connections that nobody has taken from its queue by then: they are lost
+// to any server, gate or no gate.
+func listenersSettled(t testing.TB) {
+	t.Helper()
+	const listening = "0A" // the state LISTEN of proc_net_tcp(5)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		table, err := os.ReadFile("/proc/net/tcp")
+		if err != nil {
+			return // only Linux has it, and only there do listeners share a port
+		}
+		seen, twice := map[string]bool{}, false
+		for line := range strings.Lines(string(table)) {
+			if field := strings.Fields(line); len(field) > 3 && field[3] == listening {
+				twice = twice || seen[field[1]]
+				seen[field[1]] = true
+			}
+		}
+		if !twice {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("an old listener is still open")
+		}
+		runtime.Gosched()
+	}
 }
 
 // adminGet is what the admin API says.
