@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/metricsgate/metricsgate/policy"
@@ -50,7 +51,7 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 		for i, match := range fence.FindAllStringSubmatch(read(t, page), -1) {
 			found++
 			t.Run(fmt.Sprintf("%s %d", filepath.Base(page), i+1), func(t *testing.T) {
-				validate(t, local.Replace(match[1]))
+				validate(t, "Caddyfile", local.Replace(match[1]))
 			})
 		}
 	}
@@ -59,9 +60,31 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	}
 }
 
-func validate(t *testing.T, config string) {
+// TestCaddyfileExample adapts and validates the example as it stands, where
+// it is started: in the folder that holds it. Adapting also says where it is
+// not formatted.
+func TestCaddyfileExample(t *testing.T) {
+	t.Chdir("..")
+	example := read(t, "Caddyfile.example")
+	local := strings.ReplaceAll(example, " run/", " "+t.TempDir()+"/")
+	if local == example {
+		t.Error("the example no longer writes to run/, and this test may write to where it does")
+	}
+	// Caddy resolves imports from where the process was started.
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	validate(t, filepath.Join(folder, "Caddyfile.example"), local)
+	demo := read(t, "examples/demo.caddyfile")
+	if formatted := string(caddyfile.Format([]byte(demo))); formatted != demo {
+		t.Error("run caddy fmt on examples/demo.caddyfile")
+	}
+}
+
+func validate(t *testing.T, file, config string) {
 	t.Helper()
-	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": file})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, config)
 	}
