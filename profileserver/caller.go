@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -34,7 +32,7 @@ func (s *Server) authorize(r *http.Request, scope string, now time.Time) (caller
 		return caller{}, refused
 	}
 	uid, _ := claims.String("sub")
-	if !wellFormed(uid) {
+	if !token.IsUID(uid) {
 		return caller{}, badToken
 	}
 	if client, ok := claims.String("client_id"); !ok || !s.trusted[client] {
@@ -74,10 +72,4 @@ func bearer(h http.Header) string {
 		return ""
 	}
 	return strings.TrimSpace(raw)
-}
-
-// wellFormed holds an account's name to the rule for sessions: 1 to 255 bytes
-// of text without control characters.
-func wellFormed(uid string) bool {
-	return uid != "" && len(uid) <= 255 && utf8.ValidString(uid) && !strings.ContainsFunc(uid, unicode.IsControl)
 }

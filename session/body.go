@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // NameResult says whether a body names an account.
@@ -82,7 +84,7 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	switch {
 	case name == nobody:
 		return "", NoName
-	case !wellFormed(name), b.Pattern != nil && !b.Pattern.MatchString(name):
+	case !token.IsUID(name), b.Pattern != nil && !b.Pattern.MatchString(name):
 		return "", NotLearnt
 	}
 	return name, Named

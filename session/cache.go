@@ -152,7 +152,7 @@ func (g *generation) put(key *tokenKey, v verified) {
 		until:    v.until,
 		issued:   v.issued,
 		uidStart: uint32(g.uids.Len()), //nolint:gosec // 255 bytes for each entry of one shard
-		uidBytes: uint8(len(v.uid)),    //nolint:gosec // at most maxUIDBytes, which is 255
+		uidBytes: uint8(len(v.uid)),    //nolint:gosec // at most 255, see token.IsUID
 		claim:    v.claim,
 	}
 	g.uids.WriteString(v.uid)

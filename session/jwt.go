@@ -117,7 +117,7 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		return failed(outcome)
 	}
 	uid, _ := claims.String(j.config.UIDClaim)
-	if !wellFormed(uid) {
+	if !token.IsUID(uid) {
 		return failed(Malformed)
 	}
 	if outcome == Expired {

@@ -11,8 +11,6 @@ package session
 import (
 	"net/http"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -74,24 +72,4 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 		found = subject
 	}
 	return found
-}
-
-// maxUIDBytes bounds account ids; longer ones would be cache keys that
-// strangers choose.
-const maxUIDBytes = 255
-
-// wellFormed says whether uid can be an account id: 1 to 255 bytes of UTF-8
-// without control characters. The replacement character counts as broken
-// UTF-8, since that is what encoding/json makes of it: two ids that differ in
-// their broken bytes only must not become one account.
-func wellFormed(uid string) bool {
-	if uid == "" || len(uid) > maxUIDBytes {
-		return false
-	}
-	for _, r := range uid {
-		if r == utf8.RuneError || unicode.IsControl(r) {
-			return false
-		}
-	}
-	return true
 }

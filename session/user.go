@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // User is a session that an earlier handler has proven.
@@ -19,7 +20,7 @@ func (u *User) Find(r *http.Request, _ time.Time) (Subject, Outcome) {
 	switch uid := u.Value(r); {
 	case uid == "":
 		return failed(Absent)
-	case !wellFormed(uid):
+	case !token.IsUID(uid):
 		return failed(Malformed)
 	default:
 		return Subject{Session: policy.Verified, UID: uid}, Verified
