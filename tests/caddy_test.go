@@ -323,17 +323,34 @@ func (s sample) has(labels ...string) bool {
 	return true
 }
 
-// ports are handed out in turn, below the range from which the system picks
-// ports for outgoing connections, so that nothing takes one in the meantime.
-var ports atomic.Int32
+// Ports come from a block below the range from which the system picks ports for
+// outgoing connections, so that nothing takes one between the moment that it is
+// found free and the moment that Caddy listens there. Another run of these
+// tests has another block: whoever listens on a block's first port owns it.
+const firstPort, blockSize, blocks = 20_000, 1_000, 12
 
-func init() { ports.Store(20000 + rand.Int32N(8000)) }
+var (
+	ownBlock net.Listener
+	lastPort atomic.Int32
+)
+
+func init() {
+	for _, block := range rand.Perm(blocks) {
+		port := firstPort + block*blockSize
+		if listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			ownBlock = listener
+			return
+		}
+	}
+	panic("every block of ports is taken by another run of these tests")
+}
 
 // freeAddr is a loopback address that nothing listens on.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for range 2000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", ports.Add(1))
+	own := ownBlock.Addr().(*net.TCPAddr).Port
+	for range blockSize {
+		addr := fmt.Sprintf("127.0.0.1:%d", own+1+int(lastPort.Add(1))%(blockSize-1))
 		if listener, err := net.Listen("tcp", addr); err == nil {
 			listener.Close()
 			return addr
