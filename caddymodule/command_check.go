@@ -1,8 +1,11 @@
 package caddymodule
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,9 +37,13 @@ A blocked and a collected beacon get the same answer, so that nobody can ask
 for another's preference. The command therefore reads the gate's counters
 before and after, from the admin API of the Caddy that runs it. On a busy
 site other requests are counted in between; the upstream's log is the proof.`,
-		Example: `  caddy metrics-gate check https://accounts.example.org \
+		Example: `  caddy metrics-gate check https://app.example.org --route "POST /api/beacon" \
     --optout-token "$(caddy metrics-gate token --uid 1111… --key session.secret)" \
-    --allow-token  "$(caddy metrics-gate token --uid 2222… --key session.secret)"`,
+    --allow-token  "$(caddy metrics-gate token --uid 2222… --key session.secret)"
+
+  Where the body names the account, as Firefox Accounts' beacons do:
+
+  caddy metrics-gate check https://accounts.example.org --optout-uid 1111… --allow-uid 2222…`,
 		Args:          cobra.ExactArgs(1),
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,27 +62,33 @@ site other requests are counted in between; the upstream's log is the proof.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&c.optOutToken, "optout-token", "", "a session token of an account that opted out")
-	flags.StringVar(&c.allowToken, "allow-token", "", "a session token of an account that allows metrics")
+	flags.StringVar(&c.optedOut.token, "optout-token", "", "a session token of an account that opted out")
+	flags.StringVar(&c.allowed.token, "allow-token", "", "a session token of an account that allows metrics")
+	flags.StringVar(&c.optedOut.uid, "optout-uid", "", "the account that opted out, for a gate that reads it from the body")
+	flags.StringVar(&c.allowed.uid, "allow-uid", "", "the account that allows metrics, likewise")
+	flags.StringVar(&c.field, "field", "uid", "the field of the body that names the account (body_uid)")
 	flags.StringVar(&c.cookie, "cookie", "session", "the cookie that carries the token")
 	flags.StringVar(&c.header, "header", "", "the header that carries the token, as a bearer token, instead of a cookie")
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")
 	flags.StringVar(&c.admin, "address", "", "the admin API of the Caddy that runs the gate (default: Caddy's own)")
-	_ = cmd.MarkFlagRequired("optout-token")
-	_ = cmd.MarkFlagRequired("allow-token")
+	cmd.MarkFlagsOneRequired("optout-token", "optout-uid")
+	cmd.MarkFlagsOneRequired("allow-token", "allow-uid")
 	return cmd
 }
 
 // check is one run of the check command.
 type check struct {
-	site, route             string
-	optOutToken, allowToken string
-	cookie, header          string
-	admin                   string
-	out                     io.Writer
+	site, route           string
+	optedOut, allowed     checkedAccount
+	cookie, header, field string
+	admin                 string
+	out                   io.Writer
 }
 
-// checkTimeout bounds each request of a check.
+// checkedAccount is whom a beacon is from: proven by a token, named by a uid.
+type checkedAccount struct{ token, uid string }
+
+// checkTimeout bounds each beacon of a check.
 const checkTimeout = 10 * time.Second
 
 func (c *check) run(ctx context.Context) error {
@@ -92,19 +105,19 @@ func (c *check) run(ctx context.Context) error {
 	optedOut, allowed := marker+"-optout", marker+"-allow"
 	_, _ = fmt.Fprintf(c.out, "At the upstream, metrics-gate-check=%s must not be found, and metrics-gate-check=%s must.\n", optedOut, allowed)
 	return errors.Join(
-		c.beacon(ctx, method, site.JoinPath(path), optedOut, c.optOutToken, "block", "preference"),
-		c.beacon(ctx, method, site.JoinPath(path), allowed, c.allowToken, "collect", ""),
+		c.beacon(ctx, method, site.JoinPath(path), optedOut, c.optedOut, "block", "preference"),
+		c.beacon(ctx, method, site.JoinPath(path), allowed, c.allowed, "collect", ""),
 	)
 }
 
 // beacon sends one beacon and holds what the gate counted against what it
 // should have done.
-func (c *check) beacon(ctx context.Context, method string, target *url.URL, marker, credential, decision, reason string) error {
+func (c *check) beacon(ctx context.Context, method string, target *url.URL, marker string, from checkedAccount, decision, reason string) error {
 	before, err := c.counters()
 	if err != nil {
 		return err
 	}
-	status, err := c.send(ctx, method, target, marker, credential)
+	status, err := c.send(ctx, method, target, marker, from)
 	if err != nil {
 		return fmt.Errorf("the %s beacon did not get through: %w", marker, err)
 	}
@@ -126,20 +139,26 @@ func (c *check) beacon(ctx context.Context, method string, target *url.URL, mark
 	return nil
 }
 
-func (c *check) send(ctx context.Context, method string, target *url.URL, marker, credential string) (status int, err error) {
+func (c *check) send(ctx context.Context, method string, target *url.URL, marker string, from checkedAccount) (status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	marked := *target
 	marked.RawQuery = url.Values{"metrics-gate-check": {marker}}.Encode()
-	request, err := http.NewRequestWithContext(ctx, method, marked.String(), strings.NewReader(`{"events":[],"uid":"none"}`))
+	body, err := json.Marshal(map[string]any{"events": []string{}, c.field: cmp.Or(from.uid, "none")})
+	if err != nil {
+		return 0, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, marked.String(), bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
 	request.Header.Set("Content-Type", "text/plain;charset=UTF-8")
-	if c.header != "" {
-		request.Header.Set(c.header, "Bearer "+credential)
-	} else {
-		request.Header.Set("Cookie", c.cookie+"="+credential)
+	switch {
+	case from.token == "":
+	case c.header != "":
+		request.Header.Set(c.header, "Bearer "+from.token)
+	default:
+		request.Header.Set("Cookie", c.cookie+"="+from.token)
 	}
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
@@ -169,14 +188,25 @@ func (c *check) counters() (*counted, error) {
 		return nil, fmt.Errorf("reading the gate's counters from the admin API: %w", err)
 	}
 	read := &counted{requests: map[[3]string]float64{}, sessions: map[string]float64{}}
+	_, path, _ := strings.Cut(c.route, " ")
 	for _, metric := range families["caddy_metrics_gate_requests_total"].GetMetric() {
 		labels := labelsOf(metric)
+		if !covers(labels["route"], path) {
+			continue // somebody else's beacon
+		}
 		read.requests[[3]string{labels["mode"], labels["decision"], labels["reason"]}] += metric.GetCounter().GetValue()
 	}
 	for _, metric := range families["caddy_metrics_gate_sessions_total"].GetMetric() {
 		read.sessions[labelsOf(metric)["outcome"]] += metric.GetCounter().GetValue()
 	}
 	return read, nil
+}
+
+// covers says whether a configured route, as the counters name it, is the one
+// that a path is asked for.
+func covers(route, path string) bool {
+	prefix, below := strings.CutSuffix(route, "*")
+	return strings.EqualFold(route, path) || below && strings.HasPrefix(path, prefix)
 }
 
 func labelsOf(metric *dto.Metric) map[string]string {

@@ -31,7 +31,7 @@ one that 'session jwt' verifies with.`,
 			config.Key = bytes.TrimSpace(key)
 			minter, err := token.NewMinter(config)
 			if err != nil {
-				return fmt.Errorf("--key: %w", err)
+				return fmt.Errorf("--%w", err) // a setting has the name of its flag
 			}
 			minted, err := minter.Mint(uid, scope, "", time.Now())
 			if err != nil {

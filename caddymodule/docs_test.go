@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 func read(t *testing.T, path string) string {
@@ -183,6 +185,30 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if len(code) < 7 {
 		t.Errorf("only %d metrics were found", len(code))
 	}
+}
+
+// TestLabelValuesAreDocumented holds the closed sets against the list that an
+// operator writes alerts from.
+func TestLabelValuesAreDocumented(t *testing.T) {
+	t.Parallel()
+	rows := map[string]string{}
+	for _, match := range regexp.MustCompile("(?m)^\\| `(?:reason|outcome)`([a-z -]*) \\| (.*) \\|$").FindAllStringSubmatch(read(t, "../docs/operate.md"), -1) {
+		rows[match[1]] = match[2]
+	}
+	check := func(row string, count int, name func(int) string) {
+		for i := range count {
+			if !strings.Contains(rows[row], "`"+name(i)+"`") {
+				t.Errorf("docs/operate.md lacks %q of the label%s", name(i), row)
+			}
+		}
+		if got := strings.Count(rows[row], "`") / 2; got != count {
+			t.Errorf("docs/operate.md lists %d values of the label%s, there are %d", got, row, count)
+		}
+	}
+	check("", int(policy.ReasonCount), func(i int) string { return policy.Reason(i).String() })
+	check(" of sessions", int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() })
+	check(" of lookups", int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() })
+	check(" of write-backs", int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() })
 }
 
 // TestConfigFieldsAreDocumented makes sure that every JSON field has the

@@ -1,14 +1,12 @@
 package caddymodule
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -105,6 +103,9 @@ type Gate struct {
 	bodyName  *session.BodyName
 	profile   *profileclient.Client
 
+	// lookupTime is how long a request waits for lookups, all together.
+	lookupTime time.Duration
+
 	countSession func(source int, outcome session.Outcome)
 	noStore      *headers.Handler
 	silence      *silence
@@ -168,6 +169,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	if g.Profile != nil {
 		client, err := g.Profile.client(repl, &g.leases)
 		g.profile = client
+		g.lookupTime = cmp.Or(time.Duration(g.Profile.Timeout), defaultTimeout)
 		problems = append(problems, at(err, "profile"))
 	}
 	g.writeBack = g.Profile.canWrite()
@@ -184,7 +186,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 
 func (g *Gate) provisionBodyName() {
 	preset := presets[g.Preset]
-	if field := orDefault(g.BodyUID, preset.bodyUID); field != "" {
+	if field := cmp.Or(g.BodyUID, preset.bodyUID); field != "" {
 		g.bodyName = &session.BodyName{Field: field}
 		if field == preset.bodyUID {
 			g.bodyName.Pattern = regexp.MustCompile(preset.bodyPattern)
@@ -193,13 +195,13 @@ func (g *Gate) provisionBodyName() {
 }
 
 func (g *Gate) provisionRoutes() error {
-	mode := orDefault(g.Mode, modeEnforce)
+	mode := cmp.Or(g.Mode, modeEnforce)
 	add := func(route Route) error {
 		path, isPrefix := strings.CutSuffix(route.Path, "*")
 		if !isPrefix && len(path) > 1 {
 			path = strings.TrimSuffix(path, "/")
 		}
-		class := orDefault(route.Class, classMetrics)
+		class := cmp.Or(route.Class, classMetrics)
 		return g.routes.add(&gatedRoute{
 			methods:    route.Methods,
 			path:       path,
@@ -237,7 +239,7 @@ func (g *Gate) provisionSessions(repl *caddy.Replacer) error {
 		configured := &g.Sessions[i]
 		source, err := configured.source(repl, &g.leases, g.Profile.maxEntries())
 		if err != nil {
-			problems = append(problems, at(err, "session "+configured.kind()))
+			problems = append(problems, at(err, numbered("session "+configured.kind(), i, len(g.Sessions))))
 			continue
 		}
 		g.sessions = append(g.sessions, source)
@@ -253,9 +255,13 @@ func (g *Gate) warn() {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
 			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
 	}
-	for _, configured := range g.Sessions {
+	if g.profile == nil && g.bodyName != nil {
+		g.logger.Warn("no profile is set, so the preference of an account that only a body names is always unknown; write profile <url>",
+			zap.String("body_uid", g.bodyName.Field))
+	}
+	for i, configured := range g.Sessions {
 		if configured.JWT != nil {
-			configured.JWT.warn(g.logger, "metrics_gate › session jwt")
+			configured.JWT.warn(g.logger, "metrics_gate › "+numbered("session jwt", i, len(g.Sessions)))
 		}
 	}
 }
@@ -265,17 +271,15 @@ func (g *Gate) Validate() error {
 	var problems []error
 	problem := func(word, format string, args ...any) { problems = append(problems, wrongAt(word, format, args...)) }
 
-	hasClaim, hasToken := false, false
+	hasToken, allClaim := false, len(g.Sessions) > 0
 	for _, configured := range g.Sessions {
-		if configured.JWT != nil {
-			hasToken = true
-			hasClaim = hasClaim || configured.JWT.OptOutClaim != ""
-		}
+		hasToken = hasToken || configured.JWT != nil
+		allClaim = allClaim && configured.JWT != nil && configured.JWT.OptOutClaim != ""
 	}
 	switch {
-	case g.Profile == nil && len(g.Sessions) > 0 && !hasClaim:
-		problem("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in the session")
-	case g.Profile == nil && g.bodyName != nil && !hasClaim:
+	case g.Profile == nil && len(g.Sessions) > 0 && !allClaim:
+		problem("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
+	case g.Profile == nil && g.bodyName != nil && !allClaim:
 		problem("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", g.bodyName.Field)
 	case g.Profile == nil && g.WriteBack != nil && *g.WriteBack:
 		problem("write_back", "there is no profile to write into; write profile <url>, or leave it out")
@@ -358,248 +362,8 @@ func (g *Gate) uncached(next caddyhttp.Handler) caddyhttp.Handler {
 	})
 }
 
-// isPage says whether the browser asks for a document to show. Browsers that
-// do not send Fetch metadata are recognised by what they accept.
-func isPage(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return false
-	}
-	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 {
-		return dest[0] == "document" || dest[0] == "iframe" || dest[0] == "frame"
-	}
-	for _, accept := range r.Header["Accept"] {
-		if strings.Contains(accept, "text/html") {
-			return true
-		}
-	}
-	return false
-}
-
-// namesDecide says whether an account that a body names can decide over the
-// route. It cannot on experiment routes: there the reply is what is asked
-// for, so it would tell the preference of whoever is named.
-func (g *Gate) namesDecide(route *gatedRoute) bool {
-	return g.bodyName != nil && !route.experiment
-}
-
-// decideGated decides a gated request; it may wait for lookups.
-func (g *Gate) decideGated(r *http.Request, route *gatedRoute) policy.Decision {
-	now := time.Now()
-	ctx := r.Context()
-	subject := g.sessions.Find(r, now, g.countSession)
-	preference := policy.Unknown
-	if subject.Session == policy.Verified {
-		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
-			return g.profile.Lookup(ctx, account, now)
-		})
-	}
-	decision := g.decideSession(r, subject, preference, now)
-	identified := subject.Session == policy.Verified || subject.Named != ""
-	if decision.Action == policy.Collect && namesAnother(subject) {
-		decision = g.rules.DecideNamed(decision, g.lookupNamed(ctx, subject.Named, now))
-	}
-	if decision.Action == policy.Collect && g.namesDecide(route) {
-		name, result := g.bodyName.Read(r)
-		switch {
-		case result == session.NotLearnt:
-			decision = g.rules.DecideNamed(decision, policy.Unknown)
-		case result == session.Named && name != subject.UID && name != subject.Named:
-			identified = true
-			decision = g.rules.DecideNamed(decision, g.lookupNamed(ctx, name, now))
-		}
-	}
-	g.silence.heard(identified)
-	return decision
-}
-
-// decidePage decides a page, which never waits: a preference that is not
-// known yet is looked up in the background, so that the beacon that follows
-// finds it warm.
-func (g *Gate) decidePage(r *http.Request) policy.Decision {
-	now := time.Now()
-	subject := g.sessions.Find(r, now, g.countSession)
-	preference := policy.Unknown
-	if subject.Session == policy.Verified {
-		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
-			return g.profile.Cached(account, now)
-		})
-	}
-	decision := g.decideSession(r, subject, preference, now)
-	if decision.Action == policy.Collect && namesAnother(subject) {
-		named := policy.Unknown
-		if g.profile != nil {
-			named = g.profile.CachedNamed(subject.Named, now)
-		}
-		decision = g.rules.DecideNamed(decision, named)
-	}
-	return decision
-}
-
-// decideSession applies the rules to the session and the signal, and has the
-// browser's opt-out written into a profile that holds no choice.
-func (g *Gate) decideSession(r *http.Request, subject session.Subject, preference policy.Preference, now time.Time) policy.Decision {
-	decision := g.rules.Decide(subject.Session, preference, g.signals.Read(r.Header))
-	if decision.WriteBack && g.writeBack && !g.shadow {
-		g.profile.WriteBack(account(subject), now)
-	}
-	return decision
-}
-
-// preference is what the verified subject prefers: what ask says or, without
-// a profile, what the token itself says. A token that says nothing then
-// means that no choice was made.
-func (g *Gate) preference(subject session.Subject, ask func(profileclient.Account) policy.Preference) policy.Preference {
-	switch {
-	case g.profile != nil:
-		return ask(account(subject))
-	case subject.HasClaim:
-		return subject.Claim
-	default:
-		return policy.Unset
-	}
-}
-
-// namesAnother says whether an expired session names an account other than
-// the one that another session has proven.
-func namesAnother(subject session.Subject) bool {
-	return subject.Named != "" && subject.Named != subject.UID
-}
-
-func (g *Gate) lookupNamed(ctx context.Context, uid string, now time.Time) policy.Preference {
-	if g.profile == nil {
-		return policy.Unknown
-	}
-	return g.profile.LookupNamed(ctx, uid, now)
-}
-
-func account(subject session.Subject) profileclient.Account {
-	return profileclient.Account{
-		UID:       subject.UID,
-		Token:     subject.Token,
-		HasClaim:  subject.HasClaim,
-		Claim:     subject.Claim,
-		ClaimedAt: subject.ClaimedAt,
-	}
-}
-
-// The values of the placeholders, boxed once.
-var (
-	actionValues = [...]any{policy.Block: policy.Block.String(), policy.Collect: policy.Collect.String()}
-	reasonValues = func() (values [policy.ReasonCount]any) {
-		for reason := range policy.ReasonCount {
-			values[reason] = reason.String()
-		}
-		return values
-	}()
-)
-
-// publish tells the handlers that follow what was decided.
-func (g *Gate) publish(r *http.Request, decision policy.Decision) {
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set(decisionPlaceholder, actionValues[decision.Action])
-		repl.Set(reasonPlaceholder, reasonValues[decision.Reason])
-	}
-	if decision.Action == policy.Block && !g.shadow {
-		caddyhttp.SetVar(r.Context(), optOutVar, true)
-	}
-}
-
-// block answers a request in the application's place.
-func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) error {
-	if !g.LogBlocked {
-		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	}
-	if g.reject && !route.experiment && !decision.ByName {
-		return rejected.write(w, r)
-	}
-	return route.answer.write(w, r)
-}
-
-// outcomes holds the values of outcome headers that are in use. A slice that
-// is shared by all requests would not do, since handlers that rewrite
-// headers write into it.
-var outcomes = sync.Pool{New: func() any { return new([1]string) }}
-
-// announce sets the outcome header for the application.
-func announce(r *http.Request, decision policy.Decision) *[1]string {
-	outcome := outcomes.Get().(*[1]string)
-	outcome[0] = decision.Action.String()
-	r.Header[outcomeHeader] = outcome[:]
-	return outcome
-}
-
-// withdraw takes the header back before its memory is used again. Caddy's
-// reverse proxy has sent a copy.
-func withdraw(r *http.Request, outcome *[1]string) {
-	delete(r.Header, outcomeHeader)
-	outcomes.Put(outcome)
-}
-
-// pass hands a request on to the application, with the outcome.
-func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Decision, next caddyhttp.Handler) error {
-	defer withdraw(r, announce(r, decision))
-	return next.ServeHTTP(w, r)
-}
-
-// passUnseen hands a collected request on and answers it as if it had been
-// blocked. A client that could see the application's reply could tell
-// collected from blocked, and so ask for the preference of any account by
-// naming it in a body.
-func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next caddyhttp.Handler) error {
-	defer withdraw(r, announce(r, decision))
-	class, err := discardReply(r, next)
-	upstreamTotal.WithLabelValues(class).Inc()
-	if err != nil {
-		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
-			c.Write(zap.String("class", class), zap.Error(err))
-		}
-	}
-	return route.answer.write(w, r)
-}
-
 // Cleanup gives back the shared state that this instance took, if any.
 func (g *Gate) Cleanup() error { return g.leases.release() }
-
-// silence notices a gate that recognises nobody, which is what a wrong name
-// of a cookie looks like: everything seems to work, and nobody's preference
-// is ever asked for.
-type silence struct {
-	requests   atomic.Int64
-	identified atomic.Bool
-	warn       func()
-}
-
-// silentRequests is how many gated requests without an account are taken for
-// a mistake in the configuration.
-const silentRequests = 1000
-
-func newSilence(g *Gate) *silence {
-	var lookedFor []string
-	for i := range g.Sessions {
-		lookedFor = append(lookedFor, g.Sessions[i].lookedFor())
-	}
-	if g.bodyName != nil {
-		lookedFor = append(lookedFor, "body field "+g.bodyName.Field)
-	}
-	return &silence{warn: func() {
-		if len(lookedFor) == 0 {
-			return // a gate for signals only recognises nobody by design
-		}
-		g.logger.Warn("no account was recognised in any gated request so far, so nobody's preference was asked for; check the names",
-			zap.Int("requests", silentRequests), zap.Strings("looked_for", lookedFor))
-	}}
-}
-
-func (s *silence) heard(identified bool) {
-	if s.identified.Load() {
-		return
-	}
-	if identified {
-		s.identified.Store(true)
-	} else if s.requests.Add(1) == silentRequests {
-		s.warn()
-	}
-}
 
 // Interface guards
 var (

@@ -16,10 +16,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -103,12 +105,8 @@ func fxaGate(tb testing.TB, mode string) *Gate {
 // sessionOf returns a session cookie of the account.
 func sessionOf(tb testing.TB, uid string) string {
 	tb.Helper()
-	key, err := os.ReadFile("testdata/keys/shared.secret")
-	if err != nil {
-		tb.Fatal(err)
-	}
 	minter, err := token.NewMinter(token.MinterConfig{
-		Key: []byte(strings.TrimSpace(string(key))), ClientID: "test", Issuer: "id", Audience: "web", Lifetime: time.Hour,
+		Key: []byte(strings.TrimSpace(readKey(tb, "shared.secret"))), ClientID: "test", Issuer: "id", Audience: "web", Lifetime: time.Hour,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -356,6 +354,103 @@ func TestCollectedBodyReachesTheUpstreamUnchanged(t *testing.T) {
 	if app.body != body {
 		t.Errorf("the upstream got %q, not %q", app.body, body)
 	}
+}
+
+// TestClaimWithoutProfile: where only the token says what its account prefers,
+// a claim that is absent means that no choice was made, and one that cannot
+// be read is unknown.
+func TestClaimWithoutProfile(t *testing.T) {
+	t.Parallel()
+	gate := newGate(t, `metrics_gate {
+		route POST /beacon
+		session jwt {
+			cookie session
+			secret {file.testdata/keys/shared.secret}
+			optout_claim metrics_optout
+		}
+	}`)
+	secret := strings.TrimSpace(readKey(t, "shared.secret"))
+	for name, test := range map[string]struct {
+		claim  any
+		reason policy.Reason
+	}{
+		"opted out":  {true, policy.ReasonPreference},
+		"allowed":    {"false", policy.ReasonExplicitAllow},
+		"no choice":  {nil, policy.ReasonDefault},
+		"absent":     {absent, policy.ReasonDefault},
+		"unreadable": {1, policy.ReasonUnknown},
+		"misspelt":   {"TRUE", policy.ReasonUnknown},
+	} {
+		claims := jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
+		if test.claim != absent {
+			claims["metrics_optout"] = test.claim
+		}
+		signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second time it comes out of the cache
+			r, _ := request("POST", "/beacon", "", map[string]string{"Cookie": "session=" + signed})
+			if got := gate.decideGated(r, gate.routes.match("POST", "/beacon")); got.Reason != test.reason {
+				t.Errorf("%s: %v %v, want %v", name, got.Action, got.Reason, test.reason)
+			}
+		}
+	}
+}
+
+const absent = "absent"
+
+// TestLookupsShareOneTimeout sends a beacon that proves one account and names
+// another to a profile server that never answers. However many lookups it
+// takes, the request must not wait for much longer than the one timeout.
+func TestLookupsShareOneTimeout(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 8)
+	never := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		select {
+		case <-never:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(never) })
+	gate := newGate(t, `metrics_gate {
+		preset fxa
+		on_unknown collect
+		session jwt {
+			cookie session
+			secret {file.testdata/keys/shared.secret}
+		}
+		profile `+server.URL+`/{uid} {
+			auth bearer {file.testdata/keys/shared.secret}
+			timeout 200ms
+		}
+	}`)
+	r, _ := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, map[string]string{"Cookie": sessionOf(t, allowedUID)})
+	if got := gate.decideGated(r, gate.routes.match("POST", "/metrics")); got.Reason != policy.ReasonUnknown {
+		t.Errorf("decided by %v", got.Reason)
+	}
+	// The session's lookup has used the time up: the name is asked about in
+	// the background at most, and nobody waits for it.
+	if gate.lookupTime != 200*time.Millisecond {
+		t.Errorf("lookups share %v", gate.lookupTime)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), -time.Second)
+	defer cancel()
+	if got := gate.profile.LookupNamed(ctx, unsetUID, time.Now()); got != policy.Unknown {
+		t.Errorf("without time left the preference is %v", got)
+	}
+}
+
+func readKey(tb testing.TB, name string) string {
+	tb.Helper()
+	text, err := os.ReadFile("testdata/keys/" + name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
 }
 
 func TestExperimentRoutes(t *testing.T) {

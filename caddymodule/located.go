@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -25,6 +26,14 @@ func wrongAt(word, format string, args ...any) error {
 	return located{[]string{word}, fmt.Errorf(format, args...)}
 }
 
+// numbered names one of several blocks of a kind, in the order written.
+func numbered(word string, i, n int) string {
+	if n < 2 {
+		return word
+	}
+	return fmt.Sprintf("%s (block %d of %d)", word, i+1, n)
+}
+
 // at puts words in front of where an error is, or of where each of several
 // joined errors is. Without an error it returns nil.
 func at(err error, words ...string) error {
@@ -34,6 +43,8 @@ func at(err error, words ...string) error {
 	case located:
 		return located{slices.Concat(words, err.words), err.err}
 	case *token.ConfigError:
+		return located{slices.Concat(words, []string{err.Setting}), err.Err}
+	case *profileclient.ConfigError:
 		return located{slices.Concat(words, []string{err.Setting}), err.Err}
 	case interface{ Unwrap() []error }:
 		var all []error

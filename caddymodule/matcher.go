@@ -10,10 +10,10 @@ import (
 
 func init() { caddy.RegisterModule(MatchOptOut{}) }
 
-// MatchOptOut matches requests that the gate decided to block: pages of
-// people who opted out, for directives that are ordered after metrics_gate
-// or stand behind it in a route. It matches nothing where no gate has run
-// before it, and nothing in shadow mode.
+// MatchOptOut matches requests that the gate decided to block, whatever the
+// reason: mostly pages of people who opted out, for directives that are
+// ordered after metrics_gate or stand behind it in a route. It matches
+// nothing where no gate has run before it, and nothing in shadow mode.
 type MatchOptOut struct{}
 
 // optOutVar is the variable by which the gate tells the matcher.

@@ -34,7 +34,7 @@ var (
 
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_profile_lookups_total",
-		Help: "Requests to the profile server for a preference, by outcome.",
+		Help: "Lookups of preferences that were not cached, by outcome.",
 	}, []string{"outcome"})
 
 	lookupSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"time"
@@ -146,16 +147,15 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	settings := profileSettings{
 		Field:              p.Field,
 		Inverted:           p.Inverted,
-		Timeout:            orDefault(time.Duration(p.Timeout), defaultTimeout),
-		MaxAge:             orDefault(time.Duration(p.MaxAge), defaultMaxAge),
+		Timeout:            cmp.Or(time.Duration(p.Timeout), defaultTimeout),
+		MaxAge:             cmp.Or(time.Duration(p.MaxAge), defaultMaxAge),
 		MaxEntries:         p.maxEntries(),
-		ConcurrentRequests: orDefault(p.Concurrency, defaultConcurrency),
+		ConcurrentRequests: cmp.Or(p.Concurrency, defaultConcurrency),
 		Forward:            p.Auth.Forward,
 	}
-	// {uid} is the client's placeholder and not one of Caddy's.
-	const uid, keep = "{uid}", "\x00uid\x00"
-	url, err := resolve(repl, strings.ReplaceAll(p.URL, uid, keep))
-	settings.URL = strings.ReplaceAll(url, keep, uid)
+	repl.Set("uid", "{uid}") // it is the client's placeholder and not one of Caddy's
+	var err error
+	settings.URL, err = resolve(repl, p.URL)
 	problems := []error{at(err, "url")}
 	if p.Auth.Bearer != "" {
 		settings.Bearer, err = resolve(repl, p.Auth.Bearer)
@@ -164,9 +164,17 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	if mint := p.Auth.Mint; mint != nil {
 		settings.MintKey, err = resolve(repl, mint.Key)
 		problems = append(problems, at(err, "auth mint", "key"))
-		settings.ClientID = orDefault(mint.ClientID, defaultClientID)
-		settings.Issuer = orDefault(mint.Issuer, settings.ClientID)
-		settings.Audience = orDefault(mint.Audience, settings.URL)
+		claim := func(word, value, standard string) string {
+			if value == "" {
+				return standard
+			}
+			resolved, err := resolve(repl, value)
+			problems = append(problems, at(err, "auth mint", word))
+			return resolved
+		}
+		settings.ClientID = claim("client_id", mint.ClientID, defaultClientID)
+		settings.Issuer = claim("issuer", mint.Issuer, settings.ClientID)
+		settings.Audience = claim("audience", mint.Audience, settings.URL)
 	}
 	return settings, errors.Join(problems...)
 }
@@ -211,14 +219,6 @@ func (s *profileSettings) auth() (profileclient.Auth, error) {
 		return profileclient.Auth{}, at(err, "auth mint")
 	}
 	return profileclient.Mint(minter), nil
-}
-
-func orDefault[T comparable](value, standard T) T {
-	var unset T
-	if value == unset {
-		return standard
-	}
-	return value
 }
 
 // The loggers of pooled state must not belong to a configuration that may

@@ -73,17 +73,21 @@ func (p *ProfileServer) Provision(ctx caddy.Context) error {
 		return at(wrongAt("tokens", "none given, so nobody could use the API; write tokens jwt { ... }"), where)
 	}
 	repl := caddy.NewReplacer()
-	config := profileserver.Config{
-		TrustedClients: p.TrustedClients,
-		Standalone:     p.Standalone,
-		Log:            ctx.Logger(),
+	config := profileserver.Config{Standalone: p.Standalone, Log: ctx.Logger()}
+	for _, client := range p.TrustedClients {
+		resolved, err := resolve(repl, client)
+		if err != nil {
+			return at(err, where, "trusted_client")
+		}
+		config.TrustedClients = append(config.TrustedClients, resolved)
 	}
-	for _, tokens := range p.Tokens {
+	for i, tokens := range p.Tokens {
+		word := numbered("tokens jwt", i, len(p.Tokens))
 		verifier, err := tokens.verifier(repl, &p.leases)
 		if err != nil {
-			return at(err, where, "tokens jwt")
+			return at(err, where, word)
 		}
-		tokens.JWT.warn(ctx.Logger(), where+" › tokens jwt")
+		tokens.JWT.warn(ctx.Logger(), where+" › "+word)
 		config.Tokens = append(config.Tokens, verifier)
 	}
 	file, err := resolve(repl, p.Store.SQLite)

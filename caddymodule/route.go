@@ -104,7 +104,7 @@ func (r *Route) validate() error {
 // gatedRoute is a Route made ready for requests.
 type gatedRoute struct {
 	methods    []string
-	path       string // as matched: without /*, or without a trailing slash
+	path       string // as matched: without the *, or without a trailing slash
 	experiment bool
 	answer     *answer
 	requests   [2][policy.ReasonCount]prometheus.Counter // by action and reason

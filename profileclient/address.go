@@ -30,7 +30,7 @@ func parseAddress(text string) (address, error) {
 		return address{}, errors.New("it must start with https:// or http:// and a host, " +
 			"such as https://profile.example.org/v1")
 	case u.User != nil:
-		return address{}, errors.New("it holds a user name or password; give the credential with Auth")
+		return address{}, errors.New("it holds a user name or password; give the credential with auth")
 	case u.Fragment != "":
 		return address{}, errors.New("it holds a fragment, which is never sent; leave out # and what follows")
 	}

@@ -16,9 +16,9 @@
 package profileclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -78,6 +78,17 @@ type Config struct {
 	Observer Observer
 }
 
+// ConfigError says which setting is wrong, by the name that it has in a
+// configuration file, and how.
+type ConfigError struct {
+	Setting string
+	Err     error
+}
+
+func (e *ConfigError) Error() string { return "profile client: " + e.Setting + ": " + e.Err.Error() }
+
+func (e *ConfigError) Unwrap() error { return e.Err }
+
 // Account is whom a lookup is about, and what their credential says.
 type Account struct {
 	// UID is the account's id. An account without one is not asked about.
@@ -125,43 +136,43 @@ func New(config Config) (*Client, error) {
 	var problems []error
 	target, err := parseAddress(config.URL)
 	if err != nil {
-		problems = append(problems, fmt.Errorf("URL: %w", err))
+		problems = append(problems, &ConfigError{"url", err})
 	}
 	auth := config.Auth
 	switch {
 	case auth == Auth{}:
-		problems = append(problems, errors.New("Auth: there is no credential; write Mint, Forward or Bearer with one that is not empty"))
+		problems = append(problems, &ConfigError{"auth", errors.New("there is no credential; write one that is not empty")})
 	case strings.ContainsFunc(auth.bearer, unicode.IsControl):
-		problems = append(problems, errors.New("Auth: the bearer token holds a line break or another control character; write the token alone"))
+		problems = append(problems, &ConfigError{"auth", errors.New("the bearer token holds a line break or another control character; write the token alone")})
 	case auth.bearer != "" && err == nil && !target.perAccount:
-		problems = append(problems, errors.New("Auth: a bearer token does not say whose preference is asked for; put {uid} into the URL, or use Mint"))
+		problems = append(problems, &ConfigError{"auth", errors.New("a bearer token does not say whose preference is asked for; put {uid} into the URL, or mint tokens")})
 	}
 	for _, limit := range []struct {
 		name  string
 		value int64
 	}{
-		{"Timeout", int64(config.Timeout)},
-		{"MaxAge", int64(config.MaxAge)},
-		{"MaxEntries", int64(config.MaxEntries)},
-		{"Concurrency", int64(config.Concurrency)},
+		{"timeout", int64(config.Timeout)},
+		{"max_age", int64(config.MaxAge)},
+		{"max_entries", int64(config.MaxEntries)},
+		{"concurrency", int64(config.Concurrency)},
 	} {
 		if limit.value < 0 {
-			problems = append(problems, fmt.Errorf("%s: it is negative; leave it out for the default", limit.name))
+			problems = append(problems, &ConfigError{limit.name, errors.New("it is negative; leave it out for the default")})
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
-		return nil, fmt.Errorf("profile client: %w", err)
+		return nil, err
 	}
 
-	maxEntries := max(20, orDefault(config.MaxEntries, 100_000))
-	concurrency := orDefault(config.Concurrency, 64)
+	maxEntries := max(20, cmp.Or(config.MaxEntries, 100_000))
+	concurrency := cmp.Or(config.Concurrency, 64)
 	c := &Client{
 		address:    target,
-		field:      orDefault(config.Field, "metrics_optout"),
+		field:      cmp.Or(config.Field, "metrics_optout"),
 		inverted:   config.Inverted,
 		auth:       auth,
-		timeout:    orDefault(config.Timeout, 300*time.Millisecond),
-		maxAge:     orDefault(config.MaxAge, time.Minute),
+		timeout:    cmp.Or(config.Timeout, 300*time.Millisecond),
+		maxAge:     cmp.Or(config.MaxAge, time.Minute),
 		transport:  config.Transport,
 		observer:   config.Observer,
 		start:      time.Now(),
@@ -187,14 +198,6 @@ func New(config Config) (*Client, error) {
 		c.health.report = func(error) {}
 	}
 	return c, nil
-}
-
-func orDefault[T comparable](value, standard T) T {
-	var unset T
-	if value == unset {
-		return standard
-	}
-	return value
 }
 
 // newTransport makes a pool of connections for one server. Dialling may take

@@ -24,22 +24,22 @@ func TestNewRefuses(t *testing.T) {
 		config profileclient.Config
 		says   string
 	}{
-		"no URL":             {profileclient.Config{Auth: mint}, "URL: it must start with https://"},
-		"no scheme":          {profileclient.Config{URL: "profile.example.org/v1", Auth: mint}, "URL: it must start with https://"},
-		"other scheme":       {profileclient.Config{URL: "ftp://profile.example.org", Auth: mint}, "URL: it must start with https://"},
-		"not a URL":          {profileclient.Config{URL: "http://a:b:c/", Auth: mint}, "URL: it is not a URL"},
-		"password":           {profileclient.Config{URL: "http://user:hunter2@example.org/", Auth: mint}, "URL: it holds a user name"},
-		"unreadable secret":  {profileclient.Config{URL: "http://user:hunter2@exa mple.org/", Auth: mint}, "URL: it is not a URL"},
-		"fragment":           {profileclient.Config{URL: "http://example.org/#v1", Auth: mint}, "URL: it holds a fragment"},
-		"uid in host":        {profileclient.Config{URL: "http://{uid}.example.org/", Auth: mint}, "URL: it is not a URL"},
-		"no auth":            {profileclient.Config{URL: "http://example.org"}, "Auth: there is no credential"},
-		"empty bearer":       {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Bearer("")}, "Auth: there is no credential"},
-		"bearer with break":  {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Bearer("hunter2\n")}, "Auth: the bearer token holds a line break"},
-		"bearer without uid": {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Bearer("hunter2")}, "Auth: a bearer token does not say"},
-		"timeout":            {profileclient.Config{URL: "http://example.org/", Auth: mint, Timeout: -1}, "Timeout: it is negative"},
-		"max age":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxAge: -1}, "MaxAge: it is negative"},
-		"entries":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxEntries: -1}, "MaxEntries: it is negative"},
-		"concurrency":        {profileclient.Config{URL: "http://example.org/", Auth: mint, Concurrency: -1}, "Concurrency: it is negative"},
+		"no URL":             {profileclient.Config{Auth: mint}, "url: it must start with https://"},
+		"no scheme":          {profileclient.Config{URL: "profile.example.org/v1", Auth: mint}, "url: it must start with https://"},
+		"other scheme":       {profileclient.Config{URL: "ftp://profile.example.org", Auth: mint}, "url: it must start with https://"},
+		"not a URL":          {profileclient.Config{URL: "http://a:b:c/", Auth: mint}, "url: it is not a URL"},
+		"password":           {profileclient.Config{URL: "http://user:hunter2@example.org/", Auth: mint}, "url: it holds a user name"},
+		"unreadable secret":  {profileclient.Config{URL: "http://user:hunter2@exa mple.org/", Auth: mint}, "url: it is not a URL"},
+		"fragment":           {profileclient.Config{URL: "http://example.org/#v1", Auth: mint}, "url: it holds a fragment"},
+		"uid in host":        {profileclient.Config{URL: "http://{uid}.example.org/", Auth: mint}, "url: it is not a URL"},
+		"no auth":            {profileclient.Config{URL: "http://example.org"}, "auth: there is no credential"},
+		"empty bearer":       {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Bearer("")}, "auth: there is no credential"},
+		"bearer with break":  {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Bearer("hunter2\n")}, "auth: the bearer token holds a line break"},
+		"bearer without uid": {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Bearer("hunter2")}, "auth: a bearer token does not say"},
+		"timeout":            {profileclient.Config{URL: "http://example.org/", Auth: mint, Timeout: -1}, "timeout: it is negative"},
+		"max age":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxAge: -1}, "max_age: it is negative"},
+		"entries":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxEntries: -1}, "max_entries: it is negative"},
+		"concurrency":        {profileclient.Config{URL: "http://example.org/", Auth: mint, Concurrency: -1}, "concurrency: it is negative"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

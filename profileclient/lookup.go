@@ -34,7 +34,7 @@ func (c *Client) ask(ctx context.Context, a Account, named bool, seen instant) p
 		return policy.Unknown
 	}
 	select {
-	case result := <-c.lookUp(a, named, false, seen):
+	case result := <-c.join(a, named, false, seen):
 		return result.Val.(policy.Preference)
 	case <-ctx.Done():
 		return policy.Unknown
@@ -44,7 +44,7 @@ func (c *Client) ask(ctx context.Context, a Account, named bool, seen instant) p
 // prefetch starts a lookup and does not wait for it.
 func (c *Client) prefetch(a Account, named bool, seen instant) {
 	if c.closing.Err() == nil && c.askable(a) {
-		c.lookUp(a, named, true, seen)
+		c.join(a, named, true, seen)
 	}
 }
 
@@ -57,14 +57,14 @@ func (c *Client) askable(a Account) bool {
 	return true
 }
 
-// lookUp joins the lookup of the account that is in flight, or starts one. It
+// join joins the lookup of the account that is in flight, or starts one. It
 // runs on a context of its own: the others still wait when the caller that
 // came first has gone away.
 //
 // Names have a group of their own in front, which holds a slot of theirs
 // before it joins the lookup or starts it. So a proven account can share a
 // lookup that a name has started, and never one that had no slot.
-func (c *Client) lookUp(a Account, named, background bool, seen instant) <-chan singleflight.Result {
+func (c *Client) join(a Account, named, background bool, seen instant) <-chan singleflight.Result {
 	if !named {
 		return c.lookups.DoChan(a.UID, func() (any, error) {
 			return c.run(a, c.proven, background, seen), nil

@@ -112,7 +112,7 @@ func (s *Server) Owns(path string) bool {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "private, no-cache, no-store, must-revalidate")
-	h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+	h.Set("Strict-Transport-Security", "max-age=31536000")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 

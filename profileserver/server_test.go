@@ -175,7 +175,7 @@ func (i instance) send(t *testing.T, q request) response {
 	}
 	for name, want := range map[string]string{
 		"Cache-Control":             "private, no-cache, no-store, must-revalidate",
-		"Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+		"Strict-Transport-Security": "max-age=31536000",
 		"X-Content-Type-Options":    "nosniff",
 		"X-Frame-Options":           "DENY",
 	} {

@@ -52,19 +52,22 @@ type entry struct {
 	until, issued int64
 	uidStart      uint32
 	uidBytes      uint8
+	hasClaim      bool
 	claim         policy.Preference
 }
 
 // verified is what is known of a token that verified.
 type verified struct {
 	uid    string
-	until  int64             // Unix seconds up to which the token need not be verified again
-	issued int64             // iat in Unix seconds; that of the zero time where there is none
-	claim  policy.Preference // Unknown: the token carries none
+	until  int64 // Unix seconds up to which the token need not be verified again
+	issued int64 // iat in Unix seconds; that of the zero time where there is none
+	// hasClaim and claim are as in Subject.
+	hasClaim bool
+	claim    policy.Preference
 }
 
 // newTokenCache returns a cache of at most so many entries (and at least
-// two). There are many more shards than processors. A small cache has fewer,
+// two). There are up to 64 shards, so that requests seldom meet. A small cache has fewer,
 // since digests do not spread evenly over shards of a handful of entries.
 func newTokenCache(entries int) *tokenCache {
 	shards := 1
@@ -144,7 +147,7 @@ func (g *generation) get(key *tokenKey) (verified, bool) {
 	}
 	// String does not copy: a Builder never changes what it has written.
 	uid := g.uids.String()[e.uidStart:][:e.uidBytes]
-	return verified{uid: uid, until: e.until, issued: e.issued, claim: e.claim}, true
+	return verified{uid: uid, until: e.until, issued: e.issued, hasClaim: e.hasClaim, claim: e.claim}, true
 }
 
 func (g *generation) put(key *tokenKey, v verified) {
@@ -153,6 +156,7 @@ func (g *generation) put(key *tokenKey, v verified) {
 		issued:   v.issued,
 		uidStart: uint32(g.uids.Len()), //nolint:gosec // 255 bytes for each entry of one shard
 		uidBytes: uint8(len(v.uid)),    //nolint:gosec // at most 255, see token.IsUID
+		hasClaim: v.hasClaim,
 		claim:    v.claim,
 	}
 	g.uids.WriteString(v.uid)

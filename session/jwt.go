@@ -35,8 +35,8 @@ type JWTConfig struct {
 	UIDClaim string
 
 	// OptOutClaim is the claim with the account's preference: true, false or
-	// null, or one of these as a string. Anything else is no claim. Default:
-	// none.
+	// null, or one of these as a string. Anything else is a preference that
+	// could not be learnt. Default: none.
 	OptOutClaim string
 
 	// CacheEntries bounds how many verified tokens are remembered. Default:
@@ -127,8 +127,8 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		uid:    uid,
 		until:  min(claims.Expires.Unix(), now.Add(verifiedFor).Unix()),
 		issued: claims.Issued.Unix(),
-		claim:  j.claim(claims),
 	}
+	fresh.claim, fresh.hasClaim = j.claim(claims)
 	// Within the leeway a token is good and yet past its exp: it would only
 	// push out others.
 	if fresh.until > now.Unix() {
@@ -170,33 +170,32 @@ func (j *JWT) withoutScheme(value string) string {
 	return textproto.TrimString(value)
 }
 
-// claim reads the preference that the token carries, and Unknown where it
-// carries none.
-func (j *JWT) claim(claims *token.Claims) policy.Preference {
+// claim reads the preference that the token carries, if it carries one.
+func (j *JWT) claim(claims *token.Claims) (preference policy.Preference, found bool) {
 	if j.config.OptOutClaim == "" {
-		return policy.Unknown
+		return policy.Unknown, false
 	}
-	value, ok := claims.Value(j.config.OptOutClaim)
+	value, found := claims.Value(j.config.OptOutClaim)
 	switch value {
 	case true, "true":
-		return policy.OptedOut
+		return policy.OptedOut, found
 	case false, "false":
-		return policy.Allowed
+		return policy.Allowed, found
 	case "null":
-		return policy.Unset
+		return policy.Unset, found
 	case nil:
-		if ok {
-			return policy.Unset
+		if found {
+			return policy.Unset, found
 		}
 	}
-	return policy.Unknown
+	return policy.Unknown, found
 }
 
 // subject is whom the token proves.
 func (v *verified) subject(raw string, now time.Time) Subject {
 	subject := Subject{
 		Session: policy.Verified, UID: v.uid, Token: raw,
-		HasClaim: v.claim != policy.Unknown, Claim: v.claim,
+		HasClaim: v.hasClaim, Claim: v.claim,
 	}
 	if subject.HasClaim {
 		// Where there is no iat, this is the zero time again. An issuer's clock

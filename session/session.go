@@ -29,10 +29,11 @@ type Subject struct {
 	// Token is the credential that proves UID, for passing it on; empty where
 	// there is none to pass on.
 	Token string
-	// HasClaim says that the credential carries a preference: Claim, as of
-	// ClaimedAt.
+	// HasClaim says that the credential carries the claim of a preference:
+	// Claim, as of ClaimedAt.
 	HasClaim bool
-	// Claim is that preference; never Unknown where HasClaim is set.
+	// Claim is that preference, and Unknown where the claim is there but
+	// cannot be read as one. That is never the same as no claim.
 	Claim policy.Preference
 	// ClaimedAt is the earlier of the token's iat and now. It is zero where
 	// the token has no iat: such a claim cannot be compared with what was

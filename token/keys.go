@@ -63,7 +63,7 @@ func algorithms(key any) []string {
 
 func secretKey(secret []byte) ([]string, jwt.Keyfunc, error) {
 	if err := checkSecret(secret); err != nil {
-		return nil, nil, err
+		return nil, nil, &ConfigError{"secret", err}
 	}
 	return hmacAlgorithms, func(*jwt.Token) (any, error) { return secret, nil }, nil
 }
@@ -91,9 +91,9 @@ func pemKeys(texts [][]byte) ([]string, jwt.Keyfunc, error) {
 func checkSecret(secret []byte) error {
 	switch {
 	case isPEM(secret):
-		return &ConfigError{"secret", errors.New("this is PEM, and so a key rather than a secret; write it as a key")}
+		return errors.New("this is PEM, and so a key rather than a secret; write it as a key")
 	case len(secret) < minSecretBytes:
-		return &ConfigError{"secret", fmt.Errorf("it has %d bytes; write at least %d random ones (openssl rand -hex 32)", len(secret), minSecretBytes)}
+		return fmt.Errorf("it has %d bytes; write at least %d random ones (openssl rand -hex 32)", len(secret), minSecretBytes)
 	}
 	return nil
 }

@@ -35,11 +35,11 @@ type Minter struct {
 // NewMinter checks config.
 func NewMinter(config MinterConfig) (*Minter, error) {
 	if config.Lifetime < time.Second {
-		return nil, fmt.Errorf("lifetime: %v is too short; write at least 1s", config.Lifetime)
+		return nil, &ConfigError{"lifetime", fmt.Errorf("%v is too short; write at least 1s", config.Lifetime)}
 	}
 	if !isPEM(config.Key) {
 		if err := checkSecret(config.Key); err != nil {
-			return nil, err
+			return nil, &ConfigError{"key", err}
 		}
 		return &Minter{config, jwt.SigningMethodHS256, config.Key}, nil
 	}

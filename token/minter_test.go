@@ -150,8 +150,8 @@ func TestRefusedMinters(t *testing.T) {
 		lifetime time.Duration
 		want     string
 	}{
-		"no key":           {nil, time.Minute, "secret: it has 0 bytes; write at least 32"},
-		"short secret":     {secret[:31], time.Minute, "secret: it has 31 bytes; write at least 32"},
+		"no key":           {nil, time.Minute, "key: it has 0 bytes; write at least 32"},
+		"short secret":     {secret[:31], time.Minute, "key: it has 31 bytes; write at least 32"},
 		"no lifetime":      {secret, 0, "lifetime: 0s is too short; write at least 1s"},
 		"public key":       {publicPEM(rsaKey), time.Minute, "key: this is not a private key"},
 		"encrypted":        {pemOf("ENCRYPTED PRIVATE KEY", []byte("x")), time.Minute, "key: this key is encrypted"},

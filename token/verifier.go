@@ -47,8 +47,8 @@ var (
 	ErrExpired = errors.New("the token has expired")
 )
 
-// ConfigError says which setting is wrong, and how: secret, key, jwks or
-// leeway.
+// ConfigError says which setting is wrong, and how: secret, key, jwks, leeway
+// or, of a minter, lifetime.
 type ConfigError struct {
 	Setting string
 	Err     error

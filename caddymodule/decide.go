@@ -1,0 +1,152 @@
+package caddymodule
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// isPage says whether the browser asks for a document to show. Browsers that
+// do not send Fetch metadata are recognised by what they accept.
+func isPage(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 {
+		return dest[0] == "document" || dest[0] == "iframe" || dest[0] == "frame"
+	}
+	for _, accept := range r.Header["Accept"] {
+		if strings.Contains(accept, "text/html") {
+			return true
+		}
+	}
+	return false
+}
+
+// namesDecide says whether an account that a body names can decide over the
+// route. It cannot on experiment routes: there the reply is what is asked
+// for, so it would tell the preference of whoever is named.
+func (g *Gate) namesDecide(route *gatedRoute) bool {
+	return g.bodyName != nil && !route.experiment
+}
+
+// decideGated decides a gated request; it may wait for lookups.
+func (g *Gate) decideGated(r *http.Request, route *gatedRoute) policy.Decision {
+	now := time.Now()
+	ctx := r.Context()
+	subject := g.sessions.Find(r, now, g.countSession)
+	preference := policy.Unknown
+	if subject.Session == policy.Verified {
+		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
+			return g.profile.Lookup(ctx, account, now)
+		})
+	}
+	decision := g.decideSession(r, subject, preference, now)
+	identified := subject.Session == policy.Verified || subject.Named != ""
+	if decision.Action == policy.Collect && (namesAnother(subject) || g.namesDecide(route)) {
+		var named bool
+		decision, named = g.decideNamed(r, route, subject, decision, g.lookupTime-time.Since(now))
+		identified = identified || named
+	}
+	g.silence.heard(identified)
+	return decision
+}
+
+// decideNamed goes on with a decision that collects: it looks up the accounts
+// that the request only names, an expired session's before the body's. All
+// lookups of a request together wait for no longer than the profile's
+// timeout, of which left is what the session's has left.
+func (g *Gate) decideNamed(r *http.Request, route *gatedRoute, subject session.Subject, decision policy.Decision, left time.Duration) (_ policy.Decision, named bool) {
+	preferenceOf := func(uid string) policy.Preference {
+		if g.profile == nil {
+			return policy.Unknown
+		}
+		start := time.Now()
+		defer func() { left -= time.Since(start) }()
+		ctx, cancel := context.WithTimeout(r.Context(), left)
+		defer cancel()
+		return g.profile.LookupNamed(ctx, uid, start)
+	}
+	if namesAnother(subject) {
+		decision = g.rules.DecideNamed(decision, preferenceOf(subject.Named))
+	}
+	if decision.Action == policy.Block || !g.namesDecide(route) {
+		return decision, false
+	}
+	switch name, result := g.bodyName.Read(r); {
+	case result == session.NotLearnt:
+		return g.rules.DecideNamed(decision, policy.Unknown), false
+	case result == session.NoName, name == subject.UID, name == subject.Named:
+		return decision, false
+	default:
+		return g.rules.DecideNamed(decision, preferenceOf(name)), true
+	}
+}
+
+// decidePage decides a page, which never waits: a preference that is not
+// known yet is looked up in the background, so that the beacon that follows
+// finds it warm.
+func (g *Gate) decidePage(r *http.Request) policy.Decision {
+	now := time.Now()
+	subject := g.sessions.Find(r, now, g.countSession)
+	preference := policy.Unknown
+	if subject.Session == policy.Verified {
+		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
+			return g.profile.Cached(account, now)
+		})
+	}
+	decision := g.decideSession(r, subject, preference, now)
+	if decision.Action == policy.Collect && namesAnother(subject) {
+		named := policy.Unknown
+		if g.profile != nil {
+			named = g.profile.CachedNamed(subject.Named, now)
+		}
+		decision = g.rules.DecideNamed(decision, named)
+	}
+	return decision
+}
+
+// decideSession applies the rules to the session and the signal, and has the
+// browser's opt-out written into a profile that holds no choice.
+func (g *Gate) decideSession(r *http.Request, subject session.Subject, preference policy.Preference, now time.Time) policy.Decision {
+	decision := g.rules.Decide(subject.Session, preference, g.signals.Read(r.Header))
+	if decision.WriteBack && g.writeBack && !g.shadow {
+		g.profile.WriteBack(account(subject), now)
+	}
+	return decision
+}
+
+// preference is what the verified subject prefers: what ask says or, without
+// a profile, what the token itself says. A token that lacks the claim then
+// means that no choice was made; one whose claim cannot be read is unknown.
+func (g *Gate) preference(subject session.Subject, ask func(profileclient.Account) policy.Preference) policy.Preference {
+	switch {
+	case g.profile != nil:
+		return ask(account(subject))
+	case subject.HasClaim:
+		return subject.Claim
+	default:
+		return policy.Unset
+	}
+}
+
+// namesAnother says whether an expired session names an account other than
+// the one that another session has proven.
+func namesAnother(subject session.Subject) bool {
+	return subject.Named != "" && subject.Named != subject.UID
+}
+
+func account(subject session.Subject) profileclient.Account {
+	return profileclient.Account{
+		UID:       subject.UID,
+		Token:     subject.Token,
+		HasClaim:  subject.HasClaim && subject.Claim != policy.Unknown,
+		Claim:     subject.Claim,
+		ClaimedAt: subject.ClaimedAt,
+	}
+}

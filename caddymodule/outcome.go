@@ -1,0 +1,93 @@
+package caddymodule
+
+import (
+	"net/http"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// The values of the placeholders, boxed once.
+var (
+	actionValues = [...]any{policy.Block: policy.Block.String(), policy.Collect: policy.Collect.String()}
+	reasonValues = func() (values [policy.ReasonCount]any) {
+		for reason := range policy.ReasonCount {
+			values[reason] = reason.String()
+		}
+		return values
+	}()
+)
+
+// publish tells the handlers that follow what was decided.
+func (g *Gate) publish(r *http.Request, decision policy.Decision) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(decisionPlaceholder, actionValues[decision.Action])
+		repl.Set(reasonPlaceholder, reasonValues[decision.Reason])
+	}
+	if decision.Action == policy.Block && !g.shadow {
+		caddyhttp.SetVar(r.Context(), optOutVar, true)
+	}
+}
+
+// block answers a request in the application's place.
+func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) error {
+	if !g.LogBlocked {
+		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
+	if g.reject && !route.experiment && !decision.ByName {
+		return rejected.write(w, r)
+	}
+	return route.answer.write(w, r)
+}
+
+// outcomes holds the values of outcome headers that are in use, so that one
+// costs no allocation. A slice that is shared by all requests would not do,
+// since handlers that rewrite headers write into it.
+var outcomes = sync.Pool{New: func() any { return new([1]string) }}
+
+// announce sets the outcome header for the application.
+func announce(r *http.Request, decision policy.Decision) *[1]string {
+	outcome := outcomes.Get().(*[1]string)
+	outcome[0] = decision.Action.String()
+	r.Header[outcomeHeader] = outcome[:]
+	return outcome
+}
+
+// withdraw takes the header back before its memory is used again: no handler
+// may go on to read the request's header when it has returned. Caddy's reverse
+// proxy has sent a copy.
+func withdraw(r *http.Request, outcome *[1]string) {
+	delete(r.Header, outcomeHeader)
+	outcomes.Put(outcome)
+}
+
+// pass hands a request on to the application, with the outcome.
+func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Decision, next caddyhttp.Handler) error {
+	outcome := announce(r, decision)
+	err := next.ServeHTTP(w, r)
+	withdraw(r, outcome)
+	if err != nil { // what handle_errors asks in its place should know as well
+		r.Header[outcomeHeader] = []string{decision.Action.String()}
+	}
+	return err
+}
+
+// passUnseen hands a collected request on and answers it as if it had been
+// blocked. A client that could see the application's reply could tell
+// collected from blocked, and so ask for the preference of any account by
+// naming it in a body.
+func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next caddyhttp.Handler) error {
+	defer withdraw(r, announce(r, decision))
+	class, err := discardReply(r, next)
+	upstreamTotal.WithLabelValues(class).Inc()
+	if err != nil {
+		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
+			c.Write(zap.String("class", class), zap.Error(err))
+		}
+	}
+	return route.answer.write(w, r)
+}
