@@ -64,7 +64,7 @@ var rejected = (&Answer{
 
 // write sends the answer. No decision shows in a byte of it, and it must not
 // be kept: the next person behind the same cache may not have opted out.
-func (a *answer) write(w http.ResponseWriter, r *http.Request) error {
+func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	if comesSlowly(r) {
 		header["Connection"] = []string{"close"}
@@ -80,10 +80,11 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(a.status)
 	if r.Method == http.MethodHead || len(a.body) == 0 {
-		return nil
+		return
 	}
-	_, err := w.Write(a.body)
-	return err
+	// A client that has gone leaves nobody to tell. An error would make Caddy
+	// log the request, address included, and a blocked request is not kept.
+	_, _ = w.Write(a.body) //nolint:gosec // the body comes from the configuration
 }
 
 // maxDrained is how much of an unread body is worth reading for the sake of

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,8 +48,8 @@ func (g *Gate) decideGated(r *http.Request, route *gatedRoute) policy.Decision {
 		})
 	}
 	decision := g.decideSession(r, subject, preference, now)
-	identified := subject.Session == policy.Verified || subject.Named != ""
-	if decision.Action == policy.Collect && (namesAnother(subject) || g.namesDecide(route)) {
+	identified := subject.Session == policy.Verified || len(subject.Named) > 0
+	if decision.Action == policy.Collect && (len(subject.Named) > 0 || g.namesDecide(route)) {
 		var named bool
 		decision, named = g.decideNamed(r, route, subject, decision, g.lookupTime-time.Since(now))
 		identified = identified || named
@@ -72,8 +73,10 @@ func (g *Gate) decideNamed(r *http.Request, route *gatedRoute, subject session.S
 		defer cancel()
 		return g.profile.LookupNamed(ctx, uid, start)
 	}
-	if namesAnother(subject) {
-		decision = g.rules.DecideNamed(decision, preferenceOf(subject.Named))
+	for _, name := range subject.Named {
+		if decision.Action == policy.Collect && name != subject.UID {
+			decision = g.rules.DecideNamed(decision, preferenceOf(name))
+		}
 	}
 	if decision.Action == policy.Block || !g.namesDecide(route) {
 		return decision, false
@@ -81,7 +84,7 @@ func (g *Gate) decideNamed(r *http.Request, route *gatedRoute, subject session.S
 	switch name, result := g.bodyName.Read(r); {
 	case result == session.NotLearnt:
 		return g.rules.DecideNamed(decision, policy.Unknown), false
-	case result == session.NoName, name == subject.UID, name == subject.Named:
+	case result == session.NoName, name == subject.UID, slices.Contains(subject.Named, name):
 		return decision, false
 	default:
 		return g.rules.DecideNamed(decision, preferenceOf(name)), true
@@ -101,10 +104,13 @@ func (g *Gate) decidePage(r *http.Request) policy.Decision {
 		})
 	}
 	decision := g.decideSession(r, subject, preference, now)
-	if decision.Action == policy.Collect && namesAnother(subject) {
+	for _, name := range subject.Named {
+		if decision.Action == policy.Block || name == subject.UID {
+			continue
+		}
 		named := policy.Unknown
 		if g.profile != nil {
-			named = g.profile.CachedNamed(subject.Named, now)
+			named = g.profile.CachedNamed(name, now)
 		}
 		decision = g.rules.DecideNamed(decision, named)
 	}
@@ -133,12 +139,6 @@ func (g *Gate) preference(subject session.Subject, ask func(profileclient.Accoun
 	default:
 		return policy.Unset
 	}
-}
-
-// namesAnother says whether an expired session names an account other than
-// the one that another session has proven.
-func namesAnother(subject session.Subject) bool {
-	return subject.Named != "" && subject.Named != subject.UID
 }
 
 func account(subject session.Subject) profileclient.Account {

@@ -202,8 +202,12 @@ func (g *Gate) provisionRoutes() error {
 			path = strings.TrimSuffix(path, "/")
 		}
 		class := cmp.Or(route.Class, classMetrics)
+		methods := route.Methods
+		if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+			methods = append(slices.Clone(methods), http.MethodHead)
+		}
 		return g.routes.add(&gatedRoute{
-			methods:    route.Methods,
+			methods:    methods,
 			path:       path,
 			experiment: class == classExperiment,
 			answer:     route.Answer.prepare(),
@@ -344,9 +348,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case g.shadow:
 		return next.ServeHTTP(w, r)
 	case decision.Action == policy.Block:
-		return g.block(w, r, route, decision)
+		g.block(w, r, route, decision)
+		return nil
 	case g.namesDecide(route):
-		return g.passUnseen(w, r, route, decision, next)
+		g.passUnseen(w, r, route, decision, next)
+		return nil
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		return g.pass(w, r, decision, g.uncached(next))
 	default:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -199,9 +200,14 @@ func TestGatedPaths(t *testing.T) {
 		{"POST", "/api", 0},
 		{"POST", "/api/events/two", 202},
 		{"POST", "/api/Events/one/", 203},
-		{"POST", "/api/events/../x", 200},
+		{"POST", "/api/events/../x", 202}, // below /api/events, as it came
+		{"POST", "/api/../x", 200},
+		{"POST", "/api/.", 200},
+		{"POST", "/x/../api/y", 200},
 		{"GET", "/", 201},
 		{"GET", "//", 201},
+		{"GET", "", 201},
+		{"HEAD", "/", 201},
 	} {
 		status := 0
 		if route := gate.routes.match(test.method, test.path); route != nil {
@@ -288,6 +294,91 @@ func TestOutcomeHeader(t *testing.T) {
 		})
 	}
 }
+
+// TestClientCannotHideTheOutcome: a header that the client calls one of its
+// connection's own is taken out by every proxy.
+func TestClientCannotHideTheOutcome(t *testing.T) {
+	t.Parallel()
+	gate := fxaGate(t, "")
+	for sent, want := range map[string]string{
+		"close, metrics-gate-DECISION": "",
+		"keep-alive":                   "keep-alive",
+	} {
+		app := &upstream{reply: func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("X-Connection", r.Header.Get("Connection"))
+			return nil
+		}}
+		r, w := request("GET", "/", "", map[string]string{"Sec-Fetch-Dest": "document", "Connection": sent})
+		if err := gate.ServeHTTP(w, r, app); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Header().Get("X-Connection"); got != want || len(app.outcome) != 1 {
+			t.Errorf("%s: the application gets Connection %q and the outcome %q", sent, got, app.outcome)
+		}
+	}
+}
+
+// TestErrorPagesKnowTheOutcome: when a handler fails, what handle_errors asks
+// in its place sees the header too.
+func TestErrorPagesKnowTheOutcome(t *testing.T) {
+	t.Parallel()
+	gate := fxaGate(t, "")
+	app := &upstream{reply: func(http.ResponseWriter, *http.Request) error { return caddyhttp.Error(http.StatusBadGateway, io.EOF) }}
+	r, w := request("GET", "/", "", map[string]string{"Sec-Fetch-Dest": "document", "Cookie": "metrics_optout=1"})
+	if err := gate.ServeHTTP(w, r, app); err == nil {
+		t.Fatal("the error is lost")
+	}
+	if got := r.Header.Get(outcomeHeader); got != "block" {
+		t.Errorf("handle_errors reads %q", got)
+	}
+}
+
+// TestUpstreamErrorsAreNotQuoted: an upstream that breaks HTTP is quoted in
+// the error, and it may say what it was sent.
+func TestUpstreamErrorsAreNotQuoted(t *testing.T) {
+	t.Parallel()
+	gate := fxaGate(t, "")
+	core, logs := observer.New(zap.DebugLevel)
+	gate.logger = zap.New(core)
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	for _, failure := range []error{errors.New(`malformed header "` + allowedUID + `"`), refused} {
+		app := &upstream{reply: func(http.ResponseWriter, *http.Request) error {
+			return caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("round trip: %w", failure))
+		}}
+		r, w := request("POST", "/metrics", `{"uid":"`+allowedUID+`"}`, nil)
+		if err := gate.ServeHTTP(w, r, app); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if logs.Len() != 2 {
+		t.Fatalf("%d lines", logs.Len())
+	}
+	for _, line := range logs.All() {
+		if text := fmt.Sprint(line.Message, line.ContextMap()); strings.Contains(text, allowedUID) {
+			t.Errorf("the log quotes the upstream: %s", text)
+		}
+	}
+	if text := fmt.Sprint(logs.All()[1].ContextMap()); !strings.Contains(text, "connection refused") {
+		t.Errorf("the log does not say what is wrong with the network: %s", text)
+	}
+}
+
+// TestGoneClientLeavesNoTrace: Caddy logs the requests of handlers that fail,
+// with their addresses.
+func TestGoneClientLeavesNoTrace(t *testing.T) {
+	t.Parallel()
+	gate := fxaGate(t, "")
+	r, _ := request("POST", "/metrics", "", map[string]string{"Cookie": "metrics_optout=1"})
+	if err := gate.ServeHTTP(goneClient{http.Header{}}, r, new(upstream)); err != nil {
+		t.Errorf("the gate fails with %v", err)
+	}
+}
+
+type goneClient struct{ header http.Header }
+
+func (g goneClient) Header() http.Header     { return g.header }
+func (goneClient) WriteHeader(int)           {}
+func (goneClient) Write([]byte) (int, error) { return 0, errors.New("connection reset") }
 
 // TestBlockedAndCollectedLookTheSame sends beacons that name an opted-out and
 // an allowed account, in front of upstreams that behave as badly as they

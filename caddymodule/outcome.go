@@ -1,7 +1,11 @@
 package caddymodule
 
 import (
+	"errors"
+	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -34,14 +38,15 @@ func (g *Gate) publish(r *http.Request, decision policy.Decision) {
 }
 
 // block answers a request in the application's place.
-func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) error {
+func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) {
 	if !g.LogBlocked {
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
 	if g.reject && !route.experiment && !decision.ByName {
-		return rejected.write(w, r)
+		rejected.write(w, r)
+		return
 	}
-	return route.answer.write(w, r)
+	route.answer.write(w, r)
 }
 
 // outcomes holds the values of outcome headers that are in use, so that one
@@ -49,12 +54,21 @@ func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, 
 // since handlers that rewrite headers write into it.
 var outcomes = sync.Pool{New: func() any { return new([1]string) }}
 
-// announce sets the outcome header for the application.
+// announce sets the outcome header for the application. A client that calls
+// the header one of its connection's own would have every proxy take it out
+// (RFC 9110, section 7.6.1), so such a Connection header is not believed.
 func announce(r *http.Request, decision policy.Decision) *[1]string {
+	if slices.ContainsFunc(r.Header["Connection"], namesOutcomeHeader) {
+		delete(r.Header, "Connection")
+	}
 	outcome := outcomes.Get().(*[1]string)
 	outcome[0] = decision.Action.String()
 	r.Header[outcomeHeader] = outcome[:]
 	return outcome
+}
+
+func namesOutcomeHeader(connection string) bool {
+	return strings.Contains(strings.ToLower(connection), "metrics-gate-decision")
 }
 
 // withdraw takes the header back before its memory is used again: no handler
@@ -80,14 +94,17 @@ func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Deci
 // blocked. A client that could see the application's reply could tell
 // collected from blocked, and so ask for the preference of any account by
 // naming it in a body.
-func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next caddyhttp.Handler) error {
+func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next caddyhttp.Handler) {
 	defer withdraw(r, announce(r, decision))
 	class, err := discardReply(r, next)
 	upstreamTotal.WithLabelValues(class).Inc()
 	if err != nil {
 		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
-			c.Write(zap.String("class", class), zap.Error(err))
+			// Only what is about the network is told: other errors quote what
+			// the upstream sent, which may be what the client has sent.
+			network, _ := errors.AsType[*net.OpError](err)
+			c.Write(zap.String("class", class), zap.NamedError("network", network))
 		}
 	}
-	return route.answer.write(w, r)
+	route.answer.write(w, r)
 }

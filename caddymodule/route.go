@@ -16,8 +16,9 @@ import (
 // Route is a gated route: requests that are non-essential metrics, or that
 // hand out experiment assignments. Everything else is never touched.
 type Route struct {
-	// Methods of the requests, in capitals. At least one; OPTIONS cannot be
-	// gated, since a browser's CORS preflight carries no metrics.
+	// Methods of the requests, in capitals. At least one; GET includes HEAD,
+	// which applications answer with the same code. OPTIONS cannot be gated,
+	// since a browser's CORS preflight carries no metrics.
 	Methods []string `json:"methods,omitempty"`
 
 	// Path of the requests. It matches in any letter case and with or without
@@ -147,11 +148,21 @@ func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
 // match returns the gated route of a request, or nil. The path is the
 // decoded one of the URL. It is matched as the application behind would
 // match it, or something in front of it would make it: /METRICS, /metrics/,
-// //metrics, /./metrics and /%6detrics are all /metrics.
+// //metrics, /./metrics and /%6detrics are all /metrics. So a path is tried as
+// it came and as it is when dots and slashes are resolved: /beacon/..%2fx is
+// below /beacon for one application, and is /x for another.
 func (t *routeTable) match(method, urlPath string) *gatedRoute {
-	if strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.") {
-		urlPath = cleanPath(urlPath)
+	if urlPath == "" { // of a target like http://host, which proxies send on as /
+		urlPath = "/"
 	}
+	route := t.matchAsIs(method, urlPath)
+	if route == nil && (strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.")) {
+		route = t.matchAsIs(method, cleanPath(urlPath))
+	}
+	return route
+}
+
+func (t *routeTable) matchAsIs(method, urlPath string) *gatedRoute {
 	exactPath := urlPath
 	if n := len(urlPath) - 1; n > 0 && urlPath[n] == '/' {
 		exactPath = urlPath[:n]

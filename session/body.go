@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 	"net/textproto"
 	"regexp"
@@ -70,6 +71,9 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	case len(raw) == 0:
 		return "", NoName
 	}
+	if !isUTF8(r.Header.Get("Content-Type")) {
+		return "", NotLearnt
+	}
 	document, ok := inflate(raw, r.Header["Content-Encoding"])
 	if !ok || !json.Valid(document) {
 		return "", NotLearnt
@@ -88,6 +92,20 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 		return "", NotLearnt
 	}
 	return name, Named
+}
+
+// isUTF8 says whether a body of this type is to be read as UTF-8. Applications
+// decode others, UTF-7 among them, in which a name can be written unseen.
+func isUTF8(contentType string) bool {
+	if !strings.Contains(strings.ToLower(contentType), "charset") {
+		return true
+	}
+	_, parameters, err := mime.ParseMediaType(contentType)
+	switch strings.ToLower(parameters["charset"]) {
+	case "utf-8", "utf8", "us-ascii":
+		return err == nil
+	}
+	return false
 }
 
 // find returns the last value of the field in a valid JSON document, or nil

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"runtime"
@@ -171,6 +172,33 @@ func TestJSONIsReadAsParseDoes(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%.60q gives %v, want %v", body, got, want)
+		}
+	}
+}
+
+// TestCharsets: an application that decodes UTF-7 would find a name that is
+// none in UTF-8, so what is not UTF-8 is not understood.
+func TestCharsets(t *testing.T) {
+	t.Parallel()
+	for contentType, want := range map[string]session.NameResult{
+		"":                                   session.Named,
+		"text/plain":                         session.Named,
+		"text/plain;charset=UTF-8":           session.Named,
+		`application/json; charset="utf8"`:   session.Named,
+		"application/json; charset=us-ascii": session.Named,
+		"application/json; charset=utf-7":    session.NotLearnt,
+		"application/json; Charset=UTF-16":   session.NotLearnt,
+		"application/json; charset=":         session.NotLearnt,
+		"charset":                            session.NotLearnt,
+	} {
+		body := `{"uid":"` + alice + `"}`
+		r := httptest.NewRequest(http.MethodPost, "/metrics", strings.NewReader(body))
+		r.Header.Set("Content-Type", contentType)
+		if _, result := fxa.Read(r); result != want {
+			t.Errorf("%q: %v, want %v", contentType, result, want)
+		}
+		if left, err := io.ReadAll(r.Body); err != nil || string(left) != body {
+			t.Errorf("%q: the upstream reads %q, %v", contentType, left, err)
 		}
 	}
 }

@@ -121,7 +121,7 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		return failed(Malformed)
 	}
 	if outcome == Expired {
-		return Subject{Session: policy.Expired, Named: uid}, Expired
+		return Subject{Session: policy.Expired, Named: []string{uid}}, Expired
 	}
 	fresh := verified{
 		uid:    uid,
@@ -163,11 +163,12 @@ func (j *JWT) withoutScheme(value string) string {
 	if j.config.Scheme == "" {
 		return value
 	}
-	scheme, value, _ := strings.Cut(value, " ")
-	if !strings.EqualFold(scheme, j.config.Scheme) {
+	// Applications take a tab for the space as well.
+	end := strings.IndexAny(value, " \t")
+	if end < 0 || !strings.EqualFold(value[:end], j.config.Scheme) {
 		return ""
 	}
-	return textproto.TrimString(value)
+	return textproto.TrimString(value[end:])
 }
 
 // claim reads the preference that the token carries, if it carries one.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,7 +135,7 @@ func TestWhatATokenProves(t *testing.T) {
 			if proven := subject.UID != "" && subject.Token != ""; proven != (test.want == Verified) {
 				t.Errorf("proven is %v: %+v", proven, subject)
 			}
-			if named := subject.Named == alice; named != (test.want == Expired) {
+			if named := slices.Equal(subject.Named, []string{alice}); named != (test.want == Expired) {
 				t.Errorf("named is %v: %+v", named, subject)
 			}
 			if remembered := source.Len() == 1; remembered != (test.want == Verified && test.name != "expired within the leeway") {
@@ -167,6 +168,7 @@ func TestWhereTheTokenIs(t *testing.T) {
 		{"twice the same", "", "", "", http.Header{"Authorization": {"Bearer " + good, "bearer " + good}}, Verified, alice},
 		{"two that differ", "", "", "", http.Header{"Authorization": {"Bearer " + good, "Bearer " + other}}, Conflicting, ""},
 		{"a cookie is not looked for", "", "", "", http.Header{"Cookie": {"session=" + good}}, Absent, ""},
+		{"after a tab", "", "", "", http.Header{"Authorization": {"Bearer\t" + good}}, Verified, alice},
 		{"own scheme", "", "authorization", "FXA", http.Header{"Authorization": {"fxa " + good}}, Verified, alice},
 		{"own header, the value itself", "", "x-session", "", http.Header{"X-Session": {" " + good}}, Verified, alice},
 		{"own header with a scheme", "", "x-session", "Token", http.Header{"X-Session": {"Token " + good}}, Verified, alice},

@@ -23,9 +23,9 @@ type Subject struct {
 	// memory with the cache of verified tokens: who keeps it for long, clones
 	// it (strings.Clone).
 	UID string
-	// Named is the account that an expired, else good credential names. It
+	// Named are the accounts that expired, else good credentials name. They
 	// may accompany a verified session that another credential proves.
-	Named string
+	Named []string
 	// Token is the credential that proves UID, for passing it on; empty where
 	// there is none to pass on.
 	Token string
@@ -54,15 +54,15 @@ type Sources []Source
 // Find returns the subject of the first source that verifies; later ones are
 // not asked. Where none does, the session is unverifiable if any source found
 // a credential that does not hold, else expired if one was, else none. The
-// first account that an expired credential names on the way is kept in Named.
+// accounts that expired credentials name on the way are kept in Named.
 // Every source that was asked is reported to observe, by its index.
 func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Subject {
 	found := Subject{Session: policy.NoSession}
 	for i, source := range s {
 		subject, outcome := source.Find(r, now)
 		observe(i, outcome)
-		if found.Named != "" {
-			subject.Named = found.Named
+		if found.Named != nil {
+			subject.Named = append(found.Named, subject.Named...)
 		}
 		switch {
 		case subject.Session == policy.Verified:

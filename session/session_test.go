@@ -32,7 +32,7 @@ func verified(uid string) fixed {
 }
 
 func expired(uid string) fixed {
-	return fixed{session.Subject{Session: policy.Expired, Named: uid}, session.Expired}
+	return fixed{session.Subject{Session: policy.Expired, Named: []string{uid}}, session.Expired}
 }
 
 var (
@@ -61,19 +61,23 @@ func TestSourcesAreTriedInTurn(t *testing.T) {
 		{
 			"an expired name accompanies the session that another proves",
 			session.Sources{expired("a"), absent, verified("b")},
-			session.Subject{Session: policy.Verified, UID: "b", Token: "t-b", Named: "a"}, "expired absent verified",
+			session.Subject{Session: policy.Verified, UID: "b", Token: "t-b", Named: []string{"a"}}, "expired absent verified",
 		},
 		{
 			"an expired name accompanies an unverifiable session",
 			session.Sources{forged, expired("a")},
-			session.Subject{Session: policy.Unverifiable, Named: "a"}, "bad_signature expired",
+			session.Subject{Session: policy.Unverifiable, Named: []string{"a"}}, "bad_signature expired",
 		},
 		{
 			"whatever the order",
 			session.Sources{expired("a"), forged},
-			session.Subject{Session: policy.Unverifiable, Named: "a"}, "expired bad_signature",
+			session.Subject{Session: policy.Unverifiable, Named: []string{"a"}}, "expired bad_signature",
 		},
-		{"the first expired name is kept", session.Sources{expired("a"), expired("b")}, expired("a").subject, "expired expired"},
+		{
+			"every expired name is kept",
+			session.Sources{expired("a"), expired("b")},
+			session.Subject{Session: policy.Expired, Named: []string{"a", "b"}}, "expired expired",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
