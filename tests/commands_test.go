@@ -186,6 +186,25 @@ func TestCheckCommand(t *testing.T) {
 	}
 }
 
+// Where the application has no session cookie, check names the accounts in the
+// body, as its beacons do.
+func TestCheckCommandWithoutSessions(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := freeAddr(t)
+	caddy := start(t, site(addr, gate("preset fxa", profile.block(patient)), proxyTo(behind.addr())))
+	out, in := profile.account(optOut), profile.account(allow)
+	for said, uids := range map[string][2]string{"PASS": {out, in}, "FAIL": {in, out}} {
+		stdout, stderr, code := command(t, "metrics-gate", "check", "http://"+addr, "--address", caddy.admin, "--optout-uid", uids[0], "--allow-uid", uids[1])
+		if (code == 0) != (said == "PASS") || !strings.Contains(stdout+stderr, said) {
+			t.Errorf("%s: exit %d\n%s%s", said, code, stdout, stderr)
+		}
+		if strings.Contains(stdout+stderr, out) || strings.Contains(stdout+stderr, in) {
+			t.Error("it prints an account")
+		}
+	}
+}
+
 // findable tells whether what check printed finds its beacon in the log of the
 // application: it got one of the two, and a word of the output is in it.
 func findable(t *testing.T, output string, arrived []received) {

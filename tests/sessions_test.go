@@ -88,7 +88,8 @@ func TestAnyApplication(t *testing.T) {
 }
 
 // A preference in the token costs no round trip; only what says so plainly
-// counts.
+// counts. What is there and says something else is unknown, as it is in the
+// profile server's answer, where absent means that no choice was made.
 func TestClaims(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
@@ -113,8 +114,8 @@ func TestClaims(t *testing.T) {
 		{"the word false", map[string]any{"no_metrics": "false"}, "collect", optOut, "collect", false},
 		{"the word null", map[string]any{"no_metrics": "null"}, "collect", optOut, "collect", false},
 		{"absent", nil, "collect", optOut, "block", true},
-		{"a number", map[string]any{"no_metrics": 1}, "collect", optOut, "block", true},
-		{"yes", map[string]any{"no_metrics": "yes"}, "collect", optOut, "block", true},
+		{"a number", map[string]any{"no_metrics": 1}, "block", optOut, "block", true},
+		{"yes", map[string]any{"no_metrics": "yes"}, "block", optOut, "block", true},
 		{"without iat", map[string]any{"no_metrics": false, "iat": nil}, "collect", optOut, "block", true},
 		{"an hour old", map[string]any{"no_metrics": false, "iat": 1_600_000_000}, "collect", optOut, "block", true},
 	} {
