@@ -120,7 +120,11 @@ func (g *Gate) decidePage(r *http.Request) policy.Decision {
 // decideSession applies the rules to the session and the signal, and has the
 // browser's opt-out written into a profile that holds no choice.
 func (g *Gate) decideSession(r *http.Request, subject session.Subject, preference policy.Preference, now time.Time) policy.Decision {
-	decision := g.rules.Decide(subject.Session, preference, g.signals.Read(r.Header))
+	signal := policy.SignalNone
+	if subject.Session != policy.Verified || !preference.IsChoice() {
+		signal = g.signals.Read(r.Header)
+	}
+	decision := g.rules.Decide(subject.Session, preference, signal)
 	if decision.WriteBack && g.writeBack && !g.shadow {
 		g.profile.WriteBack(account(subject), now)
 	}

@@ -164,6 +164,20 @@ func TestOptedOutWinsOverContradictingSignals(t *testing.T) {
 	}
 }
 
+// TestChoicesStandAboveSignals is what lets a caller leave the signal unread.
+func TestChoicesStandAboveSignals(t *testing.T) {
+	t.Parallel()
+	for _, p := range preferences {
+		alike := true
+		for _, sig := range signals {
+			alike = alike && policy.Defaults.Decide(policy.Verified, p, sig) == policy.Defaults.Decide(policy.Verified, p, policy.SignalNone)
+		}
+		if p.IsChoice() != alike {
+			t.Errorf("%v is a choice: %v, but all signals make the same decision: %v", p, p.IsChoice(), alike)
+		}
+	}
+}
+
 func TestPreferenceJSON(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]policy.Preference{

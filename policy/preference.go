@@ -27,6 +27,10 @@ var preferenceNames = [...]string{Unknown: "unknown", Unset: "null", Allowed: "f
 // String returns the JSON literal of the preference, or "unknown".
 func (p Preference) String() string { return preferenceNames[p] }
 
+// IsChoice says whether the user made this choice explicitly. No signal of a
+// browser overrides it, so nobody has to read one.
+func (p Preference) IsChoice() bool { return p == Allowed || p == OptedOut }
+
 // ParsePreference reads what String writes and reports false for anything
 // else.
 func ParsePreference(word string) (Preference, bool) {

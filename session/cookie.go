@@ -39,9 +39,16 @@ type cookie struct{ name, value string }
 // 6265, section 4.2.1), with the spaces around name and value and a pair of
 // quotes around the value removed.
 func nextCookie(line string) (first cookie, rest string) {
-	pair, rest, _ := strings.Cut(line, ";")
-	name, value, _ := strings.Cut(pair, "=")
-	value = textproto.TrimString(value)
+	// strings.Cut would be shorter and take a quarter longer, for every cookie
+	// of every gated request.
+	pair := line
+	if i := strings.IndexByte(line, ';'); i >= 0 { //nolint:modernize // see above
+		pair, rest = line[:i], line[i+1:]
+	}
+	name, value := pair, ""
+	if i := strings.IndexByte(pair, '='); i >= 0 {
+		name, value = pair[:i], textproto.TrimString(pair[i+1:])
+	}
 	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
 		value = value[1 : n-1]
 	}

@@ -61,6 +61,9 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 	for i, source := range s {
 		subject, outcome := source.Find(r, now)
 		observe(i, outcome)
+		if outcome == Verified && found.Named == nil {
+			return subject // nearly always
+		}
 		if found.Named != nil {
 			subject.Named = append(found.Named, subject.Named...)
 		}
