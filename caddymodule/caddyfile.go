@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -200,7 +201,7 @@ func (j *JWT) options() options {
 		"jwks":     text("<url|file>", &j.JWKS),
 		"issuer":   list("<iss>", &j.Issuer),
 		"audience": list("<aud>", &j.Audience),
-		"leeway":   duration(func(leeway caddy.Duration) { j.Leeway = &leeway }),
+		"leeway":   duration(0, func(leeway caddy.Duration) { j.Leeway = &leeway }),
 		"typ":      text("<type>", &j.Typ),
 	}
 }
@@ -235,8 +236,8 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 			return nil
 		}},
 		"auth":        {usage: "mint { ... } | forward | bearer <token>", parse: profile.parseAuth},
-		"timeout":     duration(func(timeout caddy.Duration) { profile.Timeout = timeout }),
-		"max_age":     duration(func(age caddy.Duration) { profile.MaxAge = age }),
+		"timeout":     duration(time.Millisecond, func(timeout caddy.Duration) { profile.Timeout = timeout }),
+		"max_age":     duration(time.Millisecond, func(age caddy.Duration) { profile.MaxAge = age }),
 		"max_entries": number(&profile.MaxEntries),
 		"concurrency": number(&profile.Concurrency),
 	}.parse(d, where)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -170,15 +171,19 @@ func flag(target *bool) option {
 	}}
 }
 
-// duration is an option whose argument is a length of time, such as 300ms.
-func duration(set func(caddy.Duration)) option {
+// duration is an option whose argument is a length of time of at least so
+// much, such as 300ms.
+func duration(atLeast time.Duration, set func(caddy.Duration)) option {
 	return option{usage: "<duration, such as 300ms or 1m>", parse: func(d *caddyfile.Dispenser) error {
 		if !d.NextArg() {
 			return errUsage
 		}
 		value, err := caddy.ParseDuration(d.Val())
-		if err != nil || value < 0 {
+		switch {
+		case err != nil:
 			return valueError(fmt.Sprintf("%q is not a duration; write one such as 300ms, 5s or 1m", d.Val()))
+		case value < atLeast:
+			return valueError(fmt.Sprintf("%q is too short; write at least %v", d.Val(), atLeast))
 		}
 		set(caddy.Duration(value))
 		return nil
