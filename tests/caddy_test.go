@@ -97,7 +97,16 @@ func startWith(t *testing.T, options string, sites ...string) *server {
 	if err := os.WriteFile(config, []byte(s.caddyfile(sites...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile")
+	s.run(exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile"))
+	return s
+}
+
+// run starts the command, which has to be or to become Caddy, in the server's
+// folder.
+func (s *server) run(command *exec.Cmd) {
+	t := s.t
+	t.Helper()
+	s.cmd = command
 	s.cmd.Env = environment(s.dir)
 	s.cmd.Dir = s.dir
 	stderr, err := s.cmd.StderrPipe()
@@ -125,7 +134,6 @@ func startWith(t *testing.T, options string, sites ...string) *server {
 		s.exited <- err
 	}()
 	s.logged("serving initial configuration")
-	return s
 }
 
 // environment is a home of its own, so that no run sees what another left.
