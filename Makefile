@@ -9,7 +9,7 @@ run: build ## the demo, on http://localhost:8080
 	./examples/run.sh
 
 test: ## every test, with the race detector; installs what they need
-	./tests/install.sh
+	./tests/setup.sh
 	go test -race -shuffle=on -timeout 20m ./...
 
 # Each fuzz target for FUZZTIME. Go runs one target of one package at a time.

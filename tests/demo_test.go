@@ -114,7 +114,7 @@ func newTab(t *testing.T) *tab {
 	t.Helper()
 	executable, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Fatal("there is no chromium in the PATH; run tests/install.sh, or make test, which does")
+		t.Fatal("there is no chromium in the PATH; run tests/setup.sh, or make test, which does")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(executable),
