@@ -78,7 +78,7 @@ type Gate struct {
 	BodyUID string `json:"body_uid,omitempty"`
 
 	// Profile is the service that owns the preference. Required where there
-	// are sessions or a BodyUID, unless a session has an optout_claim.
+	// are sessions or a BodyUID, unless every session has an optout_claim.
 	Profile *Profile `json:"profile,omitempty"`
 
 	// Signal adds to where the browser's word is found. Default: the cookie

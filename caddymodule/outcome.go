@@ -102,8 +102,11 @@ func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRo
 		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
 			// Only what is about the network is told: other errors quote what
 			// the upstream sent, which may be what the client has sent.
-			network, _ := errors.AsType[*net.OpError](err)
-			c.Write(zap.String("class", class), zap.NamedError("network", network))
+			cause := zap.Skip()
+			if network, ok := errors.AsType[*net.OpError](err); ok {
+				cause = zap.Error(network)
+			}
+			c.Write(zap.String("class", class), cause)
 		}
 	}
 	route.answer.write(w, r)
