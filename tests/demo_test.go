@@ -122,7 +122,6 @@ func newTab(t *testing.T) *tab {
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
-		chromedp.UserDataDir(t.TempDir()),
 	)
 	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
@@ -130,6 +129,8 @@ func newTab(t *testing.T) *tab {
 	t.Cleanup(cancel)
 	ctx, closeTab := chromedp.NewContext(ctx)
 	t.Cleanup(closeTab)
+	// Chromium's own folder is chromedp's: processes of Chromium that outlive
+	// it for a moment still write there, which fails a t.TempDir.
 	return &tab{t, ctx}
 }
 
