@@ -297,6 +297,9 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
+	if len(signal.Cookies)+len(signal.Headers) == 0 && !signal.GPC && !signal.DNT {
+		return errUsage
+	}
 	if err := signal.validate(); err != nil {
 		return d.WrapErr(at(err, where))
 	}

@@ -57,7 +57,7 @@ func newExplanation(session, preference, signal, onUnknown, onUnset string, name
 	if !ok {
 		return nil, wrong("preference", preference, "null, false, true, unknown")
 	}
-	said, ok := policy.ParseSignal(signal)
+	said, ok := policy.ParseSignal(strings.NewReplacer(" ", "_", "-", "_").Replace(signal)) // as the table has it, too
 	if !ok {
 		return nil, wrong("signal", signal, "none, opted_out, no_objection, privacy_header, probing")
 	}
