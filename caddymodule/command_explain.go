@@ -32,8 +32,8 @@ func explainCommand() *cobra.Command {
 	flags.StringVar(&session, "session", "verified", "what the request proves: verified, expired, unverifiable or none")
 	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true or unknown")
 	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, privacy_header or probing")
-	flags.StringVar(&onUnknown, "on-unknown", policy.Defaults.OnUnknown.String(), "the option on_unknown: block or collect")
-	flags.StringVar(&onUnset, "on-unset", policy.Defaults.OnUnset.String(), "the option on_unset: collect or block")
+	flags.StringVar(&onUnknown, "on-unknown", policy.DefaultRules().OnUnknown.String(), "the option on_unknown: block or collect")
+	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
 	flags.StringSliceVar(&named, "named", nil, "preferences of accounts that the request only names, separated by commas")
 	return cmd
 }

@@ -150,7 +150,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	}
 	g.shadow = g.Mode == modeShadow
 	g.reject = g.BlockWith == blockReject
-	g.rules = policy.Defaults
+	g.rules = policy.DefaultRules()
 	if g.OnUnknown != "" {
 		g.rules.OnUnknown, _ = policy.ParseAction(g.OnUnknown)
 	}

@@ -100,7 +100,7 @@ type Decision struct {
 	ByName bool
 }
 
-// Rules are the two choices that an operator has. Start from Defaults: the
+// Rules are the two choices that an operator has. Start from DefaultRules: the
 // zero value blocks in both cases.
 type Rules struct {
 	// OnUnknown is what happens where a preference could not be learnt.
@@ -110,8 +110,8 @@ type Rules struct {
 	OnUnset Action
 }
 
-// Defaults blocks what is unknown and collects where nobody chose.
-var Defaults = Rules{OnUnknown: Block, OnUnset: Collect}
+// DefaultRules block what is unknown and collect where nobody chose.
+func DefaultRules() Rules { return Rules{OnUnknown: Block, OnUnset: Collect} }
 
 // Decide applies the table to the session that the request proves. The
 // preference counts only where the session is verified, since only then it

@@ -138,7 +138,7 @@ func TestWhatNobodySetFailsPrivate(t *testing.T) {
 	if d := rules.Decide(session, preference, signal); d.Action != policy.Block {
 		t.Errorf("the zero values are collected: %+v", d)
 	}
-	if d := policy.Defaults.Decide(policy.Verified, preference, signal); d.Action != policy.Block {
+	if d := policy.DefaultRules().Decide(policy.Verified, preference, signal); d.Action != policy.Block {
 		t.Errorf("a forgotten preference is collected: %+v", d)
 	}
 	if d := (policy.Decision{}); d.Action != policy.Block {
@@ -170,7 +170,7 @@ func TestChoicesStandAboveSignals(t *testing.T) {
 	for _, p := range preferences {
 		alike := true
 		for _, sig := range signals {
-			alike = alike && policy.Defaults.Decide(policy.Verified, p, sig) == policy.Defaults.Decide(policy.Verified, p, policy.SignalNone)
+			alike = alike && policy.DefaultRules().Decide(policy.Verified, p, sig) == policy.DefaultRules().Decide(policy.Verified, p, policy.SignalNone)
 		}
 		if p.IsChoice() != alike {
 			t.Errorf("%v is a choice: %v, but all signals make the same decision: %v", p, p.IsChoice(), alike)
@@ -283,6 +283,6 @@ var sink policy.Decision
 
 func BenchmarkDecide(b *testing.B) {
 	for b.Loop() {
-		sink = policy.Defaults.Decide(policy.Verified, policy.Unset, policy.SignalNone)
+		sink = policy.DefaultRules().Decide(policy.Verified, policy.Unset, policy.SignalNone)
 	}
 }
