@@ -219,13 +219,15 @@ func (s *server) reload(sites ...string) error {
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(response.Body)
+	// The old servers close their idle connections; a request that goes out on
+	// one at that moment would be lost in any client. A reload that fails has
+	// replaced the server of the admin API, too.
+	browser.CloseIdleConnections()
+	http.DefaultClient.CloseIdleConnections()
+	listenersSettled(s.t)
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", response.Status, body)
 	}
-	// The old servers close their idle connections; a request that goes out on
-	// one at that moment would be lost in any client.
-	browser.CloseIdleConnections()
-	listenersSettled(s.t)
 	return nil
 }
 
