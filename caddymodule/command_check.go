@@ -113,7 +113,7 @@ func (c *check) run(ctx context.Context) error {
 // beacon sends one beacon and holds what the gate counted against what it
 // should have done.
 func (c *check) beacon(ctx context.Context, method string, target *url.URL, marker string, from checkedAccount, decision, reason string) error {
-	before, err := c.counters()
+	before, err := c.counters(target.Path)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (c *check) beacon(ctx context.Context, method string, target *url.URL, mark
 	if err != nil {
 		return fmt.Errorf("the %s beacon did not get through: %w", marker, err)
 	}
-	after, err := c.counters()
+	after, err := c.counters(target.Path)
 	if err != nil {
 		return err
 	}
@@ -175,8 +175,10 @@ type counted struct {
 	sessions map[string]float64    // outcome
 }
 
-// counters reads the gate's counters from Caddy's admin API.
-func (c *check) counters() (*counted, error) {
+// counters reads the counters of the gated route from Caddy's admin API. It
+// knows the path as the flag has it, or as the site's address makes it.
+func (c *check) counters(target string) (*counted, error) {
+	_, path, _ := strings.Cut(c.route, " ")
 	response, err := caddycmd.AdminAPIRequest(c.admin, http.MethodGet, "/metrics", nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the gate's counters from the admin API: %w; name it with --address", err)
@@ -188,10 +190,9 @@ func (c *check) counters() (*counted, error) {
 		return nil, fmt.Errorf("reading the gate's counters from the admin API: %w", err)
 	}
 	read := &counted{requests: map[[3]string]float64{}, sessions: map[string]float64{}}
-	_, path, _ := strings.Cut(c.route, " ")
 	for _, metric := range families["caddy_metrics_gate_requests_total"].GetMetric() {
 		labels := labelsOf(metric)
-		if !covers(labels["route"], path) {
+		if !covers(labels["route"], path) && !covers(labels["route"], target) {
 			continue // somebody else's beacon
 		}
 		read.requests[[3]string{labels["mode"], labels["decision"], labels["reason"]}] += metric.GetCounter().GetValue()
@@ -202,11 +203,14 @@ func (c *check) counters() (*counted, error) {
 	return read, nil
 }
 
-// covers says whether a configured route, as the counters name it, is the one
-// that a path is asked for.
+// covers says whether a configured route, as the counters name it, takes the
+// path, in whatever spelling.
 func covers(route, path string) bool {
-	prefix, below := strings.CutSuffix(route, "*")
-	return strings.EqualFold(route, path) || below && strings.HasPrefix(path, prefix)
+	route, path = strings.ToLower(route), strings.ToLower(cleanPath(path))
+	if prefix, below := strings.CutSuffix(route, "*"); below {
+		return strings.HasPrefix(path, prefix)
+	}
+	return strings.TrimSuffix(route, "/") == strings.TrimSuffix(path, "/")
 }
 
 func labelsOf(metric *dto.Metric) map[string]string {

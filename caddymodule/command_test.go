@@ -104,6 +104,27 @@ func TestToken(t *testing.T) {
 	}
 }
 
+func TestCheckKnowsItsRoute(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		route, path string
+		want        bool
+	}{
+		{"/metrics", "/metrics", true},
+		{"/metrics", "/METRICS/", true},
+		{"/metrics", "//metrics", true},
+		{"/metrics", "/metricsx", false},
+		{"/beacon/*", "/Beacon/x", true},
+		{"/beacon/*", "/beacon", false},
+		{"/", "/", true},
+		{"/metrics", "/", false},
+	} {
+		if got := covers(test.route, test.path); got != test.want {
+			t.Errorf("route %s takes %s: %v, want %v", test.route, test.path, got, test.want)
+		}
+	}
+}
+
 func TestCheckRefusesWhatIsNoSite(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{

@@ -202,12 +202,8 @@ func (g *Gate) provisionRoutes() error {
 			path = strings.TrimSuffix(path, "/")
 		}
 		class := cmp.Or(route.Class, classMetrics)
-		methods := route.Methods
-		if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
-			methods = append(slices.Clone(methods), http.MethodHead)
-		}
 		return g.routes.add(&gatedRoute{
-			methods:    methods,
+			methods:    route.Methods,
 			path:       path,
 			experiment: class == classExperiment,
 			answer:     route.Answer.prepare(),
@@ -364,7 +360,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 // next person behind it may have opted out.
 func (g *Gate) uncached(next caddyhttp.Handler) caddyhttp.Handler {
 	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		return g.noStore.ServeHTTP(w, r, next)
+		err := g.noStore.ServeHTTP(w, r, next)
+		if err != nil { // for what handle_errors answers in its place
+			w.Header().Set("Cache-Control", "private, no-store")
+		}
+		return err
 	})
 }
 

@@ -167,6 +167,15 @@ func TestGatedPaths(t *testing.T) {
 		route GET / {
 			answer 201
 		}
+		route HEAD /only-head {
+			answer 205
+		}
+		route GET /both {
+			answer 207
+		}
+		route HEAD /both {
+			answer 206
+		}
 	}`)
 	for _, test := range []struct {
 		method, path string
@@ -200,8 +209,15 @@ func TestGatedPaths(t *testing.T) {
 		{"POST", "/api", 0},
 		{"POST", "/api/events/two", 202},
 		{"POST", "/api/Events/one/", 203},
-		{"POST", "/api/events/../x", 202}, // below /api/events, as it came
-		{"POST", "/api/../x", 200},
+		{"POST", "/api/events/../x", 200},
+		{"POST", "/api//events/one", 203}, // the exact route, when cleaned
+		{"POST", "/api/x/../events/one", 203},
+		{"POST", "/api/../x", 200}, // below /api, as it came
+		{"POST", "//api/.", 200},
+		{"POST", "/x/../api/.", 200},
+		{"HEAD", "/only-head", 205},
+		{"HEAD", "/both", 206},
+		{"GET", "/both", 207},
 		{"POST", "/api/.", 200},
 		{"POST", "/x/../api/y", 200},
 		{"GET", "/", 201},

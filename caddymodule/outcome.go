@@ -100,10 +100,11 @@ func (g *Gate) passUnseen(w http.ResponseWriter, r *http.Request, route *gatedRo
 	upstreamTotal.WithLabelValues(class).Inc()
 	if err != nil {
 		if c := g.logger.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
-			// Only what is about the network is told: other errors quote what
-			// the upstream sent, which may be what the client has sent.
+			// Only that there is no connection to the upstream is told. Other
+			// errors quote what it sent, which may be what the client has sent,
+			// or are about the client's connection and hold its address.
 			cause := zap.Skip()
-			if network, ok := errors.AsType[*net.OpError](err); ok {
+			if network, ok := errors.AsType[*net.OpError](err); ok && network.Op == "dial" {
 				cause = zap.Error(network)
 			}
 			c.Write(zap.String("class", class), cause)

@@ -17,7 +17,8 @@ import (
 // hand out experiment assignments. Everything else is never touched.
 type Route struct {
 	// Methods of the requests, in capitals. At least one; GET includes HEAD,
-	// which applications answer with the same code. OPTIONS cannot be gated,
+	// which applications answer with the same code, unless another route
+	// names it. OPTIONS cannot be gated,
 	// since a browser's CORS preflight carries no metrics.
 	Methods []string `json:"methods,omitempty"`
 
@@ -148,21 +149,29 @@ func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
 // match returns the gated route of a request, or nil. The path is the
 // decoded one of the URL. It is matched as the application behind would
 // match it, or something in front of it would make it: /METRICS, /metrics/,
-// //metrics, /./metrics and /%6detrics are all /metrics. So a path is tried as
-// it came and as it is when dots and slashes are resolved: /beacon/..%2fx is
-// below /beacon for one application, and is /x for another.
+// //metrics, /./metrics and /%6detrics are all /metrics. So a path is tried
+// with dots and slashes resolved, and then as it came: /beacon/..%2fx is /x
+// for one application, and below /beacon for another. A route for GET is one
+// for HEAD as well, unless HEAD has its own.
 func (t *routeTable) match(method, urlPath string) *gatedRoute {
 	if urlPath == "" { // of a target like http://host, which proxies send on as /
 		urlPath = "/"
 	}
-	route := t.matchAsIs(method, urlPath)
-	if route == nil && (strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.")) {
-		route = t.matchAsIs(method, cleanPath(urlPath))
+	var route *gatedRoute
+	if strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.") {
+		route = t.find(method, cleanPath(urlPath))
+	}
+	if route == nil {
+		route = t.find(method, urlPath)
+	}
+	if route == nil && method == http.MethodHead {
+		return t.match(http.MethodGet, urlPath)
 	}
 	return route
 }
 
-func (t *routeTable) matchAsIs(method, urlPath string) *gatedRoute {
+// find is match for one spelling of the path.
+func (t *routeTable) find(method, urlPath string) *gatedRoute {
 	exactPath := urlPath
 	if n := len(urlPath) - 1; n > 0 && urlPath[n] == '/' {
 		exactPath = urlPath[:n]
@@ -181,10 +190,12 @@ func (t *routeTable) matchAsIs(method, urlPath string) *gatedRoute {
 	return nil
 }
 
-// cleanPath resolves dots and repeated slashes and keeps a trailing slash.
+// cleanPath resolves dots and repeated slashes as RFC 3986, section 5.2.4,
+// does: it keeps a trailing slash, and makes one of a dot segment at the end.
 func cleanPath(p string) string {
 	cleaned := path.Clean("/" + p)
-	if strings.HasSuffix(p, "/") && cleaned != "/" {
+	isFolder := strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..")
+	if isFolder && cleaned != "/" {
 		cleaned += "/"
 	}
 	return cleaned

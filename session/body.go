@@ -71,7 +71,7 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	case len(raw) == 0:
 		return "", NoName
 	}
-	if !isUTF8(r.Header.Get("Content-Type")) {
+	if !isUTF8(r.Header["Content-Type"]) {
 		return "", NotLearnt
 	}
 	document, ok := inflate(raw, r.Header["Content-Encoding"])
@@ -94,18 +94,18 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	return name, Named
 }
 
-// isUTF8 says whether a body of this type is to be read as UTF-8. Applications
-// decode others, UTF-7 among them, in which a name can be written unseen.
-func isUTF8(contentType string) bool {
-	if !strings.Contains(strings.ToLower(contentType), "charset") {
-		return true
-	}
-	_, parameters, err := mime.ParseMediaType(contentType)
-	switch strings.ToLower(parameters["charset"]) {
-	case "utf-8", "utf8", "us-ascii":
-		return err == nil
-	}
-	return false
+// isUTF8 says whether a body of these types, which should be one, is to be
+// read as UTF-8. Applications decode others, UTF-7 among them, in which a name
+// can be written unseen.
+func isUTF8(contentTypes []string) bool {
+	return !slices.ContainsFunc(contentTypes, func(contentType string) bool {
+		if !strings.Contains(strings.ToLower(contentType), "charset") {
+			return false
+		}
+		_, parameters, err := mime.ParseMediaType(contentType)
+		charset := strings.ToLower(parameters["charset"])
+		return err != nil || charset != "utf-8" && charset != "utf8" && charset != "us-ascii"
+	})
 }
 
 // find returns the last value of the field in a valid JSON document, or nil

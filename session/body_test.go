@@ -190,10 +190,11 @@ func TestCharsets(t *testing.T) {
 		"application/json; Charset=UTF-16":   session.NotLearnt,
 		"application/json; charset=":         session.NotLearnt,
 		"charset":                            session.NotLearnt,
+		"application/json\napplication/json; charset=utf-7": session.NotLearnt, // two lines
 	} {
 		body := `{"uid":"` + alice + `"}`
 		r := httptest.NewRequest(http.MethodPost, "/metrics", strings.NewReader(body))
-		r.Header.Set("Content-Type", contentType)
+		r.Header["Content-Type"] = strings.Split(contentType, "\n")
 		if _, result := fxa.Read(r); result != want {
 			t.Errorf("%q: %v, want %v", contentType, result, want)
 		}
