@@ -190,7 +190,10 @@ func (s *SessionJWT) parse(d *caddyfile.Dispenser) error {
 	if err := words.parse(d, where); err != nil {
 		return err
 	}
-	return s.JWT.checkSource(d, where)
+	if err := s.JWT.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
+	return nil
 }
 
 // options are the words that say how a token is verified.
@@ -204,14 +207,6 @@ func (j *JWT) options() options {
 		"leeway":   duration(0, func(leeway caddy.Duration) { j.Leeway = &leeway }),
 		"typ":      text("<type>", &j.Typ),
 	}
-}
-
-// checkSource reports with file and line what Provision would find later.
-func (j *JWT) checkSource(d *caddyfile.Dispenser, where string) error {
-	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
-		return d.Errf("%s: %d of secret, key and jwks are set; write exactly one", where, n)
-	}
-	return nil
 }
 
 func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
@@ -360,6 +355,9 @@ func (p *ProfileServer) parseTokens(d *caddyfile.Dispenser) error {
 	if err := verified.options().parse(d, where); err != nil {
 		return err
 	}
+	if err := verified.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
 	p.Tokens = append(p.Tokens, Tokens{JWT: verified})
-	return verified.checkSource(d, where)
+	return nil
 }

@@ -169,7 +169,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	if g.Profile != nil {
 		client, err := g.Profile.client(repl, &g.leases)
 		g.profile = client
-		g.lookupTime = cmp.Or(time.Duration(g.Profile.Timeout), defaultTimeout)
+		g.lookupTime = g.Profile.timeout()
 		problems = append(problems, at(err, "profile"))
 	}
 	g.writeBack = g.Profile.canWrite()

@@ -68,7 +68,7 @@ func announce(r *http.Request, decision policy.Decision) *[1]string {
 }
 
 func namesOutcomeHeader(connection string) bool {
-	return strings.Contains(strings.ToLower(connection), "metrics-gate-decision")
+	return strings.Contains(strings.ToLower(connection), strings.ToLower(outcomeHeader))
 }
 
 // withdraw takes the header back before its memory is used again: no handler

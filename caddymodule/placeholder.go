@@ -26,6 +26,15 @@ func resolve(repl *caddy.Replacer, value string) (string, error) {
 	return resolved, nil
 }
 
+// resolveAll resolves every value of a list and returns what is wrong with any.
+func resolveAll(repl *caddy.Replacer, values []string) ([]string, error) {
+	all, problems := make([]string, len(values)), make([]error, len(values))
+	for i, value := range values {
+		all[i], problems[i] = resolve(repl, value)
+	}
+	return all, errors.Join(problems...)
+}
+
 // placeholderIn returns what an error may say of a configuration value: the
 // placeholder it consists of, but never text that could be a secret itself.
 func placeholderIn(value string) string {

@@ -87,22 +87,23 @@ type MintAuth struct {
 	Audience string `json:"audience,omitempty"`
 }
 
-// Defaults of a profile, as the documentation states them.
+// What the documentation says of auth mint.
 const (
-	defaultTimeout     = 300 * time.Millisecond
-	defaultMaxAge      = time.Minute
-	defaultMaxEntries  = 100_000
-	defaultConcurrency = 64
-	defaultClientID    = "metrics-gate"
-	mintedTokenLife    = time.Minute
+	defaultClientID = "metrics-gate"
+	mintedTokenLife = time.Minute
 )
 
 // maxEntries is the size of the caches, whether or not there is a profile.
 func (p *Profile) maxEntries() int {
-	if p == nil || p.MaxEntries == 0 {
-		return defaultMaxEntries
+	if p == nil {
+		return profileclient.DefaultMaxEntries
 	}
-	return p.MaxEntries
+	return cmp.Or(p.MaxEntries, profileclient.DefaultMaxEntries)
+}
+
+// timeout is how long a lookup may take.
+func (p *Profile) timeout() time.Duration {
+	return cmp.Or(time.Duration(p.Timeout), profileclient.DefaultTimeout)
 }
 
 // canWrite says whether the credential is known to be good for writing. A
@@ -147,10 +148,10 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	settings := profileSettings{
 		Field:              p.Field,
 		Inverted:           p.Inverted,
-		Timeout:            cmp.Or(time.Duration(p.Timeout), defaultTimeout),
-		MaxAge:             cmp.Or(time.Duration(p.MaxAge), defaultMaxAge),
+		Timeout:            p.timeout(),
+		MaxAge:             cmp.Or(time.Duration(p.MaxAge), profileclient.DefaultMaxAge),
 		MaxEntries:         p.maxEntries(),
-		ConcurrentRequests: cmp.Or(p.Concurrency, defaultConcurrency),
+		ConcurrentRequests: cmp.Or(p.Concurrency, profileclient.DefaultConcurrency),
 		Forward:            p.Auth.Forward,
 	}
 	repl.Set("uid", "{uid}") // it is the client's placeholder and not one of Caddy's

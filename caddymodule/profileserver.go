@@ -74,12 +74,9 @@ func (p *ProfileServer) Provision(ctx caddy.Context) error {
 	}
 	repl := caddy.NewReplacer()
 	config := profileserver.Config{Standalone: p.Standalone, Log: ctx.Logger()}
-	for _, client := range p.TrustedClients {
-		resolved, err := resolve(repl, client)
-		if err != nil {
-			return at(err, where, "trusted_client")
-		}
-		config.TrustedClients = append(config.TrustedClients, resolved)
+	var err error
+	if config.TrustedClients, err = resolveAll(repl, p.TrustedClients); err != nil {
+		return at(err, where, "trusted_client")
 	}
 	for i, tokens := range p.Tokens {
 		word := numbered("tokens jwt", i, len(p.Tokens))

@@ -97,8 +97,8 @@ func (j *JWT) tokenConfig(repl *caddy.Replacer) (token.Config, error) {
 	if j.Leeway != nil {
 		config.Leeway = time.Duration(*j.Leeway)
 	}
-	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
-		return config, fmt.Errorf("%d of secret, key and jwks are set; write exactly one", n)
+	if err := j.validate(); err != nil {
+		return config, err
 	}
 	var problems []error
 	if j.Secret != "" {
@@ -106,25 +106,28 @@ func (j *JWT) tokenConfig(repl *caddy.Replacer) (token.Config, error) {
 		problems = append(problems, at(err, "secret"))
 		config.Secret = []byte(secret)
 	}
-	for _, key := range j.Key {
-		pem, err := resolve(repl, key)
-		problems = append(problems, at(err, "key"))
+	keys, err := resolveAll(repl, j.Key)
+	problems = append(problems, at(err, "key"))
+	for _, pem := range keys {
 		config.PEM = append(config.PEM, []byte(pem))
 	}
 	if j.JWKS != "" {
 		problems = append(problems, at(j.keySet(repl, &config), "jwks"))
 	}
-	for _, issuer := range j.Issuer {
-		resolved, err := resolve(repl, issuer)
-		problems = append(problems, at(err, "issuer"))
-		config.Issuers = append(config.Issuers, resolved)
-	}
-	for _, audience := range j.Audience {
-		resolved, err := resolve(repl, audience)
-		problems = append(problems, at(err, "audience"))
-		config.Audiences = append(config.Audiences, resolved)
-	}
+	config.Issuers, err = resolveAll(repl, j.Issuer)
+	problems = append(problems, at(err, "issuer"))
+	config.Audiences, err = resolveAll(repl, j.Audience)
+	problems = append(problems, at(err, "audience"))
 	return config, errors.Join(problems...)
+}
+
+// validate makes sure that there is one source of keys. The parser asks as
+// well, since it knows the line.
+func (j *JWT) validate() error {
+	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
+		return fmt.Errorf("%d of secret, key and jwks are set; write exactly one", n)
+	}
+	return nil
 }
 
 func (j *JWT) keySet(repl *caddy.Replacer, config *token.Config) error {
@@ -180,12 +183,6 @@ func (s *Session) source(repl *caddy.Replacer, held *leases, cacheEntries int) (
 		UIDClaim:     s.JWT.UIDClaim,
 		OptOutClaim:  s.JWT.OptOutClaim,
 		CacheEntries: cacheEntries,
-	}
-	if settings.Cookie == "" && settings.Header == "" {
-		settings.Header = "Authorization"
-	}
-	if settings.Scheme == "" && http.CanonicalHeaderKey(settings.Header) == "Authorization" {
-		settings.Scheme = "Bearer"
 	}
 	return jwtSessions.acquire(held, settings, func() (*session.JWT, error) {
 		settings.Token.OnKeySetError = logKeySetError

@@ -32,6 +32,15 @@ import (
 	"github.com/metricsgate/metricsgate/policy"
 )
 
+// The defaults of a Config.
+const (
+	DefaultField       = "metrics_optout"
+	DefaultTimeout     = 300 * time.Millisecond
+	DefaultMaxAge      = time.Minute
+	DefaultMaxEntries  = 100_000
+	DefaultConcurrency = 64
+)
+
 // Config is what a Client needs to know. URL and Auth are required; the zero
 // value of every other field is its default.
 type Config struct {
@@ -164,15 +173,15 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 
-	maxEntries := max(20, cmp.Or(config.MaxEntries, 100_000))
-	concurrency := cmp.Or(config.Concurrency, 64)
+	maxEntries := max(20, cmp.Or(config.MaxEntries, DefaultMaxEntries))
+	concurrency := cmp.Or(config.Concurrency, DefaultConcurrency)
 	c := &Client{
 		address:    target,
-		field:      cmp.Or(config.Field, "metrics_optout"),
+		field:      cmp.Or(config.Field, DefaultField),
 		inverted:   config.Inverted,
 		auth:       auth,
-		timeout:    cmp.Or(config.Timeout, 300*time.Millisecond),
-		maxAge:     cmp.Or(config.MaxAge, time.Minute),
+		timeout:    cmp.Or(config.Timeout, DefaultTimeout),
+		maxAge:     cmp.Or(config.MaxAge, DefaultMaxAge),
 		transport:  config.Transport,
 		observer:   config.Observer,
 		start:      time.Now(),

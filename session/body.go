@@ -94,12 +94,16 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	return name, Named
 }
 
+// beaconType is what navigator.sendBeacon makes of a string (Fetch standard,
+// "extract a body"), and so the type of nearly every body here.
+const beaconType = "text/plain;charset=UTF-8"
+
 // isUTF8 says whether a body of these types, which should be one, is to be
 // read as UTF-8. Applications decode others, UTF-7 among them, in which a name
 // can be written unseen.
 func isUTF8(contentTypes []string) bool {
 	return !slices.ContainsFunc(contentTypes, func(contentType string) bool {
-		if !strings.Contains(strings.ToLower(contentType), "charset") {
+		if contentType == beaconType || !strings.Contains(strings.ToLower(contentType), "charset") {
 			return false
 		}
 		_, parameters, err := mime.ParseMediaType(contentType)
