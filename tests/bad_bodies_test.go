@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // A hostile connection writes what it likes, and reads what it can.
@@ -27,7 +29,7 @@ func dial(t testing.TB, addr string) *hostile {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { connection.Close() })
-	_ = connection.SetDeadline(time.Now().Add(patience))
+	_ = connection.SetDeadline(time.Now().Add(rig.Patience))
 	return &hostile{t, connection, bufio.NewReader(connection)}
 }
 
@@ -69,10 +71,10 @@ func (h *hostile) answer() (status int, body string) {
 func TestBodiesNotRead(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
-	outCookie, inCookie := cookie(session(out)), cookie(session(in))
+	outCookie, inCookie := rig.Cookie(rig.Session(out)), rig.Cookie(rig.Session(in))
 
 	for _, c := range []struct {
 		name    string
@@ -80,7 +82,7 @@ func TestBodiesNotRead(t *testing.T) {
 	}{
 		{"100 MB, announced, of an opted-out user", []string{outCookie, "Content-Length: 104857600"}},
 		{"100 MB, announced, with the browser's signal", []string{"Cookie: metrics_optout=true", "Content-Length: 104857600"}},
-		{"100 MB, announced, of an unverifiable session", []string{cookie("garbage"), "Content-Length: 104857600"}},
+		{"100 MB, announced, of an unverifiable session", []string{rig.Cookie("garbage"), "Content-Length: 104857600"}},
 		{"100 MB, announced, that may name somebody", []string{"Content-Length: 104857600"}},
 		{"100 MB, announced, that may name somebody else", []string{inCookie, "Content-Length: 104857600"}},
 		{"Expect: 100-continue, of an opted-out user", []string{outCookie, "Content-Length: 300", "Expect: 100-continue"}},
@@ -107,8 +109,8 @@ func TestBodiesNotRead(t *testing.T) {
 func TestExpectAndGet(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())))
 	for choice, want := range map[preference]bool{allow: true, optOut: false} {
 		body, id := flushOf(t, profile.account(choice)), fmt.Sprintf("expect%d", serial.Add(1))
 		h := dial(t, addr)
@@ -135,8 +137,8 @@ func TestExpectAndGet(t *testing.T) {
 func TestEndlessBodies(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	in := profile.account(allow)
 	chunk := fmt.Appendf(nil, "%x\r\n%s\r\n", 4096, strings.Repeat(" ", 4096))
 
@@ -144,9 +146,9 @@ func TestEndlessBodies(t *testing.T) {
 		name, first string
 		headers     []string
 	}{
-		{"opted out", "{", []string{cookie(session(profile.account(optOut)))}},
+		{"opted out", "{", []string{rig.Cookie(rig.Session(profile.account(optOut)))}},
 		{"naming somebody, some time", `{"uid":"` + in + `",`, nil},
-		{"naming somebody, some time, from an allowed session", `{`, []string{cookie(session(in))}},
+		{"naming somebody, some time, from an allowed session", `{`, []string{rig.Cookie(rig.Session(in))}},
 		{"inflating without end", "", []string{"Content-Encoding: gzip"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -185,8 +187,8 @@ func TestEndlessBodies(t *testing.T) {
 func TestBombs(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	in := profile.account(allow)
 
 	var bomb bytes.Buffer
@@ -207,18 +209,18 @@ func TestBombs(t *testing.T) {
 		headers []string
 	}{
 		"gzip":                       {bomb.String(), []string{"Content-Encoding: gzip"}},
-		"gzip, from a verified user": {bomb.String(), []string{"Content-Encoding: gzip", cookie(session(in))}},
+		"gzip, from a verified user": {bomb.String(), []string{"Content-Encoding: gzip", rig.Cookie(rig.Session(in))}},
 		"gzip in gzip":               {twice, []string{"Content-Encoding: gzip, gzip"}},
 		"gzip in two ways":           {twice, []string{"Content-Encoding: gzip", "Content-Encoding: gzip"}},
 		"deep JSON":                  {strings.Repeat("[", 100_000), nil},
 		"deep JSON in an object":     {`{"a":` + strings.Repeat(`{"a":`, 20_000), nil},
 	} {
-		before := caddy.metric("requests_total", "decision", "block", "reason", "unknown")
+		before := caddy.Metric("requests_total", "decision", "block", "reason", "unknown")
 		a := send(t, behind, addr, "POST /metrics", c.body, c.headers...)
 		if a.collected() || a.status != http.StatusOK || a.body != success {
 			t.Errorf("%s: collected %v, answered %d %q", name, a.collected(), a.status, a.body)
 		}
-		if got := caddy.metric("requests_total", "decision", "block", "reason", "unknown") - before; got != 1 {
+		if got := caddy.Metric("requests_total", "decision", "block", "reason", "unknown") - before; got != 1 {
 			t.Errorf("%s: counted %v times as unknown", name, got)
 		}
 	}
@@ -232,8 +234,8 @@ func TestBombs(t *testing.T) {
 func TestBigBodiesGoOnWhole(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", "on_unknown collect", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	big := `{"broker":"web","pad":"` + strings.Repeat("0123456789", 100_000) + `"}`
 	for name, c := range map[string]struct {
 		body    string
@@ -260,7 +262,7 @@ func TestBigBodiesGoOnWhole(t *testing.T) {
 	go func() { _, _ = io.WriteString(w, big); w.Close() }()
 	request, _ := http.NewRequest(http.MethodPost, "http://"+addr+"/metrics", r)
 	request.Header.Set("X-Request-ID", "piped")
-	response, err := browser.Do(request)
+	response, err := rig.Client.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // Whatever the profile server does wrong: the preference is unknown, metrics
@@ -34,21 +36,21 @@ func TestProfileServerFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			behind, profile := newContentServer(t), newProfile(t)
-			addr, lenient := freeAddr(t), freeAddr(t)
-			caddy := start(t,
-				site(addr, gate("preset fxa", sessionJWT(), profile.block("timeout 250ms")), proxyTo(behind.addr())),
-				site(lenient, gate("preset fxa", "on_unknown collect", sessionJWT(), profile.block("timeout 250ms")), proxyTo(behind.addr())))
-			known := cookie(session(profile.account(allow)))
-			until(t, "the first lookup", func() bool { return send(t, behind, addr, "POST /metrics", "{}", known).collected() })
+			addr, lenient := rig.FreeAddr(t), rig.FreeAddr(t)
+			caddy := rig.Start(t,
+				rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 250ms")), rig.ProxyTo(behind.addr())),
+				rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block("timeout 250ms")), rig.ProxyTo(behind.addr())))
+			known := rig.Cookie(rig.Session(profile.account(allow)))
+			rig.Until(t, "the first lookup", func() bool { return send(t, behind, addr, "POST /metrics", "{}", known).collected() })
 			before := len(gateLines(caddy))
 
 			c.begin(profile)
 			for range 8 {
 				uid := profile.account(allow) // has never been looked up
-				if a := send(t, behind, addr, "POST /metrics", "{}", cookie(session(uid))); a.collected() || a.status != 200 || a.body != success {
+				if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))); a.collected() || a.status != 200 || a.body != success {
 					t.Errorf("collected %v, answered %d %q", a.collected(), a.status, a.body)
 				}
-				if a := send(t, behind, addr, "GET /signin", "", cookie(session(uid)), "Accept: text/html"); a.status != 200 || a.body != page {
+				if a := send(t, behind, addr, "GET /signin", "", rig.Cookie(rig.Session(uid)), "Accept: text/html"); a.status != 200 || a.body != page {
 					t.Errorf("page: answered %d %q", a.status, a.body)
 				} else if got := a.passed.header.Get("Metrics-Gate-Decision"); got != "block" {
 					t.Errorf("page: the application was told %q", got)
@@ -57,36 +59,36 @@ func TestProfileServerFaults(t *testing.T) {
 					t.Error("a named account whose preference is unknown was collected")
 				}
 			}
-			if a := send(t, behind, lenient, "POST /metrics", "{}", cookie(session(profile.account(allow)))); !a.collected() {
+			if a := send(t, behind, lenient, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))); !a.collected() {
 				t.Error("on_unknown collect blocked")
 			}
 			if !send(t, behind, addr, "POST /metrics", "{}", known).collected() {
 				t.Error("an answer that is still fresh was not used")
 			}
-			if got := caddy.metric("requests_total", "decision", "block", "reason", "unknown"); got < 16 {
+			if got := caddy.Metric("requests_total", "decision", "block", "reason", "unknown"); got < 16 {
 				t.Errorf("%v requests of at least 16 were counted as unknown", got)
 			}
-			if c.outcome != "" && caddy.metric("profile_lookups_total", "outcome", c.outcome) == 0 {
+			if c.outcome != "" && caddy.Metric("profile_lookups_total", "outcome", c.outcome) == 0 {
 				t.Errorf("no lookup was counted as %s:\n%v", c.outcome, lookupSamples(caddy))
 			}
 			if name == "down" {
 				profile.up()
 			}
 			profile.failWith(nil)
-			until(t, "the recovery", func() bool {
-				return send(t, behind, addr, "POST /metrics", "{}", cookie(session(profile.account(allow)))).collected()
+			rig.Until(t, "the recovery", func() bool {
+				return send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))).collected()
 			})
 			want := []string{`"level":"warn"`}
 			if name == "down" || name == "500" {
 				// It says so when the profile server has been well for a while, so
 				// that one which fails now and then does not fill the log.
 				want = append(want, `"level":"info"`)
-				until(t, "the log to tell of the recovery", func() bool {
-					return !send(t, behind, addr, "POST /metrics", "{}", cookie(session(profile.account(allow)))).collected() ||
+				rig.Until(t, "the log to tell of the recovery", func() bool {
+					return !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))).collected() ||
 						len(gateLines(caddy)) > before+1
 				})
 			}
-			caddy.stop()
+			caddy.Stop()
 			lines := gateLines(caddy)[before:]
 			fits := len(lines) == len(want)
 			for i := range lines {
@@ -100,13 +102,13 @@ func TestProfileServerFaults(t *testing.T) {
 }
 
 // gateLines is what the gate has logged.
-func gateLines(s *server) []string {
-	return s.log.where(func(line string) bool { return strings.Contains(line, `"logger":"http.handlers.metrics_gate`) })
+func gateLines(s *rig.Server) []string {
+	return s.Log.Where(func(line string) bool { return strings.Contains(line, `"logger":"http.handlers.metrics_gate`) })
 }
 
-func lookupSamples(s *server) (found []sample) {
-	for _, sample := range s.samples() {
-		if strings.HasSuffix(sample.name, "profile_lookups_total") {
+func lookupSamples(s *rig.Server) (found []rig.Sample) {
+	for _, sample := range s.Samples() {
+		if strings.HasSuffix(sample.Name, "profile_lookups_total") {
 			found = append(found, sample)
 		}
 	}
@@ -118,12 +120,12 @@ func lookupSamples(s *server) (found []sample) {
 func TestStale(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	const maxAge = 2 * time.Second
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient, "max_age 2s")), proxyTo(behind.addr())))
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "max_age 2s")), rig.ProxyTo(behind.addr())))
 	in, out, none := profile.account(allow), profile.account(optOut), profile.account(unset)
 	decision := func(uid string) string {
-		return send(t, behind, addr, "POST /metrics", "{}", cookie(session(uid))).decision()
+		return send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
 	}
 	for uid, want := range map[string]string{in: "collect", out: "block", none: "collect"} {
 		if got := decision(uid); got != want {
@@ -133,7 +135,7 @@ func TestStale(t *testing.T) {
 	profile.down()
 	failed := time.Now()
 	for _, uid := range []string{in, none} {
-		until(t, "what allowed to age", func() bool {
+		rig.Until(t, "what allowed to age", func() bool {
 			asked := time.Now()
 			got := decision(uid)
 			if got == "collect" && asked.Sub(failed) > maxAge {
@@ -142,14 +144,14 @@ func TestStale(t *testing.T) {
 			return got == "block"
 		})
 	}
-	until(t, "what opted out to age", func() bool {
+	rig.Until(t, "what opted out to age", func() bool {
 		if got := decision(out); got != "block" {
 			t.Fatalf("what opted out was forgotten: %s", got)
 		}
 		return time.Since(failed) > maxAge
 	})
-	before := caddy.metric("requests_total", "reason", "preference")
-	if decision(out) != "block" || caddy.metric("requests_total", "reason", "preference") != before+1 {
+	before := caddy.Metric("requests_total", "reason", "preference")
+	if decision(out) != "block" || caddy.Metric("requests_total", "reason", "preference") != before+1 {
 		t.Error("what opted out is no longer known, past its age, while the profile server fails")
 	}
 }
@@ -158,17 +160,17 @@ func TestStale(t *testing.T) {
 func TestMaxAge(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	const maxAge = time.Second
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient, "max_age 1s")), proxyTo(behind.addr())))
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "max_age 1s")), rig.ProxyTo(behind.addr())))
 	uid := profile.account(allow)
-	token := cookie(session(uid))
+	token := rig.Cookie(rig.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
 	profile.set(uid, optOut)
 	changed := time.Now()
-	until(t, "the opt-out to act", func() bool {
+	rig.Until(t, "the opt-out to act", func() bool {
 		asked := time.Now()
 		collected := send(t, behind, addr, "POST /metrics", "{}", token).collected()
 		if collected && asked.Sub(changed) > maxAge {
@@ -186,14 +188,14 @@ func TestMaxAge(t *testing.T) {
 func TestForgedUIDs(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	const concurrency, entries, forged = 16, 200, 4000
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(),
-		profile.block(patient, fmt.Sprintf("concurrency %d\nmax_entries %d", concurrency, entries))), proxyTo(behind.addr())))
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(),
+		profile.block(patient, fmt.Sprintf("concurrency %d\nmax_entries %d", concurrency, entries))), rig.ProxyTo(behind.addr())))
 	verified := make([]string, 50)
 	for i := range verified {
 		verified[i] = profile.account(allow)
-		if !send(t, behind, addr, "POST /metrics", "{}", cookie(session(verified[i]))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(verified[i]))).collected() {
 			t.Fatal("not collected")
 		}
 	}
@@ -203,29 +205,29 @@ func TestForgedUIDs(t *testing.T) {
 	release := profile.stall()
 	profile.most.Store(0)
 	const piled = 200
-	var answered ledger[answer]
+	var answered rig.Ledger[answer]
 	flood(t, piled, 64, func(int) error {
-		a, err := trySend(behind, addr, "POST /metrics", flushOf(t, newUID(t)))
-		answered.add(a)
+		a, err := trySend(behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t)))
+		answered.Add(a)
 		return err
 	}, func() {
-		answered.wait(t, "those that found no place", func(all []answer) bool { return len(all) >= piled-concurrency/4 })
+		answered.Wait(t, "those that found no place", func(all []answer) bool { return len(all) >= piled-concurrency/4 })
 		if most := profile.most.Load(); most > concurrency/4 {
 			t.Errorf("%d lookups at once for forged names, of at most %d", most, concurrency/4)
 		}
 		fresh := profile.account(allow)
 		done := make(chan answer, 1)
 		go func() {
-			a, _ := trySend(behind, addr, "POST /metrics", "{}", cookie(session(fresh)))
+			a, _ := trySend(behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(fresh)))
 			done <- a
 		}()
 		profile.awaitAsked(fresh, http.MethodGet, 1)
 		release()
-		if a := await(t, "a verified user's answer", done); !a.collected() {
+		if a := rig.Await(t, "a verified user's answer", done); !a.collected() {
 			t.Error("a verified user found no place beside forged names")
 		}
 	})
-	for _, a := range answered.all() {
+	for _, a := range answered.All() {
 		if a.status != http.StatusOK || a.body != success {
 			t.Errorf("a forged name was answered %d %q", a.status, a.body)
 		}
@@ -233,21 +235,21 @@ func TestForgedUIDs(t *testing.T) {
 
 	// Then as fast as they can.
 	flood(t, forged, 16, func(int) error {
-		_, err := trySend(behind, addr, "POST /metrics", flushOf(t, newUID(t)))
+		_, err := trySend(behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t)))
 		return err
 	}, nil)
 
 	for _, uid := range verified {
-		if !send(t, behind, addr, "POST /metrics", "{}", cookie(session(uid))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).collected() {
 			t.Error("a verified user is no longer collected")
 		}
 		if n := profile.lookups(uid); n > 2 { // the second only if the test takes so long that it is refreshed
 			t.Errorf("a verified user's entry was looked up %d times", n)
 		}
 	}
-	for _, sample := range caddy.samples() {
-		if sample.name == "caddy_metrics_gate_cache_entries" && sample.value > entries {
-			t.Errorf("cache %v holds %v entries, of at most %d", sample.labels, sample.value, entries)
+	for _, sample := range caddy.Samples() {
+		if sample.Name == "caddy_metrics_gate_cache_entries" && sample.Value > entries {
+			t.Errorf("cache %v holds %v entries, of at most %d", sample.Labels, sample.Value, entries)
 		}
 	}
 }

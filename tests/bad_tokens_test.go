@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
@@ -24,10 +26,10 @@ func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s
 func jwks(kid string, others ...map[string]any) string {
 	set := map[string]any{"keys": append([]map[string]any{{
 		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid,
-		"n": base64.RawURLEncoding.EncodeToString(rsaKey.N.Bytes()),
-		"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(rsaKey.E)).Bytes()),
+		"n": base64.RawURLEncoding.EncodeToString(rig.RSAKey.N.Bytes()),
+		"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(rig.RSAKey.E)).Bytes()),
 	}}, others...)}
-	return string(must(json.Marshal(set)))
+	return string(rig.Must(json.Marshal(set)))
 }
 
 // Every credential that is there and does not hold makes the session
@@ -38,60 +40,60 @@ func TestBadTokens(t *testing.T) {
 	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, jwks("current",
-			map[string]any{"kty": "oct", "kid": "shared", "alg": "HS256", "k": b64(sessionSecret)}))
+			map[string]any{"kty": "oct", "kid": "shared", "alg": "HS256", "k": b64(rig.SessionSecret)}))
 	}))
 	t.Cleanup(keys.Close)
 
-	common := "cookie session\nheader Authorization Bearer\nissuer " + sessionIssuer + "\naudience web\n}"
+	common := "cookie session\nheader Authorization Bearer\nissuer " + rig.SessionIssuer + "\naudience web\n}"
 	sessionBy := map[string]string{
-		"secret": "session jwt {\nsecret " + fromFile("session.secret") + "\n" + common,
-		"key":    "session jwt {\nkey " + fromFile("rsa.pub") + "\nkey " + fromFile("ec.pub") + "\nkey " + fromFile("ed.pub") + "\n" + common,
+		"secret": "session jwt {\nsecret " + rig.FromFile("session.secret") + "\n" + common,
+		"key":    "session jwt {\nkey " + rig.FromFile("rsa.pub") + "\nkey " + rig.FromFile("ec.pub") + "\nkey " + rig.FromFile("ed.pub") + "\n" + common,
 		"jwks":   "session jwt {\njwks " + keys.URL + "\n" + common,
-		"typ":    "session jwt {\nsecret " + fromFile("session.secret") + "\ntyp at+jwt\n" + common,
+		"typ":    "session jwt {\nsecret " + rig.FromFile("session.secret") + "\ntyp at+jwt\n" + common,
 	}
 	blocking, collecting := map[string]string{}, map[string]string{}
 	var sites []string
 	for kind, block := range sessionBy {
-		blocking[kind], collecting[kind] = freeAddr(t), freeAddr(t)
+		blocking[kind], collecting[kind] = rig.FreeAddr(t), rig.FreeAddr(t)
 		sites = append(sites,
-			site(blocking[kind], gate("preset fxa", block, profile.block(patient)), proxyTo(behind.addr())),
-			site(collecting[kind], gate("preset fxa", "on_unknown collect", block, profile.block(patient)), proxyTo(behind.addr())))
+			rig.Site(blocking[kind], rig.Gate("preset fxa", block, profile.block(patient)), rig.ProxyTo(behind.addr())),
+			rig.Site(collecting[kind], rig.Gate("preset fxa", "on_unknown collect", block, profile.block(patient)), rig.ProxyTo(behind.addr())))
 	}
 	// Caddy itself refuses more than 16 KiB of headers. Here it does not, so that
 	// the gate has to.
-	caddy := startWith(t, "servers {\nmax_header_size 4MiB\n}", sites...)
+	caddy := rig.StartWith(t, "servers {\nmax_header_size 4MiB\n}", sites...)
 
 	uid := profile.account(optOut)
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
-	secret := []byte(sessionSecret)
-	publicPEM := must(os.ReadFile(keyFile("rsa.pub")))
-	stranger := must(rsa.GenerateKey(rand.Reader, 2048))
-	good := session(uid)
+	secret := []byte(rig.SessionSecret)
+	publicPEM := rig.Must(os.ReadFile(rig.KeyFile("rsa.pub")))
+	stranger := rig.Must(rsa.GenerateKey(rand.Reader, 2048))
+	good := rig.Session(uid)
 	parts := strings.Split(good, ".")
-	with := func(others map[string]any) string { return session(uid, others) }
-	header := func(h map[string]any) string { return sign(hs, secret, h, claims(uid)) }
+	with := func(others map[string]any) string { return rig.Session(uid, others) }
+	header := func(h map[string]any) string { return rig.Sign(hs, secret, h, rig.Claims(uid)) }
 	soon := time.Now().Unix()
 
 	// First that good ones are good: nothing below is refused for its site's sake.
 	for kind, token := range map[string]string{
 		"secret": good,
-		"key":    sign(rs, rsaKey, nil, claims(uid)),
-		"jwks":   sign(rs, rsaKey, map[string]any{"kid": "current"}, claims(uid)),
-		"typ":    sign(hs, secret, map[string]any{"typ": "application/AT+JWT"}, claims(uid)),
+		"key":    rig.Sign(rs, rig.RSAKey, nil, rig.Claims(uid)),
+		"jwks":   rig.Sign(rs, rig.RSAKey, map[string]any{"kid": "current"}, rig.Claims(uid)),
+		"typ":    rig.Sign(hs, secret, map[string]any{"typ": "application/AT+JWT"}, rig.Claims(uid)),
 	} {
-		until(t, "the session of "+kind+" to be verified", func() bool {
-			return !send(t, behind, collecting[kind], "POST /metrics", "{}", cookie(token)).collected()
+		rig.Until(t, "the session of "+kind+" to be verified", func() bool {
+			return !send(t, behind, collecting[kind], "POST /metrics", "{}", rig.Cookie(token)).collected()
 		})
 	}
 	for _, token := range []string{
-		sign(jwt.SigningMethodES256, ecKey, nil, claims(uid)), sign(jwt.SigningMethodEdDSA, edKey, nil, claims(uid)),
-		sign(jwt.SigningMethodPS256, rsaKey, nil, claims(uid)),
+		rig.Sign(jwt.SigningMethodES256, rig.ECKey, nil, rig.Claims(uid)), rig.Sign(jwt.SigningMethodEdDSA, rig.EdKey, nil, rig.Claims(uid)),
+		rig.Sign(jwt.SigningMethodPS256, rig.RSAKey, nil, rig.Claims(uid)),
 	} {
 		if a := send(t, behind, collecting["key"], "POST /metrics", "{}", "Authorization: Bearer "+token); a.collected() {
 			t.Error("a session that was signed with one of several keys does not verify")
 		}
 	}
-	lookups := len(profile.asked.all())
+	lookups := len(profile.asked.All())
 
 	for _, c := range []struct {
 		name, kind, token string
@@ -104,13 +106,13 @@ func TestBadTokens(t *testing.T) {
 		{"no signature", "secret", parts[0] + "." + parts[1] + ".", ""},
 		{"two parts", "secret", parts[0] + "." + parts[1], "malformed"},
 		{"five parts", "secret", good + ".x.y", "malformed"},
-		{"another signature", "secret", sign(hs, []byte("another secret, of another issuer"), nil, claims(uid)), "bad_signature"},
+		{"another signature", "secret", rig.Sign(hs, []byte("another secret, of another issuer"), nil, rig.Claims(uid)), "bad_signature"},
 		{"other claims under the signature", "secret", parts[0] + "." + b64(`{"sub":"x","exp":9999999999}`) + "." + parts[2], "bad_signature"},
 		{"alg none", "secret", b64(`{"alg":"none"}`) + "." + parts[1] + ".", ""},
 		{"alg None", "secret", b64(`{"alg":"None"}`) + "." + parts[1] + ".", ""},
 		{"alg none, signed", "secret", b64(`{"alg":"none"}`) + "." + parts[1] + "." + parts[2], ""},
 		{"no alg", "secret", b64(`{}`) + "." + parts[1] + "." + parts[2], ""},
-		{"RS256 where a secret is set", "secret", sign(rs, rsaKey, nil, claims(uid)), ""},
+		{"RS256 where a secret is set", "secret", rig.Sign(rs, rig.RSAKey, nil, rig.Claims(uid)), ""},
 		{"crit", "secret", header(map[string]any{"crit": []string{"exp"}}), "malformed"},
 		{"empty crit", "secret", header(map[string]any{"crit": []string{}}), "malformed"},
 		{"b64 false", "secret", header(map[string]any{"b64": false, "crit": []string{"b64"}}), "malformed"},
@@ -118,10 +120,10 @@ func TestBadTokens(t *testing.T) {
 		{"no issuer", "secret", with(map[string]any{"iss": nil}), "wrong_issuer"},
 		{"wrong audience", "secret", with(map[string]any{"aud": "mobile"}), "wrong_audience"},
 		{"no audience", "secret", with(map[string]any{"aud": nil}), "wrong_audience"},
-		{"expired, with a wrong audience", "secret", session(uid, expired, map[string]any{"aud": "mobile"}), "wrong_audience"},
-		{"expired, with a wrong issuer", "secret", session(uid, expired, map[string]any{"iss": "https://evil.test"}), "wrong_issuer"},
-		{"expired, with a wrong signature", "secret", sign(hs, []byte("another secret, of another issuer"), nil, claims(uid, expired)), "bad_signature"},
-		{"expired, without a uid", "secret", session(uid, expired, map[string]any{"sub": nil}), "malformed"},
+		{"expired, with a wrong audience", "secret", rig.Session(uid, rig.Expired, map[string]any{"aud": "mobile"}), "wrong_audience"},
+		{"expired, with a wrong issuer", "secret", rig.Session(uid, rig.Expired, map[string]any{"iss": "https://evil.test"}), "wrong_issuer"},
+		{"expired, with a wrong signature", "secret", rig.Sign(hs, []byte("another secret, of another issuer"), nil, rig.Claims(uid, rig.Expired)), "bad_signature"},
+		{"expired, without a uid", "secret", rig.Session(uid, rig.Expired, map[string]any{"sub": nil}), "malformed"},
 		{"no exp", "secret", with(map[string]any{"exp": nil}), "malformed"},
 		{"exp is a string", "secret", with(map[string]any{"exp": "9999999999"}), "malformed"},
 		{"nbf in the future", "secret", with(map[string]any{"nbf": soon + 3600}), "malformed"},
@@ -130,24 +132,24 @@ func TestBadTokens(t *testing.T) {
 		{"no uid", "secret", with(map[string]any{"sub": nil}), "malformed"},
 		{"empty uid", "secret", with(map[string]any{"sub": ""}), "malformed"},
 		{"uid is a number", "secret", with(map[string]any{"sub": 7}), "malformed"},
-		{"uid too long", "secret", session(strings.Repeat("a", 256)), "malformed"},
-		{"uid with a control character", "secret", session("a\nb"), "malformed"},
-		{"over 8 KiB", "secret", session(uid, map[string]any{"pad": strings.Repeat("x", 8<<10)}), "too_long"},
+		{"uid too long", "secret", rig.Session(strings.Repeat("a", 256)), "malformed"},
+		{"uid with a control character", "secret", rig.Session("a\nb"), "malformed"},
+		{"over 8 KiB", "secret", rig.Session(uid, map[string]any{"pad": strings.Repeat("x", 8<<10)}), "too_long"},
 		{"1 MB", "secret", strings.Repeat("a", 1_000_000), "too_long"},
-		{"HS256 with the RSA public key", "key", sign(hs, publicPEM, nil, claims(uid)), ""},
-		{"HS256 with the RSA public key, trimmed", "key", sign(hs, []byte(strings.TrimSpace(string(publicPEM))), nil, claims(uid)), ""},
-		{"RS256 of a stranger", "key", sign(rs, stranger, nil, claims(uid)), "bad_signature"},
-		{"a stranger's key in the header", "key", sign(rs, stranger, map[string]any{"jwk": map[string]any{
-			"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}}, claims(uid)), "bad_signature"},
-		{"wrong kid", "jwks", sign(rs, rsaKey, map[string]any{"kid": "retired"}, claims(uid)), "unknown_key"},
-		{"no kid", "jwks", sign(rs, stranger, nil, claims(uid)), ""},
-		{"right kid, wrong key", "jwks", sign(rs, stranger, map[string]any{"kid": "current"}, claims(uid)), "bad_signature"},
-		{"a shared secret out of the key set", "jwks", sign(hs, secret, map[string]any{"kid": "shared"}, claims(uid)), ""},
-		{"HS256 with the RSA public key under its kid", "jwks", sign(hs, publicPEM, map[string]any{"kid": "current"}, claims(uid)), ""},
-		{"jku", "jwks", sign(rs, stranger, map[string]any{"kid": "retired", "jku": keys.URL}, claims(uid)), "unknown_key"},
-		{"another type of token", "typ", sign(hs, secret, map[string]any{"typ": "JWT"}, claims(uid)), "malformed"},
+		{"HS256 with the RSA public key", "key", rig.Sign(hs, publicPEM, nil, rig.Claims(uid)), ""},
+		{"HS256 with the RSA public key, trimmed", "key", rig.Sign(hs, []byte(strings.TrimSpace(string(publicPEM))), nil, rig.Claims(uid)), ""},
+		{"RS256 of a stranger", "key", rig.Sign(rs, stranger, nil, rig.Claims(uid)), "bad_signature"},
+		{"a stranger's key in the header", "key", rig.Sign(rs, stranger, map[string]any{"jwk": map[string]any{
+			"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}}, rig.Claims(uid)), "bad_signature"},
+		{"wrong kid", "jwks", rig.Sign(rs, rig.RSAKey, map[string]any{"kid": "retired"}, rig.Claims(uid)), "unknown_key"},
+		{"no kid", "jwks", rig.Sign(rs, stranger, nil, rig.Claims(uid)), ""},
+		{"right kid, wrong key", "jwks", rig.Sign(rs, stranger, map[string]any{"kid": "current"}, rig.Claims(uid)), "bad_signature"},
+		{"a shared secret out of the key set", "jwks", rig.Sign(hs, secret, map[string]any{"kid": "shared"}, rig.Claims(uid)), ""},
+		{"HS256 with the RSA public key under its kid", "jwks", rig.Sign(hs, publicPEM, map[string]any{"kid": "current"}, rig.Claims(uid)), ""},
+		{"jku", "jwks", rig.Sign(rs, stranger, map[string]any{"kid": "retired", "jku": keys.URL}, rig.Claims(uid)), "unknown_key"},
+		{"another type of token", "typ", rig.Sign(hs, secret, map[string]any{"typ": "JWT"}, rig.Claims(uid)), "malformed"},
 	} {
-		before, beforeReason := caddy.metric("sessions_total", "outcome", c.outcome), caddy.metric("requests_total", "reason", "unverified_session")
+		before, beforeReason := caddy.Metric("sessions_total", "outcome", c.outcome), caddy.Metric("requests_total", "reason", "unverified_session")
 		a := send(t, behind, blocking[c.kind], "POST /metrics", "{}", rawCookie(c.token))
 		if a.collected() || a.status != http.StatusOK || a.body != success {
 			t.Errorf("%s: collected %v, answered %d %q", c.name, a.collected(), a.status, a.body)
@@ -155,10 +157,10 @@ func TestBadTokens(t *testing.T) {
 		if a := send(t, behind, collecting[c.kind], "POST /metrics", "{}", rawCookie(c.token)); !a.collected() || a.status != http.StatusOK {
 			t.Errorf("%s, on_unknown collect: collected %v, answered %d", c.name, a.collected(), a.status)
 		}
-		if got := caddy.metric("requests_total", "reason", "unverified_session") - beforeReason; got != 2 {
+		if got := caddy.Metric("requests_total", "reason", "unverified_session") - beforeReason; got != 2 {
 			t.Errorf("%s: %v of 2 requests had the reason unverified_session", c.name, got)
 		}
-		if got := caddy.metric("sessions_total", "outcome", c.outcome) - before; c.outcome != "" && got != 2 {
+		if got := caddy.Metric("sessions_total", "outcome", c.outcome) - before; c.outcome != "" && got != 2 {
 			t.Errorf("%s: %v of 2 sessions were counted as %s", c.name, got, c.outcome)
 		}
 		// A page is served all the same, a header in place of the cookie as well.
@@ -168,28 +170,28 @@ func TestBadTokens(t *testing.T) {
 			}
 		}
 	}
-	if got := len(profile.asked.all()); got != lookups {
+	if got := len(profile.asked.All()); got != lookups {
 		t.Errorf("bad tokens caused %d lookups", got-lookups)
 	}
 }
 
 // rawCookie is the cookie with whatever bytes a header can carry.
-func rawCookie(token string) string { return cookie(strings.ReplaceAll(token, "\x01", "\x80")) }
+func rawCookie(token string) string { return rig.Cookie(strings.ReplaceAll(token, "\x01", "\x80")) }
 
 // Expired and good otherwise is a name; absent and empty is nobody; two that
 // differ are a conflict; another scheme is somebody else's header.
 func TestSessionsCounted(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", `session jwt {
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", `session jwt {
 		cookie session
 		header Authorization Bearer
-		secret `+fromFile("session.secret")+`
-		issuer `+sessionIssuer+`
+		secret `+rig.FromFile("session.secret")+`
+		issuer `+rig.SessionIssuer+`
 		audience web
-	}`, profile.block(patient)), proxyTo(behind.addr())))
-	in, out := session(profile.account(allow)), session(profile.account(optOut))
+	}`, profile.block(patient)), rig.ProxyTo(behind.addr())))
+	in, out := rig.Session(profile.account(allow)), rig.Session(profile.account(optOut))
 
 	for _, c := range []struct {
 		name    string
@@ -198,30 +200,30 @@ func TestSessionsCounted(t *testing.T) {
 		want    string
 	}{
 		{"nothing", nil, "absent", "collect"},
-		{"empty cookie", []string{cookie("")}, "absent", "collect"},
-		{"empty quoted cookie", []string{cookie(`""`)}, "absent", "collect"},
+		{"empty cookie", []string{rig.Cookie("")}, "absent", "collect"},
+		{"empty quoted cookie", []string{rig.Cookie(`""`)}, "absent", "collect"},
 		{"other cookies", []string{"Cookie: a=b; xsession=" + out + "; session.x=" + out}, "absent", "collect"},
 		{"exact case", []string{"Cookie: Session=" + out}, "absent", "collect"},
 		{"another scheme", []string{"Authorization: Basic " + out}, "absent", "collect"},
-		{"cookie", []string{cookie(out)}, "verified", "block"},
+		{"cookie", []string{rig.Cookie(out)}, "verified", "block"},
 		{"among others", []string{"Cookie: a=b; session=" + out + "; c=d"}, "verified", "block"},
-		{"in a second Cookie header", []string{"Cookie: a=b", cookie(out)}, "verified", "block"},
-		{"quoted", []string{cookie(`"` + out + `"`)}, "verified", "block"},
+		{"in a second Cookie header", []string{"Cookie: a=b", rig.Cookie(out)}, "verified", "block"},
+		{"quoted", []string{rig.Cookie(`"` + out + `"`)}, "verified", "block"},
 		{"header", []string{"Authorization: Bearer " + out}, "verified", "block"},
 		{"header, any case of the scheme", []string{"Authorization: bEARER " + out}, "verified", "block"},
-		{"cookie first", []string{cookie(out), "Authorization: Bearer " + in}, "verified", "block"},
+		{"cookie first", []string{rig.Cookie(out), "Authorization: Bearer " + in}, "verified", "block"},
 		{"the same twice", []string{"Cookie: session=" + in + "; session=" + in}, "verified", "collect"},
 		{"two that differ", []string{"Cookie: session=" + in + "; session=" + out}, "conflicting", "block"},
-		{"two that differ, in two headers", []string{cookie(in), cookie(out)}, "conflicting", "block"},
-		{"expired", []string{cookie(session(profile.account(unset), expired))}, "expired", "collect"},
-		{"expired, opted out", []string{cookie(session(profile.account(optOut), expired))}, "expired", "block"},
-		{"expired within the leeway", []string{cookie(session(profile.account(optOut), map[string]any{"exp": time.Now().Unix() - 20}))}, "verified", "block"},
+		{"two that differ, in two headers", []string{rig.Cookie(in), rig.Cookie(out)}, "conflicting", "block"},
+		{"expired", []string{rig.Cookie(rig.Session(profile.account(unset), rig.Expired))}, "expired", "collect"},
+		{"expired, opted out", []string{rig.Cookie(rig.Session(profile.account(optOut), rig.Expired))}, "expired", "block"},
+		{"expired within the leeway", []string{rig.Cookie(rig.Session(profile.account(optOut), map[string]any{"exp": time.Now().Unix() - 20}))}, "verified", "block"},
 	} {
-		before := caddy.metric("sessions_total", "kind", "jwt", "outcome", c.outcome)
+		before := caddy.Metric("sessions_total", "kind", "jwt", "outcome", c.outcome)
 		if a := send(t, behind, addr, "POST /metrics", "{}", c.headers...); a.decision() != c.want {
 			t.Errorf("%s: %s, want %s", c.name, a.decision(), c.want)
 		}
-		if got := caddy.metric("sessions_total", "kind", "jwt", "outcome", c.outcome) - before; got != 1 {
+		if got := caddy.Metric("sessions_total", "kind", "jwt", "outcome", c.outcome) - before; got != 1 {
 			t.Errorf("%s: counted %v times as %s", c.name, got, c.outcome)
 		}
 	}
@@ -242,10 +244,10 @@ func TestKeySetOutage(t *testing.T) {
 		_, _ = io.WriteString(w, jwks("current"))
 	}))
 	t.Cleanup(keys.Close)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", "session jwt {\ncookie session\njwks "+keys.URL+"\n}", profile.block(patient)),
-		proxyTo(behind.addr())))
-	token := cookie(sign(jwt.SigningMethodRS256, rsaKey, map[string]any{"kid": "current"}, claims(profile.account(allow))))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "session jwt {\ncookie session\njwks "+keys.URL+"\n}", profile.block(patient)),
+		rig.ProxyTo(behind.addr())))
+	token := rig.Cookie(rig.Sign(jwt.SigningMethodRS256, rig.RSAKey, map[string]any{"kid": "current"}, rig.Claims(profile.account(allow))))
 
 	for range 20 {
 		if a := send(t, behind, addr, "POST /metrics", "{}", token); a.collected() || a.status != http.StatusOK {
@@ -255,11 +257,11 @@ func TestKeySetOutage(t *testing.T) {
 			t.Fatal("without keys, no page")
 		}
 	}
-	if caddy.metric("sessions_total", "outcome", "keys_unavailable") == 0 {
+	if caddy.Metric("sessions_total", "outcome", "keys_unavailable") == 0 {
 		t.Error("nothing tells that the keys are unavailable")
 	}
 	there.Store(true)
-	until(t, "the key set to be fetched", func() bool {
+	rig.Until(t, "the key set to be fetched", func() bool {
 		return send(t, behind, addr, "POST /metrics", "{}", token).collected()
 	})
 }

@@ -11,19 +11,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-)
 
-// browser sends the requests of these tests: no redirects followed, nothing
-// asked for or decoded that the test did not ask for.
-var browser = &http.Client{
-	Timeout:       2 * patience,
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	Transport: &http.Transport{
-		DisableCompression:  true,
-		MaxIdleConnsPerHost: 64,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-	},
-}
+	"github.com/metricsgate/metricsgate/tests/rig"
+)
 
 // An answer is what came back, and what the application saw, if it did.
 type answer struct {
@@ -70,7 +60,7 @@ func trySend(behind *contentServer, addr, request, body string, headers ...strin
 		name, value, _ := strings.Cut(header, ": ")
 		r.Header[name] = append(r.Header[name], value) // in the letter case of the test
 	}
-	response, err := browser.Do(r)
+	response, err := rig.Client.Do(r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -92,7 +82,7 @@ func speak(t testing.TB, addr, request string) string {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	_ = connection.SetDeadline(time.Now().Add(patience))
+	_ = connection.SetDeadline(time.Now().Add(rig.Patience))
 	if _, err := io.WriteString(connection, request); err != nil {
 		t.Fatal(err)
 	}

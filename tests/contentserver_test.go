@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // What the content server says to a beacon that it takes, and what else it
@@ -30,7 +32,7 @@ type received struct {
 // reaches it.
 type contentServer struct {
 	*httptest.Server
-	log  ledger[received]
+	log  rig.Ledger[received]
 	hold atomic.Pointer[chan struct{}] // while set, no request is answered before it is closed
 }
 
@@ -45,7 +47,7 @@ func (c *contentServer) addr() string { return c.Listener.Addr().String() }
 
 // byID is the request of that id, if it got here.
 func (c *contentServer) byID(id string) *received {
-	for _, request := range c.log.all() {
+	for _, request := range c.log.All() {
 		if request.id == id {
 			return &request
 		}
@@ -56,7 +58,7 @@ func (c *contentServer) byID(id string) *received {
 func (c *contentServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	request := received{id: r.Header.Get("X-Request-ID"), method: r.Method, uri: r.RequestURI, header: r.Header.Clone()}
 	request.body, request.err = io.ReadAll(r.Body)
-	c.log.add(request)
+	c.log.Add(request)
 	if hold := c.hold.Load(); hold != nil {
 		select {
 		case <-*hold:

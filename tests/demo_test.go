@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // TestDemo does in Chromium what the README promises a newcomer: it starts the
@@ -18,10 +20,9 @@ import (
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	page := newTab(t)
-	s := &server{t: t, dir: t.TempDir(), exited: make(chan error, 1)}
-	site := s.copyDemo()
-	command := exec.Command("./examples/run.sh")
-	s.run(command)
+	s := rig.New(t)
+	site := copyDemo(t, s.Dir)
+	s.Run(exec.Command("./examples/run.sh"))
 
 	page.run(
 		chromedp.Navigate("http://"+site+"/"),
@@ -66,13 +67,14 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// copyDemo copies what make run needs, with ports of its own in place of the
-// ones that are written in the example, and returns the gate's address.
-func (s *server) copyDemo() (site string) {
-	s.t.Helper()
+// copyDemo copies what make run needs into a folder, with ports of its own in
+// place of the ones that are written in the example, and returns the gate's
+// address.
+func copyDemo(t *testing.T, dir string) (site string) {
+	t.Helper()
 	var ports []string
 	for _, port := range []string{"8080", "8081", "8082", "2019"} {
-		_, own, _ := strings.Cut(freeAddr(s.t), ":")
+		_, own, _ := strings.Cut(rig.FreeAddr(t), ":")
 		ports = append(ports, port, own)
 	}
 	replace := strings.NewReplacer(ports...)
@@ -83,21 +85,21 @@ func (s *server) copyDemo() (site string) {
 	} {
 		text, err := os.ReadFile("../" + file)
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if !strings.Contains(file, "/page/") {
 			text = []byte(replace.Replace(string(text)))
 		}
-		target := filepath.Join(s.dir, file)
+		target := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		if err := os.WriteFile(target, text, 0o700); err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(binary, filepath.Join(s.dir, "caddy")); err != nil {
-		s.t.Fatal(err)
+	if err := os.Symlink(rig.Binary, filepath.Join(dir, "caddy")); err != nil {
+		t.Fatal(err)
 	}
 	return "localhost:" + ports[1]
 }
@@ -108,30 +110,9 @@ type tab struct {
 	ctx context.Context
 }
 
-// newTab starts Chromium. Where there is none, make test has said how to get
-// one; in CI that is a failure.
 func newTab(t *testing.T) *tab {
 	t.Helper()
-	executable, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatal("there is no chromium in the PATH; run tests/setup.sh, or make test, which does")
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(executable),
-		chromedp.NoSandbox, // which does not start for root
-		chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-component-update", true),
-	)
-	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stop)
-	ctx, cancel := context.WithTimeout(ctx, 3*patience)
-	t.Cleanup(cancel)
-	ctx, closeTab := chromedp.NewContext(ctx)
-	t.Cleanup(closeTab)
-	// Chromium's own folder is chromedp's: processes of Chromium that outlive
-	// it for a moment still write there, which fails a t.TempDir.
-	return &tab{t, ctx}
+	return &tab{t, rig.Chromium(t)}
 }
 
 func (p *tab) run(actions ...chromedp.Action) {

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"io"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 func gzipped(s string) string {
@@ -19,7 +21,7 @@ func zlibbed(s string) string {
 }
 
 func deflated(s string) string {
-	return compressed(s, func(w io.Writer) io.WriteCloser { return must(flate.NewWriter(w, flate.BestSpeed)) })
+	return compressed(s, func(w io.Writer) io.WriteCloser { return rig.Must(flate.NewWriter(w, flate.BestSpeed)) })
 }
 
 func compressed(s string, into func(io.Writer) io.WriteCloser) string {

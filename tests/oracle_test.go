@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // Nobody can ask for another account's preference by naming it: whatever a
@@ -14,11 +16,11 @@ import (
 func TestNoOracle(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	drop, reject, encoded, lenient, consent := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	drop, reject, encoded, lenient, consent := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
 	front := func(addr, before string, options ...string) string {
-		return site(addr, before, gate(append(options, "preset fxa", sessionJWT(), profile.block(patient))...), proxyTo(behind.addr()))
+		return rig.Site(addr, before, rig.Gate(append(options, "preset fxa", rig.SessionJWT(), profile.block(patient))...), rig.ProxyTo(behind.addr()))
 	}
-	start(t,
+	rig.Start(t,
 		front(drop, ""),
 		front(reject, "", "block_with reject"),
 		front(encoded, "encode {\ngzip\nminimum_length 1\n}"),
@@ -45,10 +47,10 @@ func TestNoOracle(t *testing.T) {
 		"as a page":          {"POST /metrics", valid, []string{"Accept: text/html", "Sec-Fetch-Dest: document"}},
 		"a range":            {"POST /metrics", valid, []string{"Range: bytes=0-3"}},
 		"expecting":          {"POST /metrics", valid, []string{"Expect: 100-continue"}},
-		"with a session":     {"POST /metrics", valid, []string{cookie(session(profile.account(unset)))}},
-		"allowed session":    {"POST /metrics", valid, []string{cookie(session(profile.account(allow)))}},
-		"opted-out session":  {"POST /metrics", valid, []string{cookie(session(profile.account(optOut)))}},
-		"bad session":        {"POST /metrics", valid, []string{cookie("garbage")}},
+		"with a session":     {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(unset)))}},
+		"allowed session":    {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(allow)))}},
+		"opted-out session":  {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(optOut)))}},
+		"bad session":        {"POST /metrics", valid, []string{rig.Cookie("garbage")}},
 		"a signal":           {"POST /metrics", valid, []string{"Cookie: metrics_optout=true"}},
 		"an error report":    {"POST /metrics-errors", valid, nil},
 		"error, refused":     {"POST /metrics-errors", `{"uid":"` + placeholder + `"}`, nil},
@@ -99,22 +101,22 @@ func lines(headers []string) string {
 func TestSameAnswerForEverybody(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", "signal {\ngpc\n}", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "signal {\ngpc\n}", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 
 	for _, request := range []string{"POST /metrics", "POST /metrics-errors", "GET /metrics-errors?sentry_data=%7B%7D", "HEAD /metrics-errors"} {
 		first := ""
 		for name, headers := range map[string][]string{
 			"anonymous":          nil,
-			"allowed":            {cookie(session(in))},
-			"opted out":          {cookie(session(out))},
-			"no choice":          {cookie(session(profile.account(unset)))},
-			"no choice, signal":  {cookie(session(profile.account(unset))), "Metrics-Optout: 1"},
-			"unknown":            {cookie(session(profile.account(unknown)))},
-			"expired":            {cookie(session(in, expired))},
-			"expired, opted out": {cookie(session(out, expired))},
-			"unverifiable":       {cookie("garbage")},
+			"allowed":            {rig.Cookie(rig.Session(in))},
+			"opted out":          {rig.Cookie(rig.Session(out))},
+			"no choice":          {rig.Cookie(rig.Session(profile.account(unset)))},
+			"no choice, signal":  {rig.Cookie(rig.Session(profile.account(unset))), "Metrics-Optout: 1"},
+			"unknown":            {rig.Cookie(rig.Session(profile.account(unknown)))},
+			"expired":            {rig.Cookie(rig.Session(in, rig.Expired))},
+			"expired, opted out": {rig.Cookie(rig.Session(out, rig.Expired))},
+			"unverifiable":       {rig.Cookie("garbage")},
 			"signal":             {"Metrics-Optout: 1"},
 			"GPC":                {"Sec-GPC: 1"},
 		} {
@@ -134,10 +136,10 @@ func TestSameAnswerForEverybody(t *testing.T) {
 func TestUpstreamBreaks(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, away := freeAddr(t), freeAddr(t)
-	caddy := start(t,
-		site(addr, gate("preset fxa", profile.block(patient)), proxyTo(behind.addr())),
-		site(away, gate("preset fxa", profile.block(patient)), proxyTo(freeAddr(t))))
+	addr, away := rig.FreeAddr(t), rig.FreeAddr(t)
+	caddy := rig.Start(t,
+		rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())),
+		rig.Site(away, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(rig.FreeAddr(t))))
 	in, out := profile.account(allow), profile.account(optOut)
 	say := func(addr, uid string) string {
 		body := `{"uid":"` + uid + `"}`
@@ -148,10 +150,10 @@ func TestUpstreamBreaks(t *testing.T) {
 			t.Errorf("an application that %s shows (-blocked +collected)\n%s", name, diff)
 		}
 	}
-	if got := caddy.metric("upstream_total", "class", "4xx"); got != 1 {
+	if got := caddy.Metric("upstream_total", "class", "4xx"); got != 1 {
 		t.Errorf("%v replies were counted as 4xx", got)
 	}
-	if got := caddy.metric("upstream_total", "class", "5xx"); got != 1 {
+	if got := caddy.Metric("upstream_total", "class", "5xx"); got != 1 {
 		t.Errorf("%v replies were counted as 5xx", got)
 	}
 }

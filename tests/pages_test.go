@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // outcomes are the values that the application got in the outcome header, in
@@ -27,9 +29,9 @@ func outcomes(r *received) (all []string) {
 func TestOutcomeHeader(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-	out, in, none := cookie(session(profile.account(optOut))), cookie(session(profile.account(allow))), cookie(session(profile.account(unset)))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	out, in, none := rig.Cookie(rig.Session(profile.account(optOut))), rig.Cookie(rig.Session(profile.account(allow))), rig.Cookie(rig.Session(profile.account(unset)))
 	for _, token := range []string{out, in, none} {
 		_ = send(t, behind, addr, "POST /metrics", "{}", token) // a page uses what is known
 	}
@@ -45,7 +47,7 @@ func TestOutcomeHeader(t *testing.T) {
 		{"page, no choice, with a signal", "GET /signin", []string{none, "Accept: text/html", "Metrics-Optout: 1"}, []string{"block"}},
 		{"page, anonymous", "GET /", []string{"Accept: text/html"}, []string{"collect"}},
 		{"page, anonymous, with a signal", "GET /", []string{"Accept: text/html", "Cookie: metrics_optout=true"}, []string{"block"}},
-		{"page, unverifiable", "GET /", []string{"Accept: text/html", cookie("garbage")}, []string{"block"}},
+		{"page, unverifiable", "GET /", []string{"Accept: text/html", rig.Cookie("garbage")}, []string{"block"}},
 		{"page, HEAD", "HEAD /signin", []string{out, "Accept: text/html"}, []string{"block"}},
 		{"page that is not there", "GET /nowhere", []string{out, "Accept: text/html"}, []string{"block"}},
 		{"document", "GET /signin", []string{out, "Sec-Fetch-Dest: document", "Accept: */*"}, []string{"block"}},
@@ -88,14 +90,14 @@ func TestOutcomeHeader(t *testing.T) {
 func TestPagesPassAsTheyAre(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", "block_with reject", "on_unset block", sessionJWT(), profile.block("timeout 100ms")), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "block_with reject", "on_unset block", rig.SessionJWT(), profile.block("timeout 100ms")), rig.ProxyTo(behind.addr())))
 	for name, headers := range map[string][]string{
 		"anonymous":    nil,
 		"signal":       {"Metrics-Optout: 1"},
-		"opted out":    {cookie(session(profile.account(optOut)))},
-		"unknown":      {cookie(session(profile.account(unknown)))},
-		"unverifiable": {cookie("garbage")},
+		"opted out":    {rig.Cookie(rig.Session(profile.account(optOut)))},
+		"unknown":      {rig.Cookie(rig.Session(profile.account(unknown)))},
+		"unverifiable": {rig.Cookie("garbage")},
 	} {
 		for range 2 {
 			a := send(t, behind, addr, "GET /signin", "", append(headers, "Accept: text/html")...)
@@ -114,14 +116,14 @@ func TestPagesPassAsTheyAre(t *testing.T) {
 func TestPageWarmsBeacon(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, lenient := freeAddr(t), freeAddr(t)
-	start(t,
-		site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())),
-		site(lenient, gate("preset fxa", "on_unknown collect", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr, lenient := rig.FreeAddr(t), rig.FreeAddr(t)
+	rig.Start(t,
+		rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
+		rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 
 	for site, whileUnknown := range map[string]string{addr: "block", lenient: "collect"} {
 		uid := profile.account(allow)
-		token := cookie(session(uid))
+		token := rig.Cookie(rig.Session(uid))
 		release := profile.stall()
 		t.Cleanup(release)
 		// The profile server does not answer, and the page is there.
@@ -141,7 +143,7 @@ func TestPageWarmsBeacon(t *testing.T) {
 			beacon <- a
 		}()
 		release()
-		if a := await(t, "the beacon", beacon); !a.collected() {
+		if a := rig.Await(t, "the beacon", beacon); !a.collected() {
 			t.Error("the beacon of an account that allows was blocked")
 		}
 		if a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html"); !slices.Equal(outcomes(a.passed), []string{"collect"}) {
@@ -157,16 +159,16 @@ func TestPageWarmsBeacon(t *testing.T) {
 func TestOthersAreNotDecided(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-	token := cookie(session(profile.account(optOut)))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	token := rig.Cookie(rig.Session(profile.account(optOut)))
 	for _, request := range []string{"GET /asset.js", "POST /api/data", "GET /metrics-flow", "OPTIONS /metrics", "PUT /settings"} {
 		if a := send(t, behind, addr, request, "", token); !a.collected() {
 			t.Errorf("%s did not reach the application", request)
 		}
 	}
-	caddy.stop()
-	if n := len(profile.asked.all()); n != 0 {
+	caddy.Stop()
+	if n := len(profile.asked.All()); n != 0 {
 		t.Errorf("%d lookups", n)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // Of an opted-out user nothing is kept: not in the application's log, not in
@@ -15,32 +17,32 @@ import (
 func TestNothingIsKept(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, bearer, down := freeAddr(t), freeAddr(t), freeAddr(t)
+	addr, bearer, down := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
 	accessLog := filepath.Join(t.TempDir(), "access.log")
 	logged := "log {\noutput file " + accessLog + "\n}"
 	named := "\nroute POST /api/beacon\nbody_uid uid"
-	caddy := startWith(t, "debug", // Caddy at its most talkative
-		site(addr, logged, gate("preset fxa", sessionJWT(), profile.block("timeout 500ms")), proxyTo(behind.addr())),
-		site(bearer, logged, gate(named, sessionJWT(), profile.bearerBlock("timeout 500ms")), proxyTo(behind.addr())),
-		site(down, logged, gate(named, sessionJWT(), "profile http://"+freeAddr(t)+"/users/{uid}/privacy {\nauth bearer "+bearerToken+"\n}"), proxyTo(behind.addr())),
+	caddy := rig.StartWith(t, "debug", // Caddy at its most talkative
+		rig.Site(addr, logged, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 500ms")), rig.ProxyTo(behind.addr())),
+		rig.Site(bearer, logged, rig.Gate(named, rig.SessionJWT(), profile.bearerBlock("timeout 500ms")), rig.ProxyTo(behind.addr())),
+		rig.Site(down, logged, rig.Gate(named, rig.SessionJWT(), "profile http://"+rig.FreeAddr(t)+"/users/{uid}/privacy {\nauth bearer "+bearerToken+"\n}"), rig.ProxyTo(behind.addr())),
 	)
 	allowed := profile.account(allow)
-	if a := send(t, behind, addr, "POST /metrics", "{}", cookie(session(allowed))); !a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(allowed))); !a.collected() {
 		t.Fatal("not collected")
 	}
-	passed := len(behind.log.all())
+	passed := len(behind.log.All())
 
 	// Everything that an opted-out user can send, in every way that it is known
 	// of them; also while the profile server fails, and in ways that fail.
 	out, silent := profile.account(optOut), profile.account(unset)
-	good, old := session(out), session(out, expired)
-	unverifiable := session(out, map[string]any{"aud": "mobile"})
+	good, old := rig.Session(out), rig.Session(out, rig.Expired)
+	unverifiable := rig.Session(out, map[string]any{"aud": "mobile"})
 	flush := strings.ReplaceAll(flushOf(t, out), "https://www.example.org/start", "https://needle.example.org/")
 	needles := map[string]string{
 		"uid": out, "silent uid": silent, "token": good, "token's claims": strings.Split(good, ".")[1], "token's signature": strings.Split(good, ".")[2],
-		"expired token": old, "unverifiable token": unverifiable, "silent token": session(silent),
+		"expired token": old, "unverifiable token": unverifiable, "silent token": rig.Session(silent),
 		"garbage": "g4rb4ge-cookie", "payload": "needle.example.org", "unique user id": "8f14e45f-ceea-4e6a-9b0d-52a7c01d5e11",
-		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": sessionSecret, "gate's secret": gateSecret, "bearer token": bearerToken,
+		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": rig.SessionSecret, "gate's secret": rig.GateSecret, "bearer token": bearerToken,
 	}
 	everything := func() {
 		for _, site := range []string{addr, bearer, down} {
@@ -52,15 +54,15 @@ func TestNothingIsKept(t *testing.T) {
 				body    string
 				headers []string
 			}{
-				{flush, []string{cookie(good)}},
+				{flush, []string{rig.Cookie(good)}},
 				{flush, nil},
-				{"{}", []string{cookie(good)}},
-				{"{}", []string{cookie(old)}},
-				{"{}", []string{cookie(unverifiable)}},
-				{"{}", []string{cookie("g4rb4ge-cookie")}},
-				{"{}", []string{cookie("g4rb4ge-cookie.a.b")}},
-				{"{}", []string{cookie(good), cookie("g4rb4ge-cookie")}},
-				{"{}", []string{cookie(session(silent)), "Metrics-Optout: 1"}},
+				{"{}", []string{rig.Cookie(good)}},
+				{"{}", []string{rig.Cookie(old)}},
+				{"{}", []string{rig.Cookie(unverifiable)}},
+				{"{}", []string{rig.Cookie("g4rb4ge-cookie")}},
+				{"{}", []string{rig.Cookie("g4rb4ge-cookie.a.b")}},
+				{"{}", []string{rig.Cookie(good), rig.Cookie("g4rb4ge-cookie")}},
+				{"{}", []string{rig.Cookie(rig.Session(silent)), "Metrics-Optout: 1"}},
 				{`{"uid":"` + out + `","br0ken-p4yload`, nil},
 				{`{"uid":["br0ken-p4yload"]}`, nil},
 				{`{"uid":"br0ken-p4yload` + strings.Repeat("x", 300) + `"}`, nil},
@@ -73,7 +75,7 @@ func TestNothingIsKept(t *testing.T) {
 			}
 		}
 		for _, request := range []string{"GET /metrics-errors?sentry_data=qu3ry-needle", "POST /metrics-errors", "GET /experiments.bundle.js", "POST /nimbus-experiments"} {
-			if a := send(t, behind, addr, request, "", cookie(good)); a.collected() {
+			if a := send(t, behind, addr, request, "", rig.Cookie(good)); a.collected() {
 				t.Errorf("%s passed", request)
 			}
 		}
@@ -84,11 +86,11 @@ func TestNothingIsKept(t *testing.T) {
 		profile.failWith(faults[name])
 		// These are not known yet, so the fault is met.
 		uid := profile.account(optOut)
-		needles["uid, "+name], needles["token, "+name] = uid, session(uid)
+		needles["uid, "+name], needles["token, "+name] = uid, rig.Session(uid)
 		for _, site := range []string{addr, bearer} {
 			for _, path := range []string{"POST /metrics", "POST /api/beacon"} {
 				if (site == addr) == (path == "POST /metrics") {
-					_ = send(t, behind, site, path, "{}", cookie(session(uid)))
+					_ = send(t, behind, site, path, "{}", rig.Cookie(rig.Session(uid)))
 					_ = send(t, behind, site, path, `{"uid":"`+uid+`"}`)
 				}
 			}
@@ -97,18 +99,18 @@ func TestNothingIsKept(t *testing.T) {
 	}
 	everything()
 
-	if got := behind.log.all(); len(got) != passed {
+	if got := behind.log.All(); len(got) != passed {
 		t.Errorf("%d requests of theirs reached the application", len(got)-passed)
 	}
-	metrics, config := caddy.adminGet("/metrics"), caddy.adminGet("/config/")
+	metrics, config := caddy.AdminGet("/metrics"), caddy.AdminGet("/config/")
 	// One line of the access log is of the allowed user, and comes last.
-	if a := send(t, behind, addr, "POST /metrics?last", "{}", cookie(session(allowed))); !a.collected() {
+	if a := send(t, behind, addr, "POST /metrics?last", "{}", rig.Cookie(rig.Session(allowed))); !a.collected() {
 		t.Error("an allowed user is no longer collected")
 	}
-	caddy.stop()
-	access := string(must(os.ReadFile(accessLog)))
+	caddy.Stop()
+	access := string(rig.Must(os.ReadFile(accessLog)))
 	places := map[string]string{
-		"the access log": access, "Caddy's log": strings.Join(caddy.log.all(), "\n"), "the metrics": metrics, "the admin API's config": config,
+		"the access log": access, "Caddy's log": strings.Join(caddy.Log.All(), "\n"), "the metrics": metrics, "the admin API's config": config,
 	}
 	for place, content := range places {
 		for what, needle := range needles {
@@ -140,20 +142,20 @@ func TestLogBlocked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := freeAddr(t)
+			addr := rig.FreeAddr(t)
 			accessLog := filepath.Join(t.TempDir(), "access.log")
-			caddy := start(t, site(addr, "log {\noutput file "+accessLog+"\n}", gate("preset fxa", c.option, sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-			out, in := cookie(session(profile.account(optOut))), cookie(session(profile.account(allow)))
+			caddy := rig.Start(t, rig.Site(addr, "log {\noutput file "+accessLog+"\n}", rig.Gate("preset fxa", c.option, rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+			out, in := rig.Cookie(rig.Session(profile.account(optOut))), rig.Cookie(rig.Session(profile.account(allow)))
 			_ = send(t, behind, addr, "POST /metrics?out", "{}", out)
 			_ = send(t, behind, addr, "POST /metrics?signal", "{}", "Metrics-Optout: 1")
 			_ = send(t, behind, addr, "GET /experiments.bundle.js", "", out)
 			_ = send(t, behind, addr, "GET /signin", "", out, "Accept: text/html") // a page is not a blocked request
 			_ = send(t, behind, addr, "POST /metrics?in", "{}", in)
 			_ = send(t, behind, addr, "GET /asset.js", "", out)
-			caddy.stop()
+			caddy.Stop()
 
 			var got []string
-			for line := range strings.Lines(string(must(os.ReadFile(accessLog)))) {
+			for line := range strings.Lines(string(rig.Must(os.ReadFile(accessLog)))) {
 				var entry struct {
 					Request struct {
 						URI string `json:"uri"`

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // A preference is what the profile server holds of an account, in JSON.
@@ -56,13 +58,13 @@ type profile struct {
 	noETag   atomic.Bool
 	inFlight atomic.Int64
 	most     atomic.Int64 // most requests in flight at a time
-	asked    ledger[profileAsked]
+	asked    rig.Ledger[profileAsked]
 }
 
 const bearerToken = "the-application-trusts-whoever-knows-this"
 
 func newProfile(t *testing.T) *profile {
-	p := &profile{t: t, addr: freeAddr(t), held: map[string]preference{}, versions: map[string]int{}}
+	p := &profile{t: t, addr: rig.FreeAddr(t), held: map[string]preference{}, versions: map[string]int{}}
 	p.up()
 	t.Cleanup(func() { _ = p.server.Close() })
 	return p
@@ -75,7 +77,7 @@ func (p *profile) up() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	server := &http.Server{Handler: p, ReadHeaderTimeout: patience}
+	server := &http.Server{Handler: p, ReadHeaderTimeout: rig.Patience}
 	p.server = server
 	go func() { _ = server.Serve(listener) }()
 }
@@ -85,7 +87,7 @@ func (p *profile) down() { _ = p.server.Close() }
 
 // block is the profile block of a Caddyfile, for minted tokens.
 func (p *profile) block(options ...string) string {
-	return "profile http://" + p.addr + "/v1 {\nauth mint {\nkey " + fromFile("gate.secret") + "\n}\n" +
+	return "profile http://" + p.addr + "/v1 {\nauth mint {\nkey " + rig.FromFile("gate.secret") + "\n}\n" +
 		strings.Join(options, "\n") + "\n}"
 }
 
@@ -109,7 +111,7 @@ func (p *profile) set(uid string, choice preference) {
 
 // account makes one that holds the choice.
 func (p *profile) account(choice preference) (uid string) {
-	uid = newUID(p.t)
+	uid = rig.NewUID(p.t)
 	p.set(uid, choice)
 	return uid
 }
@@ -125,13 +127,13 @@ func (p *profile) lookups(uid string) int { return len(p.about(uid, http.MethodG
 func (p *profile) writes(uid string) int  { return len(p.about(uid, http.MethodPost)) }
 
 func (p *profile) about(uid, method string) []profileAsked {
-	return p.asked.where(func(a profileAsked) bool { return a.uid == uid && a.method == method })
+	return p.asked.Where(func(a profileAsked) bool { return a.uid == uid && a.method == method })
 }
 
 // awaitAsked waits until an account has been asked about, or written, n times.
 func (p *profile) awaitAsked(uid, method string, n int) {
 	p.t.Helper()
-	p.asked.wait(p.t, fmt.Sprintf("%d × %s at the profile server", n, method), func(all []profileAsked) bool {
+	p.asked.Wait(p.t, fmt.Sprintf("%d × %s at the profile server", n, method), func(all []profileAsked) bool {
 		count := 0
 		for _, a := range all {
 			if a.uid == uid && a.method == method {
@@ -174,7 +176,7 @@ func (p *profile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		asked.claims, ok = p.minted(r)
 		asked.uid, _ = asked.claims["sub"].(string)
 	}
-	p.asked.add(asked)
+	p.asked.Add(asked)
 	if hold := p.hold.Load(); hold != nil {
 		select {
 		case <-*hold:
@@ -236,7 +238,7 @@ func (p *profile) minted(r *http.Request) (jwt.MapClaims, bool) {
 	if !found {
 		return got, false
 	}
-	_, err := jwt.ParseWithClaims(raw, got, func(*jwt.Token) (any, error) { return []byte(gateSecret), nil },
+	_, err := jwt.ParseWithClaims(raw, got, func(*jwt.Token) (any, error) { return []byte(rig.GateSecret), nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer("metrics-gate"), jwt.WithExpirationRequired(),
 		jwt.WithAudience("http://"+p.addr+"/v1"), jwt.WithIssuedAt(), jwt.WithLeeway(2*time.Second))
 	if err == nil {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // A reload with slow requests open loses none, wherever they are: 100 wait for
@@ -15,16 +17,16 @@ import (
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	config := func(generation int) string {
-		return site(addr, fmt.Sprintf("header X-Generation %d", generation),
-			gate("preset fxa", sessionJWT(), profile.block(patient, "concurrency 300")), proxyTo(behind.addr()))
+		return rig.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
+			rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "concurrency 300")), rig.ProxyTo(behind.addr()))
 	}
-	caddy := start(t, config(0))
+	caddy := rig.Start(t, config(0))
 	warm, warmOut := profile.account(allow), profile.account(optOut)
 	warmed := func() {
 		t.Helper()
-		if !send(t, behind, addr, "POST /metrics", "{}", cookie(session(warm))).collected() || send(t, behind, addr, "POST /metrics", "{}", cookie(session(warmOut))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warm))).collected() || send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warmOut))).collected() {
 			t.Error("a preference is no longer what it was")
 		}
 	}
@@ -32,47 +34,47 @@ func TestReloadUnderLoad(t *testing.T) {
 
 	const each = 100
 	var senders sync.WaitGroup
-	var ended ledger[answer]
+	var ended rig.Ledger[answer]
 	open := func(token string, want bool) {
 		senders.Go(func() {
-			a, err := trySend(behind, addr, "POST /metrics", `{"broker":"web","events":[]}`, cookie(token))
+			a, err := trySend(behind, addr, "POST /metrics", `{"broker":"web","events":[]}`, rig.Cookie(token))
 			switch {
 			case err != nil:
 				t.Errorf("lost: %v", err)
 			case a.status != http.StatusOK || a.body != success || a.collected() != want:
 				t.Errorf("answered %d %q, collected %v; want %v", a.status, a.body, a.collected(), want)
 			}
-			ended.add(a)
+			ended.Add(a)
 		})
 	}
 
 	// These wait in the application …
 	hold := make(chan struct{})
 	behind.hold.Store(&hold)
-	before := len(behind.log.all())
+	before := len(behind.log.All())
 	for range each {
-		open(session(warm), true)
+		open(rig.Session(warm), true)
 	}
-	behind.log.wait(t, "the application to have them", func(all []received) bool { return len(all) >= before+each })
+	behind.log.Wait(t, "the application to have them", func(all []received) bool { return len(all) >= before+each })
 	// … and these for the profile server.
 	release := profile.stall()
-	asked := len(profile.asked.all())
+	asked := len(profile.asked.All())
 	for i := range each {
 		choice := []preference{allow, optOut}[i%2]
-		open(session(profile.account(choice)), choice == allow)
+		open(rig.Session(profile.account(choice)), choice == allow)
 	}
-	profile.asked.wait(t, "the profile server to have them", func(all []profileAsked) bool { return len(all) >= asked+each })
+	profile.asked.Wait(t, "the profile server to have them", func(all []profileAsked) bool { return len(all) >= asked+each })
 
 	for generation := 1; generation <= 3; generation++ {
-		if err := caddy.reload(config(generation)); err != nil {
+		if err := caddy.Reload(config(generation)); err != nil {
 			t.Fatal(err)
 		}
 		// The new config is in force, beside what the old ones still have open.
-		if send(t, behind, addr, "POST /metrics", "{}", cookie(session(warmOut))).collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warmOut))).collected() {
 			t.Error("a beacon passed during the reload")
 		}
 	}
-	if n := len(ended.all()); n != 0 {
+	if n := len(ended.All()); n != 0 {
 		t.Errorf("%d requests ended during the reload", n)
 	}
 	release()
@@ -95,19 +97,19 @@ func TestReloadUnderLoad(t *testing.T) {
 func TestMetricsSurviveReloads(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	one, two := freeAddr(t), freeAddr(t)
+	one, two := rig.FreeAddr(t), rig.FreeAddr(t)
 	config := func(generation int) (sites []string) {
 		for _, addr := range []string{one, two} {
-			sites = append(sites, site(addr, fmt.Sprintf("header X-Generation %d", generation),
-				gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+			sites = append(sites, rig.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
+				rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 		}
 		return sites
 	}
-	caddy := start(t, config(0)...)
-	out := cookie(session(profile.account(optOut)))
+	caddy := rig.Start(t, config(0)...)
+	out := rig.Cookie(rig.Session(profile.account(optOut)))
 	for generation := range 4 {
 		if generation > 0 {
-			if err := caddy.reload(config(generation)...); err != nil {
+			if err := caddy.Reload(config(generation)...); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -130,12 +132,12 @@ func TestMetricsSurviveReloads(t *testing.T) {
 			{"profile_lookups_total", []string{"outcome", "ok"}, 1},
 			{"profile_lookup_duration_seconds_count", nil, 1},
 		} {
-			if got := caddy.metric(c.name, c.labels...); got != c.want {
+			if got := caddy.Metric(c.name, c.labels...); got != c.want {
 				t.Errorf("generation %d: %s%v is %v, want %v", generation, c.name, c.labels, got, c.want)
 			}
 		}
 	}
-	if got := caddy.metric("cache_entries"); got < 1 {
+	if got := caddy.Metric("cache_entries"); got < 1 {
 		t.Errorf("caches hold %v entries", got)
 	}
 }
@@ -145,20 +147,20 @@ func TestMetricsSurviveReloads(t *testing.T) {
 func TestFailedReload(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	good := site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr()))
-	caddy := start(t, good)
-	config := caddy.adminGet("/config/")
+	addr := rig.FreeAddr(t)
+	good := rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr()))
+	caddy := rig.Start(t, good)
+	config := caddy.AdminGet("/config/")
 	out, in := profile.account(optOut), profile.account(allow)
 	works := func(when string) {
 		t.Helper()
-		if send(t, behind, addr, "POST /metrics", "{}", cookie(session(out))).collected() || !send(t, behind, addr, "POST /metrics", "{}", cookie(session(in))).collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(out))).collected() || !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(in))).collected() {
 			t.Errorf("%s: it no longer decides as it did", when)
 		}
 		if a := send(t, behind, addr, "GET /asset.js", ""); a.status != http.StatusOK {
 			t.Errorf("%s: answered %d", when, a.status)
 		}
-		if got := caddy.adminGet("/config/"); got != config {
+		if got := caddy.AdminGet("/config/"); got != config {
 			t.Errorf("%s: another config is in force", when)
 		}
 		for _, uid := range []string{in, out} {
@@ -173,30 +175,32 @@ func TestFailedReload(t *testing.T) {
 	if err := os.WriteFile(short, []byte("too short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := net.Listen("tcp", freeAddr(t))
+	taken, err := net.Listen("tcp", rig.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	second := func(options ...string) string { return site(freeAddr(t), gate(options...), proxyTo(behind.addr())) }
+	second := func(options ...string) string {
+		return rig.Site(rig.FreeAddr(t), rig.Gate(options...), rig.ProxyTo(behind.addr()))
+	}
 	for name, sites := range map[string][]string{
 		"an unknown word":                       {good, second("preset fxa", "no_such_option", profile.block())},
 		"a secret that is too short":            {good, second("preset fxa", "session jwt {\ncookie session\nsecret {file."+short+"}\n}", profile.block())},
 		"a secret that is not there":            {good, second("preset fxa", "session jwt {\ncookie session\nsecret {env.NO_SUCH_VARIABLE}\n}", profile.block())},
 		"a key that is none":                    {good, second("preset fxa", "session jwt {\ncookie session\nkey {file."+short+"}\n}", profile.block())},
 		"a mint key that is too short":          {good, second("preset fxa", "profile http://"+profile.addr+"/v1 {\nauth mint {\nkey {file."+short+"}\n}\n}")},
-		"a port that is taken":                  {good, site(taken.Addr().String(), gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr()))},
-		"another handler that fails after ours": {good, site(freeAddr(t), gate("preset fxa", sessionJWT(), profile.block(patient)), "basic_auth {\nbob not-a-hash\n}", proxyTo(behind.addr()))},
-		"a store that cannot be opened":         {good, site(freeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+fromFile("gate.secret")+"\n}\ntrusted_client metrics-gate\n}")},
+		"a port that is taken":                  {good, rig.Site(taken.Addr().String(), rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr()))},
+		"another handler that fails after ours": {good, rig.Site(rig.FreeAddr(t), rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), "basic_auth {\nbob not-a-hash\n}", rig.ProxyTo(behind.addr()))},
+		"a store that cannot be opened":         {good, rig.Site(rig.FreeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+rig.FromFile("gate.secret")+"\n}\ntrusted_client metrics-gate\n}")},
 	} {
 		for range 3 {
-			if err := caddy.reload(sites...); err == nil {
+			if err := caddy.Reload(sites...); err == nil {
 				t.Fatalf("%s was loaded", name)
 			}
 		}
 		works(name)
 	}
-	if err := caddy.reload(good, site(freeAddr(t), "respond hello")); err != nil {
+	if err := caddy.Reload(good, rig.Site(rig.FreeAddr(t), "respond hello")); err != nil {
 		t.Errorf("a good config no longer loads: %v", err)
 	}
 }
@@ -207,7 +211,7 @@ func TestFailedReload(t *testing.T) {
 func TestReloadChangesTrust(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	write := func(s string) {
 		if err := os.WriteFile(secret, []byte(s), 0o600); err != nil {
@@ -215,27 +219,27 @@ func TestReloadChangesTrust(t *testing.T) {
 		}
 	}
 	config := func(url string) string {
-		return site(addr, gate("preset fxa", "session jwt {\ncookie session\nsecret {file."+secret+"}\nissuer "+sessionIssuer+"\naudience web\n}",
-			"profile http://"+url+"/v1 {\nauth mint {\nkey "+fromFile("gate.secret")+"\n}\n"+patient+"\n}"), proxyTo(behind.addr()))
+		return rig.Site(addr, rig.Gate("preset fxa", "session jwt {\ncookie session\nsecret {file."+secret+"}\nissuer "+rig.SessionIssuer+"\naudience web\n}",
+			"profile http://"+url+"/v1 {\nauth mint {\nkey "+rig.FromFile("gate.secret")+"\n}\n"+patient+"\n}"), rig.ProxyTo(behind.addr()))
 	}
-	write(sessionSecret)
-	caddy := start(t, config(profile.addr))
+	write(rig.SessionSecret)
+	caddy := rig.Start(t, config(profile.addr))
 	uid := profile.account(allow)
-	token := cookie(session(uid))
+	token := rig.Cookie(rig.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
 
 	// The secret changes; not a letter of the config does.
 	write("a new secret, since the old one was seen in a log")
-	if err := caddy.reload(config(profile.addr)); err != nil {
+	if err := caddy.Reload(config(profile.addr)); err != nil {
 		t.Fatal(err)
 	}
 	if send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Error("a session counts that only the old secret verifies")
 	}
-	write(sessionSecret)
-	if err := caddy.reload(config(profile.addr)); err != nil {
+	write(rig.SessionSecret)
+	if err := caddy.Reload(config(profile.addr)); err != nil {
 		t.Fatal(err)
 	}
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
@@ -245,7 +249,7 @@ func TestReloadChangesTrust(t *testing.T) {
 	// Another profile server holds another choice.
 	other := newProfile(t)
 	other.set(uid, optOut)
-	if err := caddy.reload(config(other.addr)); err != nil {
+	if err := caddy.Reload(config(other.addr)); err != nil {
 		t.Fatal(err)
 	}
 	if send(t, behind, addr, "POST /metrics", "{}", token).collected() {

@@ -5,16 +5,18 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // The preset's routes, and what a blocked user's browser gets from each.
 func TestPresetRoutes(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-	out := cookie(session(profile.account(optOut)))
-	in := cookie(session(profile.account(allow)))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	out := rig.Cookie(rig.Session(profile.account(optOut)))
+	in := rig.Cookie(rig.Session(profile.account(allow)))
 
 	for _, c := range []struct{ request, route, class, kind, answer string }{
 		{"POST /metrics", "/metrics", "metrics", "application/json", success},
@@ -24,12 +26,12 @@ func TestPresetRoutes(t *testing.T) {
 		{"GET /experiments.bundle.js", "/experiments.bundle.js", "experiment", "javascript", ""},
 		{"POST /nimbus-experiments", "/nimbus-experiments", "experiment", "application/json", `{"features":{},"nimbusUserId":""}`},
 	} {
-		before := caddy.metric("requests_total", "route", c.route, "class", c.class, "decision", "block", "reason", "preference")
+		before := caddy.Metric("requests_total", "route", c.route, "class", c.class, "decision", "block", "reason", "preference")
 		a := send(t, behind, addr, c.request, `{}`, out)
 		if a.collected() || a.status != http.StatusOK || a.body != c.answer || !strings.Contains(a.header.Get("Content-Type"), c.kind) {
 			t.Errorf("%s: collected %v, answered %d %q %q", c.request, a.collected(), a.status, a.header.Get("Content-Type"), a.body)
 		}
-		counted := caddy.metric("requests_total", "route", c.route, "class", c.class, "decision", "block", "reason", "preference")
+		counted := caddy.Metric("requests_total", "route", c.route, "class", c.class, "decision", "block", "reason", "preference")
 		if counted != before+1 {
 			t.Errorf("%s: counted %v times", c.request, counted-before)
 		}
@@ -55,9 +57,9 @@ func TestPresetRoutes(t *testing.T) {
 func TestSpellings(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-	out := session(profile.account(optOut))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	out := rig.Session(profile.account(optOut))
 
 	for _, c := range []struct {
 		request string
@@ -89,7 +91,7 @@ func TestSpellings(t *testing.T) {
 		{"POST /nimbus-experiments/", true},
 
 		{"GET /metrics-flow", false},
-		{"GET /metrics-flow?event_type=engage&uid=" + newUID(t), false},
+		{"GET /metrics-flow?event_type=engage&uid=" + rig.NewUID(t), false},
 		{"POST /metrics-flow", false},
 		{"POST /metricsx", false},
 		{"POST /xmetrics", false},
@@ -129,15 +131,15 @@ func TestSpellings(t *testing.T) {
 func TestOwnRoutes(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate(
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate(
 		"route POST /t/* {\nanswer 201\n}",
 		"route POST /t/deep/* {\nanswer 202\n}",
 		"route POST /t/deep/exact {\nanswer 203 text/plain exactly\n}",
 		"route PUT,DELETE /t/deep/exact {\nanswer 200\n}",
-		sessionJWT(), profile.block(patient),
-	), proxyTo(behind.addr())))
-	out := cookie(session(profile.account(optOut)))
+		rig.SessionJWT(), profile.block(patient),
+	), rig.ProxyTo(behind.addr())))
+	out := rig.Cookie(rig.Session(profile.account(optOut)))
 
 	for _, c := range []struct {
 		request string
@@ -155,12 +157,12 @@ func TestOwnRoutes(t *testing.T) {
 		{"PUT /t/deep/exact", 200, "/t/deep/exact"},
 		{"DELETE /t/deep/exact", 200, "/t/deep/exact"},
 	} {
-		before := caddy.metric("requests_total", "route", c.route, "decision", "block")
+		before := caddy.Metric("requests_total", "route", c.route, "decision", "block")
 		a := send(t, behind, addr, c.request, "", out)
 		if a.collected() || a.status != c.status {
 			t.Errorf("%s: collected %v, answered %d; want %d", c.request, a.collected(), a.status, c.status)
 		}
-		if got := caddy.metric("requests_total", "route", c.route, "decision", "block"); got != before+1 {
+		if got := caddy.Metric("requests_total", "route", c.route, "decision", "block"); got != before+1 {
 			t.Errorf("%s was not counted for %s", c.request, c.route)
 		}
 	}
@@ -176,15 +178,15 @@ func TestOwnRoutes(t *testing.T) {
 func TestPlaceholdersAndMatcher(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr,
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr,
 		"@out metrics_optout",
 		"route {",
 		"request_header @out X-Early yes",
-		gate("preset fxa", sessionJWT(), profile.block(patient)),
+		rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)),
 		"request_header @out X-Out yes",
 		`request_header X-Decided "{http.metrics_gate.decision} {http.metrics_gate.reason}"`,
-		proxyTo(behind.addr()),
+		rig.ProxyTo(behind.addr()),
 		"}"))
 
 	for _, c := range []struct {
@@ -199,7 +201,7 @@ func TestPlaceholdersAndMatcher(t *testing.T) {
 		{"opted-out page", "GET /signin", optOut, []string{"Accept: text/html"}, "block preference", "yes"},
 		{"page with a signal", "GET /signin", unset, []string{"Accept: text/html", "Metrics-Optout: 1"}, "block signal", "yes"},
 	} {
-		token := cookie(session(profile.account(c.preference)))
+		token := rig.Cookie(rig.Session(profile.account(c.preference)))
 		_ = send(t, behind, addr, "POST /metrics", "{}", token) // a page uses what is known
 		a := send(t, behind, addr, c.request, "{}", append(c.headers, token)...)
 		if !a.collected() {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // A rule is one row of the design's table. "*" stands for anything; a decision
@@ -114,9 +116,9 @@ func TestRules(t *testing.T) {
 	var cases []sent
 	var sites []string
 	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}, {"collect", "block"}} {
-		addr := freeAddr(t)
+		addr := rig.FreeAddr(t)
 		directives := []string{
-			sessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\n}",
+			rig.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\n}",
 			"on_unknown " + options.onUnknown, "on_unset " + options.onUnset,
 		}
 		for _, session_ := range []string{"none", "expired", "unverifiable", "verified"} {
@@ -138,12 +140,12 @@ func TestRules(t *testing.T) {
 						account := profile.account(held)
 						switch session_ {
 						case "expired":
-							c.headers = append(c.headers, cookie(session(account, expired)))
+							c.headers = append(c.headers, rig.Cookie(rig.Session(account, rig.Expired)))
 							named, c.named = append(named, held), append(c.named, account)
 						case "unverifiable":
-							c.headers = append(c.headers, cookie(sign(jwt.SigningMethodHS256, []byte("another secret, of another issuer"), nil, claims(account))))
+							c.headers = append(c.headers, rig.Cookie(rig.Sign(jwt.SigningMethodHS256, []byte("another secret, of another issuer"), nil, rig.Claims(account))))
 						case "verified":
-							c.headers = append(c.headers, cookie(session(account)))
+							c.headers = append(c.headers, rig.Cookie(rig.Session(account)))
 							c.subject = account
 						}
 						switch inBody {
@@ -168,9 +170,9 @@ func TestRules(t *testing.T) {
 				}
 			}
 		}
-		sites = append(sites, site(addr, gate(directives...), proxyTo(behind.addr())))
+		sites = append(sites, rig.Site(addr, rig.Gate(directives...), rig.ProxyTo(behind.addr())))
 	}
-	caddy := start(t, sites...)
+	caddy := rig.Start(t, sites...)
 
 	answers := make([]answer, len(cases))
 	next := make(chan int)
@@ -194,10 +196,10 @@ func TestRules(t *testing.T) {
 	senders.Wait()
 
 	counted := map[string]string{}
-	for _, sample := range caddy.samples() {
-		if sample.name == "caddy_metrics_gate_requests_total" && sample.value > 0 && strings.HasPrefix(sample.labels["route"], "/t/") {
-			counted[sample.labels["route"]] += fmt.Sprintf("%v × %s %s %s %s", sample.value,
-				sample.labels["decision"], sample.labels["reason"], sample.labels["mode"], sample.labels["class"])
+	for _, sample := range caddy.Samples() {
+		if sample.Name == "caddy_metrics_gate_requests_total" && sample.Value > 0 && strings.HasPrefix(sample.Labels["route"], "/t/") {
+			counted[sample.Labels["route"]] += fmt.Sprintf("%v × %s %s %s %s", sample.Value,
+				sample.Labels["decision"], sample.Labels["reason"], sample.Labels["mode"], sample.Labels["class"])
 		}
 	}
 	for i, c := range cases {
@@ -227,7 +229,7 @@ func TestRules(t *testing.T) {
 			profile.awaitAsked(c.subject, http.MethodPost, 1)
 		}
 	}
-	caddy.stop()
+	caddy.Stop()
 	for _, c := range cases {
 		want := 0
 		if c.want.writeBack {
@@ -248,14 +250,14 @@ func TestRules(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	behind := newContentServer(t)
-	usual, both, named := freeAddr(t), freeAddr(t), freeAddr(t)
+	usual, both, named := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
 	route := "route POST /api/beacon"
 	profile := newProfile(t)
-	ask := sessionJWT() + "\n" + profile.block(patient)
-	start(t,
-		site(usual, gate(route, ask), proxyTo(behind.addr())),
-		site(both, gate(route, ask, "signal {\ngpc\ndnt\n}"), proxyTo(behind.addr())),
-		site(named, gate(route, ask, "signal {\ncookie consent_no\nheader X-No-Metrics\n}"), proxyTo(behind.addr())),
+	ask := rig.SessionJWT() + "\n" + profile.block(patient)
+	rig.Start(t,
+		rig.Site(usual, rig.Gate(route, ask), rig.ProxyTo(behind.addr())),
+		rig.Site(both, rig.Gate(route, ask, "signal {\ngpc\ndnt\n}"), rig.ProxyTo(behind.addr())),
+		rig.Site(named, rig.Gate(route, ask, "signal {\ncookie consent_no\nheader X-No-Metrics\n}"), rig.ProxyTo(behind.addr())),
 	)
 	for _, c := range []struct {
 		site    string
@@ -315,8 +317,8 @@ func TestSignals(t *testing.T) {
 func TestNamesInBodies(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 
 	for _, c := range []struct {
@@ -374,7 +376,7 @@ func TestNamesInBodies(t *testing.T) {
 			t.Errorf("%s: the application got %d bytes, not the %d sent", c.name, len(a.passed.body), len(c.body))
 		}
 	}
-	if n := len(profile.asked.all()); n != 2 {
+	if n := len(profile.asked.All()); n != 2 {
 		t.Errorf("two accounts took %d lookups", n)
 	}
 }
@@ -385,15 +387,15 @@ func TestNamesInBodies(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	drop, reject := freeAddr(t), freeAddr(t)
+	drop, reject := rig.FreeAddr(t), rig.FreeAddr(t)
 	routes := "route POST /api/beacon {\nanswer 202 text/plain taken\n}\nroute POST,PUT /t/plain\n" +
 		"route GET /flags experiment {\nanswer 200 application/json `{}`\n}"
-	start(t,
-		site(drop, gate(routes, "body_uid uid", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())),
-		site(reject, gate(routes, "body_uid uid", "block_with reject", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())),
+	rig.Start(t,
+		rig.Site(drop, rig.Gate(routes, "body_uid uid", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
+		rig.Site(reject, rig.Gate(routes, "body_uid uid", "block_with reject", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
 	)
-	out := cookie(session(profile.account(optOut)))
-	in := cookie(session(profile.account(allow)))
+	out := rig.Cookie(rig.Session(profile.account(optOut)))
+	in := rig.Cookie(rig.Session(profile.account(allow)))
 	named := `{"uid":"` + profile.account(optOut) + `"}`
 
 	for _, c := range []struct {
@@ -437,14 +439,14 @@ func TestAnswers(t *testing.T) {
 func TestNoContentIsNoChoice(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
+	addr := rig.FreeAddr(t)
 	profile.failWith(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
-	uid := newUID(t)
-	if a := send(t, behind, addr, "POST /metrics", `{}`, cookie(session(uid))); !a.collected() {
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	uid := rig.NewUID(t)
+	if a := send(t, behind, addr, "POST /metrics", `{}`, rig.Cookie(rig.Session(uid))); !a.collected() {
 		t.Error("204 from the profile server is null, and null is collected")
 	}
-	if a := send(t, behind, addr, "POST /metrics", `{}`, cookie(session(uid)), "Metrics-Optout: 1"); a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", `{}`, rig.Cookie(rig.Session(uid)), "Metrics-Optout: 1"); a.collected() {
 		t.Error("204 from the profile server is null, so the signal counts")
 	}
 }

@@ -3,37 +3,39 @@ package tests
 import (
 	"net/http"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // Shadow looks up, decides and counts, and is not to be noticed otherwise.
 func TestShadow(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, "metrics_gate shadow {\npreset fxa\nblock_with reject\n"+sessionJWT()+"\n"+profile.block(patient)+"\n}", proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, "metrics_gate shadow {\npreset fxa\nblock_with reject\n"+rig.SessionJWT()+"\n"+profile.block(patient)+"\n}", rig.ProxyTo(behind.addr())))
 
 	// It says at start what that means.
-	caddy.logged("http.handlers.metrics_gate", `"level":"warn"`, "shadow", "measured")
+	caddy.Logged("http.handlers.metrics_gate", `"level":"warn"`, "shadow", "measured")
 
 	out, in, none := profile.account(optOut), profile.account(allow), profile.account(unset)
 	for _, c := range []struct {
 		name, request, body, decision, reason string
 		headers                               []string
 	}{
-		{"opted out", "POST /metrics", fixture(t, "legacy_2015"), "block", "preference", []string{cookie(session(out))}},
+		{"opted out", "POST /metrics", fixture(t, "legacy_2015"), "block", "preference", []string{rig.Cookie(rig.Session(out))}},
 		{"opted out by name", "POST /metrics", flushOf(t, out), "block", "preference", nil},
 		{"signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{"Metrics-Optout: 1"}},
-		{"no choice, signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{cookie(session(none)), "Cookie: metrics_optout=true"}},
-		{"unknown", "POST /metrics", "{}", "block", "unknown", []string{cookie(session(profile.account(unknown)))}},
-		{"unverifiable", "POST /metrics", "{}", "block", "unverified_session", []string{cookie("garbage")}},
-		{"allowed", "POST /metrics", flushOf(t, in), "collect", "explicit_allow", []string{cookie(session(in))}},
+		{"no choice, signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{rig.Cookie(rig.Session(none)), "Cookie: metrics_optout=true"}},
+		{"unknown", "POST /metrics", "{}", "block", "unknown", []string{rig.Cookie(rig.Session(profile.account(unknown)))}},
+		{"unverifiable", "POST /metrics", "{}", "block", "unverified_session", []string{rig.Cookie("garbage")}},
+		{"allowed", "POST /metrics", flushOf(t, in), "collect", "explicit_allow", []string{rig.Cookie(rig.Session(in))}},
 		{"anonymous", "POST /metrics", fixture(t, "anonymous"), "collect", "default", nil},
-		{"error report", "GET /metrics-errors", "", "block", "preference", []string{cookie(session(out))}},
-		{"experiment", "GET /experiments.bundle.js", "", "block", "preference", []string{cookie(session(out))}},
-		{"experiment, Nimbus", "POST /nimbus-experiments", "{}", "block", "preference", []string{cookie(session(out))}},
+		{"error report", "GET /metrics-errors", "", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
+		{"experiment", "GET /experiments.bundle.js", "", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
+		{"experiment, Nimbus", "POST /nimbus-experiments", "{}", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
 	} {
 		labels := []string{"mode", "shadow", "decision", c.decision, "reason", c.reason}
-		before := caddy.metric("requests_total", labels...)
+		before := caddy.Metric("requests_total", labels...)
 		plain := send(t, behind, behind.addr(), c.request, c.body) // without a gate
 		a := send(t, behind, addr, c.request, c.body, append(c.headers, "Metrics-Gate-Decision: forged")...)
 		if !a.collected() || string(a.passed.body) != c.body {
@@ -46,21 +48,21 @@ func TestShadow(t *testing.T) {
 		if a.status != plain.status || a.body != plain.body || a.header.Get("ETag") != plain.header.Get("ETag") {
 			t.Errorf("%s: %d %q, without a gate %d %q", c.name, a.status, a.body, plain.status, plain.body)
 		}
-		if got := caddy.metric("requests_total", labels...) - before; got != 1 {
+		if got := caddy.Metric("requests_total", labels...) - before; got != 1 {
 			t.Errorf("%s: counted %v times as %s, %s", c.name, got, c.decision, c.reason)
 		}
 	}
-	if got := caddy.metric("requests_total", "mode", "enforce"); got != 0 {
+	if got := caddy.Metric("requests_total", "mode", "enforce"); got != 0 {
 		t.Errorf("%v requests were counted as enforced", got)
 	}
 
 	// Pages pass without the outcome, and nothing was written.
-	a := send(t, behind, addr, "GET /signin", "", cookie(session(none)), "Cookie: metrics_optout=true", "Accept: text/html")
+	a := send(t, behind, addr, "GET /signin", "", rig.Cookie(rig.Session(none)), "Cookie: metrics_optout=true", "Accept: text/html")
 	if got := outcomes(a.passed); got != nil || a.body != page || a.header.Get("Set-Cookie") != "" {
 		t.Errorf("a page: %d %q, told %q", a.status, a.body, got)
 	}
-	caddy.stop()
-	if writes := profile.asked.where(func(a profileAsked) bool { return a.method == http.MethodPost }); len(writes) != 0 {
+	caddy.Stop()
+	if writes := profile.asked.Where(func(a profileAsked) bool { return a.method == http.MethodPost }); len(writes) != 0 {
 		t.Errorf("shadow wrote %d times", len(writes))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
 // What the browser said goes into a profile that holds no choice: once, and
@@ -12,11 +14,11 @@ import (
 func TestWriteBack(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, off := freeAddr(t), freeAddr(t)
-	options := []string{"preset fxa", "signal {\ngpc\ndnt\n}", sessionJWT(), profile.block(patient)}
-	caddy := start(t,
-		site(addr, gate(options...), proxyTo(behind.addr())),
-		site(off, gate(append(options, "write_back off")...), proxyTo(behind.addr())))
+	addr, off := rig.FreeAddr(t), rig.FreeAddr(t)
+	options := []string{"preset fxa", "signal {\ngpc\ndnt\n}", rig.SessionJWT(), profile.block(patient)}
+	caddy := rig.Start(t,
+		rig.Site(addr, rig.Gate(options...), rig.ProxyTo(behind.addr())),
+		rig.Site(off, rig.Gate(append(options, "write_back off")...), rig.ProxyTo(behind.addr())))
 
 	cases := []struct {
 		name     string
@@ -39,18 +41,18 @@ func TestWriteBack(t *testing.T) {
 		{"explicit choice to allow", addr, allow, nil, []string{"Cookie: metrics_optout=true"}, "collect", 0},
 		{"opted out already", addr, optOut, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
 		{"could not be learnt", addr, unknown, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
-		{"expired session", addr, unset, func(uid string) string { return session(uid, expired) }, []string{"Cookie: metrics_optout=true"}, "block", 0},
+		{"expired session", addr, unset, func(uid string) string { return rig.Session(uid, rig.Expired) }, []string{"Cookie: metrics_optout=true"}, "block", 0},
 		{"write_back off", off, unset, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
 	}
 	uids := make([]string, len(cases))
 	for i, c := range cases {
 		uids[i] = profile.account(c.held)
-		token := session(uids[i])
+		token := rig.Session(uids[i])
 		if c.session != nil {
 			token = c.session(uids[i])
 		}
 		for range 10 { // beacons come often; the choice is written once
-			if a := send(t, behind, c.site, "POST /metrics", "{}", append(c.headers, cookie(token))...); a.decision() != c.decision {
+			if a := send(t, behind, c.site, "POST /metrics", "{}", append(c.headers, rig.Cookie(token))...); a.decision() != c.decision {
 				t.Errorf("%s: %s, want %s", c.name, a.decision(), c.decision)
 			}
 		}
@@ -66,18 +68,18 @@ func TestWriteBack(t *testing.T) {
 			profile.awaitAsked(uids[i], http.MethodPost, c.writes)
 		}
 	}
-	until(t, "the written ones to be counted", func() bool { return caddy.metric("write_backs_total", "outcome", "written") == 4 })
+	rig.Until(t, "the written ones to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "written") == 4 })
 
 	// From then on it is the account's own choice, whatever the browser.
-	before := caddy.metric("requests_total", "reason", "preference")
-	if a := send(t, behind, addr, "POST /metrics", "{}", cookie(session(uids[0]))); a.collected() {
+	before := caddy.Metric("requests_total", "reason", "preference")
+	if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uids[0]))); a.collected() {
 		t.Error("what was written is not what is cached")
 	}
-	if got := caddy.metric("requests_total", "reason", "preference") - before; got != 1 {
+	if got := caddy.Metric("requests_total", "reason", "preference") - before; got != 1 {
 		t.Error("what was written is not the reason of what follows")
 	}
 
-	caddy.stop() // joins whatever it still has running
+	caddy.Stop() // joins whatever it still has running
 	for i, c := range cases {
 		posts := profile.about(uids[i], http.MethodPost)
 		if len(posts) != c.writes {
@@ -108,15 +110,15 @@ func TestWriteBack(t *testing.T) {
 func TestWriteBackOnce(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
 	flood(t, 100, 20, func(int) error {
-		_, err := trySend(behind, addr, "POST /metrics", "{}", cookie(session(uid)), "Metrics-Optout: true")
+		_, err := trySend(behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid)), "Metrics-Optout: true")
 		return err
 	}, nil)
 	profile.awaitAsked(uid, http.MethodPost, 1)
-	caddy.stop()
+	caddy.Stop()
 	if n := profile.writes(uid); n != 1 {
 		t.Errorf("100 beacons wrote %d times", n)
 	}
@@ -127,10 +129,10 @@ func TestWriteBackOnce(t *testing.T) {
 func TestWriteBackLosesToTheUser(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
-	token := cookie(session(uid))
+	token := rig.Cookie(rig.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
@@ -139,11 +141,11 @@ func TestWriteBackLosesToTheUser(t *testing.T) {
 		t.Error("the signal was overlooked")
 	}
 	profile.awaitAsked(uid, http.MethodPost, 1)
-	until(t, "the conflict to be counted", func() bool { return caddy.metric("write_backs_total", "outcome", "conflict") == 1 })
-	until(t, "the user's own choice to count", func() bool {
+	rig.Until(t, "the conflict to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "conflict") == 1 })
+	rig.Until(t, "the user's own choice to count", func() bool {
 		return send(t, behind, addr, "POST /metrics", "{}", token, "Metrics-Optout: 1").collected()
 	})
-	caddy.stop()
+	caddy.Stop()
 	if got := profile.get(uid); got != allow {
 		t.Errorf("the user's choice was overwritten with %s", got)
 	}
@@ -157,16 +159,16 @@ func TestWriteBackNeedsETag(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
 	profile.noETag.Store(true)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
 	for range 5 {
-		if send(t, behind, addr, "POST /metrics", "{}", cookie(session(uid)), "Metrics-Optout: 1").collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid)), "Metrics-Optout: 1").collected() {
 			t.Error("the signal was overlooked")
 		}
 	}
-	until(t, "it to be counted", func() bool { return caddy.metric("write_backs_total", "outcome", "no_etag") > 0 })
-	caddy.stop()
+	rig.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "no_etag") > 0 })
+	caddy.Stop()
 	if n := profile.writes(uid); n != 0 {
 		t.Errorf("written %d times without an ETag", n)
 	}
@@ -176,10 +178,10 @@ func TestWriteBackNeedsETag(t *testing.T) {
 func TestWriteBackIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	start(t, site(addr, gate("preset fxa", sessionJWT(), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
-	token := cookie(session(uid))
+	token := rig.Cookie(rig.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
@@ -190,7 +192,7 @@ func TestWriteBackIsTriedAgain(t *testing.T) {
 	profile.awaitAsked(uid, http.MethodPost, 1)
 	profile.failWith(nil)
 	profile.awaitAsked(uid, http.MethodPost, 2)
-	until(t, "the profile to hold it", func() bool { return profile.get(uid) == optOut })
+	rig.Until(t, "the profile to hold it", func() bool { return profile.get(uid) == optOut })
 }
 
 // A preference in the token is no reason to write without looking: the profile
@@ -198,19 +200,19 @@ func TestWriteBackIsTriedAgain(t *testing.T) {
 func TestWriteBackFromClaim(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := freeAddr(t)
-	caddy := start(t, site(addr, gate("preset fxa", strings.Replace(sessionJWT(), "session jwt {", "session jwt {\noptout_claim metrics_optout", 1), profile.block(patient)), proxyTo(behind.addr())))
+	addr := rig.FreeAddr(t)
+	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", strings.Replace(rig.SessionJWT(), "session jwt {", "session jwt {\noptout_claim metrics_optout", 1), profile.block(patient)), rig.ProxyTo(behind.addr())))
 	null := map[string]any{"metrics_optout": "null"}
 	holdsNone, holdsAllow := profile.account(unset), profile.account(allow)
 	for _, uid := range []string{holdsNone, holdsAllow} {
-		if send(t, behind, addr, "POST /metrics", "{}", cookie(session(uid, null)), "Metrics-Optout: 1").collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid, null)), "Metrics-Optout: 1").collected() {
 			t.Error("the signal was overlooked")
 		}
 		profile.awaitAsked(uid, http.MethodGet, 1)
 	}
 	profile.awaitAsked(holdsNone, http.MethodPost, 1)
-	until(t, "it to be counted", func() bool { return caddy.metric("write_backs_total", "outcome", "unneeded") == 1 })
-	caddy.stop()
+	rig.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "unneeded") == 1 })
+	caddy.Stop()
 	if got := profile.get(holdsNone); got != optOut {
 		t.Errorf("a profile without a choice holds %s", got)
 	}

@@ -1,4 +1,4 @@
-package tests
+package rig
 
 import (
 	"slices"
@@ -9,17 +9,18 @@ import (
 
 // patience is how long a test waits for something that must happen. It is no
 // measure of speed: what happens at all happens long before.
-const patience = 30 * time.Second
+const Patience = 30 * time.Second
 
-// A ledger is what came in, in order: log lines, requests, writes. A test waits
+// Ledger is what came in, in order: log lines, requests, writes. A test waits
 // for an entry rather than for a time to pass.
-type ledger[T any] struct {
+type Ledger[T any] struct {
 	mu    sync.Mutex
 	items []T
 	grew  chan struct{} // closed and replaced with every entry
 }
 
-func (l *ledger[T]) add(item T) {
+// Add adds an entry.
+func (l *Ledger[T]) Add(item T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.items = append(l.items, item)
@@ -29,21 +30,22 @@ func (l *ledger[T]) add(item T) {
 	}
 }
 
-func (l *ledger[T]) all() []T {
+// All is the entries so far.
+func (l *Ledger[T]) All() []T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.items)
 }
 
-// where is the entries that match.
-func (l *ledger[T]) where(match func(T) bool) []T {
-	return slices.DeleteFunc(l.all(), func(item T) bool { return !match(item) })
+// Where is the entries that match.
+func (l *Ledger[T]) Where(match func(T) bool) []T {
+	return slices.DeleteFunc(l.All(), func(item T) bool { return !match(item) })
 }
 
-// wait returns the entries as soon as enough says that it has seen enough.
-func (l *ledger[T]) wait(t testing.TB, what string, enough func([]T) bool) []T {
+// Wait returns the entries as soon as enough says that it has seen enough.
+func (l *Ledger[T]) Wait(t testing.TB, what string, enough func([]T) bool) []T {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(Patience)
 	for {
 		l.mu.Lock()
 		items := slices.Clone(l.items)
@@ -63,22 +65,22 @@ func (l *ledger[T]) wait(t testing.TB, what string, enough func([]T) bool) []T {
 	}
 }
 
-// await receives from a channel, and fails the test when nothing comes.
-func await[T any](t testing.TB, what string, from <-chan T) T {
+// Await receives from a channel, and fails the test when nothing comes.
+func Await[T any](t testing.TB, what string, from <-chan T) T {
 	t.Helper()
 	select {
 	case item := <-from:
 		return item
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		t.Fatalf("waited in vain for %s", what)
 		panic("unreachable")
 	}
 }
 
-// until asks again and again. What it asks takes its time, so it needs no pause.
-func until(t testing.TB, what string, done func() bool) {
+// Until asks again and again. What it asks takes its time, so it needs no pause.
+func Until(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); {
+	for deadline := time.Now().Add(Patience); !done(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -1,7 +1,7 @@
-// Package tests holds the end-to-end tests: the real binary, started with a
-// Caddyfile, between stand-ins for the content server and the profile server.
-// They know the design, and nothing of how it is built.
-package tests
+// Package rig runs the real Caddy for the end-to-end tests: it builds the
+// binary from this tree, starts it with a Caddyfile, and looks at what it logs
+// and counts. It also holds the keys that the tests sign with.
+package rig
 
 import (
 	"bufio"
@@ -26,34 +26,37 @@ import (
 	"go.uber.org/goleak"
 )
 
-// binary is the Caddy under test, built once from this tree.
-var binary string
+// Binary is the Caddy under test, built once from this tree.
+var Binary string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "metrics-gate-tests-")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "caddy")
-		build := exec.Command("go", append([]string{"build", "-o", binary}, append(buildFlags(), "../cmd/caddy")...)...)
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "building ../cmd/caddy:", err)
-			return 1
-		}
-		makeKeys(dir)
-		code := m.Run()
-		http.DefaultClient.CloseIdleConnections()
-		browser.CloseIdleConnections()
-		if err := goleak.Find(); err != nil && code == 0 {
-			fmt.Fprintln(os.Stderr, "the stand-ins leak:", err)
-			return 1
-		}
-		return code
-	}())
+// Main runs the tests of a package with the binary and the keys made, and
+// returns the code to exit with. A goroutine that outlives the tests fails them.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "metrics-gate-tests-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	Binary = filepath.Join(dir, "caddy")
+	build := exec.Command("go", append([]string{"build", "-o", Binary}, append(buildFlags(), command)...)...)
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintf(os.Stderr, "building %s: %v\n", command, err)
+		return 1
+	}
+	makeKeys(dir)
+	code := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	Client.CloseIdleConnections()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "the stand-ins leak:", err)
+		return 1
+	}
+	return code
 }
+
+// command is the main package of the Caddy under test.
+const command = "github.com/metricsgate/metricsgate/cmd/caddy"
 
 // buildFlags builds Caddy as these tests were built: under -race, a data race
 // in Caddy is found as well.
@@ -70,45 +73,51 @@ func buildFlags() (flags []string) {
 	return flags
 }
 
-// A server is one running Caddy.
-type server struct {
-	t       *testing.T
-	admin   string // host:port
+// Server is one running Caddy.
+type Server struct {
+	t       testing.TB
+	Admin   string // host:port
 	options string // global ones, besides those that every test needs
-	dir     string
-	log     ledger[string]
+	Dir     string
+	Log     Ledger[string]
 	cmd     *exec.Cmd
 	exited  chan error // the process has ended and its log is complete
 	ended   bool
 }
 
-// start runs Caddy with the sites, and returns when it serves them. When the
+// Start runs Caddy with the sites, and returns when it serves them. When the
 // test ends, Caddy is stopped, and must then have neither panicked nor raced.
-func start(t *testing.T, sites ...string) *server {
+func Start(t testing.TB, sites ...string) *Server {
 	t.Helper()
-	return startWith(t, "", sites...)
+	return StartWith(t, "", sites...)
 }
 
-// startWith is start with global options.
-func startWith(t *testing.T, options string, sites ...string) *server {
+// New is a server that does not run yet, with a folder of its own.
+func New(t testing.TB) *Server {
+	return &Server{t: t, Admin: FreeAddr(t), Dir: t.TempDir(), exited: make(chan error, 1)}
+}
+
+// StartWith is Start with global options.
+func StartWith(t testing.TB, options string, sites ...string) *Server {
 	t.Helper()
-	s := &server{t: t, admin: freeAddr(t), options: options, dir: t.TempDir(), exited: make(chan error, 1)}
-	config := filepath.Join(s.dir, "Caddyfile")
-	if err := os.WriteFile(config, []byte(s.caddyfile(sites...)), 0o600); err != nil {
+	s := New(t)
+	s.options = options
+	config := filepath.Join(s.Dir, "Caddyfile")
+	if err := os.WriteFile(config, []byte(s.Caddyfile(sites...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.run(exec.Command(binary, "run", "--config", config, "--adapter", "caddyfile"))
+	s.Run(exec.Command(Binary, "run", "--config", config, "--adapter", "caddyfile"))
 	return s
 }
 
-// run starts the command, which has to be or to become Caddy, in the server's
+// Run starts the command, which has to be or to become Caddy, in the server's
 // folder.
-func (s *server) run(command *exec.Cmd) {
+func (s *Server) Run(cmd *exec.Cmd) {
 	t := s.t
 	t.Helper()
-	s.cmd = command
-	s.cmd.Env = environment(s.dir)
-	s.cmd.Dir = s.dir
+	s.cmd = cmd
+	s.cmd.Env = Environment(s.Dir)
+	s.cmd.Dir = s.Dir
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -117,27 +126,27 @@ func (s *server) run(command *exec.Cmd) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.stop)
+	t.Cleanup(s.Stop)
 	go func() {
 		lines := bufio.NewReader(stderr)
 		for {
 			line, err := lines.ReadString('\n')
 			if line != "" {
-				s.log.add(strings.TrimSuffix(line, "\n"))
+				s.Log.Add(strings.TrimSuffix(line, "\n"))
 			}
 			if err != nil {
 				break
 			}
 		}
 		err := s.cmd.Wait()
-		s.log.add("the process ended")
+		s.Log.Add("the process ended")
 		s.exited <- err
 	}()
-	s.logged("serving initial configuration")
+	s.Logged("serving initial configuration")
 }
 
-// environment is a home of its own, so that no run sees what another left.
-func environment(dir string) []string {
+// Environment is a home of its own, so that no run sees what another left.
+func Environment(dir string) []string {
 	env := []string{"GORACE=halt_on_error=0"}
 	for _, name := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"} {
 		env = append(env, name+"="+dir)
@@ -145,16 +154,16 @@ func environment(dir string) []string {
 	return append(env, "PATH="+os.Getenv("PATH"))
 }
 
-// caddyfile is the whole file: the sites, and what a test needs of the server.
-func (s *server) caddyfile(sites ...string) string {
-	return "{\n\tadmin " + s.admin + "\n\tauto_https off\n\tpersist_config off\n\tgrace_period 20s\n" + s.options + "\n}\n" +
+// Caddyfile is the whole file: the sites, and what a test needs of the server.
+func (s *Server) Caddyfile(sites ...string) string {
+	return "{\n\tadmin " + s.Admin + "\n\tauto_https off\n\tpersist_config off\n\tgrace_period 20s\n" + s.options + "\n}\n" +
 		strings.Join(sites, "\n")
 }
 
-// logged waits for a log line that holds all the words, and returns it.
-func (s *server) logged(words ...string) (found string) {
+// Logged waits for a log line that holds all the words, and returns it.
+func (s *Server) Logged(words ...string) (found string) {
 	s.t.Helper()
-	lines := s.log.wait(s.t, fmt.Sprintf("a log line with %q", words), func(lines []string) bool {
+	lines := s.Log.Wait(s.t, fmt.Sprintf("a log line with %q", words), func(lines []string) bool {
 		for _, line := range lines {
 			if containsAll(line, words) {
 				found = line
@@ -178,27 +187,27 @@ func containsAll(line string, words []string) bool {
 	return true
 }
 
-// stop ends Caddy as an operator does, which joins everything it still has
+// Stop ends Caddy as an operator does, which joins everything it still has
 // running, and holds the complete log against what no log may have.
-func (s *server) stop() {
+func (s *Server) Stop() {
 	s.t.Helper()
 	if s.ended {
 		return
 	}
 	s.ended = true
-	browser.CloseIdleConnections()
+	Client.CloseIdleConnections()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-s.exited:
 		if err != nil {
 			s.t.Errorf("Caddy ended with %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into the log
 		<-s.exited
 		s.t.Errorf("Caddy did not stop")
 	}
-	log := strings.Join(s.log.all(), "\n")
+	log := strings.Join(s.Log.All(), "\n")
 	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
 		if i := strings.Index(log, sign); i >= 0 {
 			s.t.Errorf("the log has %q:\n%.8000s", sign, log[i:])
@@ -207,10 +216,10 @@ func (s *server) stop() {
 	}
 }
 
-// reload has the admin API load another config, and returns its complaint.
-func (s *server) reload(sites ...string) error {
+// Reload has the admin API load another config, and returns its complaint.
+func (s *Server) Reload(sites ...string) error {
 	s.t.Helper()
-	request, _ := http.NewRequest(http.MethodPost, "http://"+s.admin+"/load", strings.NewReader(s.caddyfile(sites...)))
+	request, _ := http.NewRequest(http.MethodPost, "http://"+s.Admin+"/load", strings.NewReader(s.Caddyfile(sites...)))
 	request.Header.Set("Content-Type", "text/caddyfile")
 	request.Header.Set("Cache-Control", "must-revalidate") // load it even if nothing changed
 	response, err := http.DefaultClient.Do(request)
@@ -222,7 +231,7 @@ func (s *server) reload(sites ...string) error {
 	// The old servers close their idle connections; a request that goes out on
 	// one at that moment would be lost in any client. A reload that fails has
 	// replaced the server of the admin API, too.
-	browser.CloseIdleConnections()
+	Client.CloseIdleConnections()
 	http.DefaultClient.CloseIdleConnections()
 	listenersSettled(s.t)
 	if response.StatusCode != http.StatusOK {
@@ -261,10 +270,10 @@ func listenersSettled(t testing.TB) {
 	}
 }
 
-// adminGet is what the admin API says.
-func (s *server) adminGet(path string) string {
+// AdminGet is what the admin API says.
+func (s *Server) AdminGet(path string) string {
 	s.t.Helper()
-	response, err := http.Get("http://" + s.admin + path)
+	response, err := http.Get("http://" + s.Admin + path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -276,17 +285,17 @@ func (s *server) adminGet(path string) string {
 	return string(body)
 }
 
-// A sample is one line of Prometheus' text format.
-type sample struct {
-	name   string
-	labels map[string]string
-	value  float64
+// Sample is one line of Prometheus' text format.
+type Sample struct {
+	Name   string
+	Labels map[string]string
+	Value  float64
 }
 
-// samples scrapes the gate's own metrics.
-func (s *server) samples() (all []sample) {
+// Samples scrapes the gate's own metrics.
+func (s *Server) Samples() (all []Sample) {
 	s.t.Helper()
-	for line := range strings.Lines(s.adminGet("/metrics")) {
+	for line := range strings.Lines(s.AdminGet("/metrics")) {
 		line = strings.TrimSpace(line)
 		if !strings.HasPrefix(line, "caddy_metrics_gate_") {
 			continue
@@ -307,26 +316,27 @@ func (s *server) samples() (all []sample) {
 			labels[key], _ = strconv.Unquote(quoted)
 			rest = strings.TrimPrefix(after[len(quoted):], ",")
 		}
-		all = append(all, sample{name, labels, value})
+		all = append(all, Sample{name, labels, value})
 	}
 	return all
 }
 
-// metric is the sum of the samples of caddy_metrics_gate_<name> that have all
+// Metric is the sum of the samples of caddy_metrics_gate_<name> that have all
 // the labels, given as key, value, key, value.
-func (s *server) metric(name string, labels ...string) (sum float64) {
+func (s *Server) Metric(name string, labels ...string) (sum float64) {
 	s.t.Helper()
-	for _, sample := range s.samples() {
-		if sample.name == "caddy_metrics_gate_"+name && sample.has(labels...) {
-			sum += sample.value
+	for _, sample := range s.Samples() {
+		if sample.Name == "caddy_metrics_gate_"+name && sample.Has(labels...) {
+			sum += sample.Value
 		}
 	}
 	return sum
 }
 
-func (s sample) has(labels ...string) bool {
+// Has says whether the sample has the labels, given as key, value, key, value.
+func (s Sample) Has(labels ...string) bool {
 	for i := 0; i < len(labels); i += 2 {
-		if s.labels[labels[i]] != labels[i+1] {
+		if s.Labels[labels[i]] != labels[i+1] {
 			return false
 		}
 	}
@@ -355,8 +365,8 @@ func init() {
 	panic("every block of ports is taken by another run of these tests")
 }
 
-// freeAddr is a loopback address that nothing listens on.
-func freeAddr(t testing.TB) string {
+// FreeAddr is a loopback address that nothing listens on.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	own := ownBlock.Addr().(*net.TCPAddr).Port
 	for range blockSize {
@@ -370,24 +380,24 @@ func freeAddr(t testing.TB) string {
 	return ""
 }
 
-// site is a site of the Caddyfile at an address, whatever Host it is asked for.
-func site(addr string, directives ...string) string {
+// Site is a site of the Caddyfile at an address, whatever Host it is asked for.
+func Site(addr string, directives ...string) string {
 	host, port, _ := net.SplitHostPort(addr)
 	return "http://:" + port + " {\n\tbind " + host + "\n" + strings.Join(directives, "\n") + "\n}\n"
 }
 
-// gate is a metrics_gate directive; what it holds is written as in a Caddyfile.
-func gate(options ...string) string { return "metrics_gate {\n" + strings.Join(options, "\n") + "\n}" }
+// Gate is a metrics_gate directive; what it holds is written as in a Caddyfile.
+func Gate(options ...string) string { return "metrics_gate {\n" + strings.Join(options, "\n") + "\n}" }
 
-// proxyTo is the application behind the gate.
-func proxyTo(addr string) string { return "reverse_proxy " + addr }
+// ProxyTo is the application behind the gate.
+func ProxyTo(addr string) string { return "reverse_proxy " + addr }
 
-// command runs a subcommand of Caddy to its end.
-func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
+// Command runs a subcommand of Caddy to its end.
+func Command(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(Binary, args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = environment(cmd.Dir)
+	cmd.Env = Environment(cmd.Dir)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

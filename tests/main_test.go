@@ -1,0 +1,13 @@
+// Package tests holds the end-to-end tests: the real binary, started with a
+// Caddyfile, between stand-ins for the content server and the profile server.
+// They know the design, and nothing of how it is built.
+package tests
+
+import (
+	"os"
+	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
+)
+
+func TestMain(m *testing.M) { os.Exit(rig.Main(m)) }

@@ -1,0 +1,56 @@
+package rig
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Client sends the requests of these tests: no redirects followed, nothing
+// asked for or decoded that the test did not ask for.
+var Client = &http.Client{
+	Timeout:       2 * Patience,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Transport: &http.Transport{
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 64,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+	},
+}
+
+// RelierToken is a token for the profile server, of a client that is not the
+// gate, signed with the key that the profile server knows.
+func RelierToken(addr, uid, scope, client string) string {
+	return Sign(jwt.SigningMethodES256, ECKey, nil, Claims(uid, map[string]any{
+		"iss": client, "aud": "http://" + addr + "/v1", "client_id": client, "scope": scope,
+	}))
+}
+
+// Ask speaks to our own profile server.
+func Ask(t testing.TB, addr, method, token, body string, headers ...string) (int, http.Header, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, "http://"+addr+"/v1/metrics_optout", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	response, err := Client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	got, _ := io.ReadAll(response.Body)
+	return response.StatusCode, response.Header, string(got)
+}
