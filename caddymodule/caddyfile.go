@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,12 +12,30 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/metricsgate/metricsgate/browser"
 )
 
 func init() {
-	httpcaddyfile.RegisterHandlerDirective("metrics_gate", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	// What RegisterHandlerDirective does, and a look at the matcher, which no
+	// handler ever gets to see.
+	httpcaddyfile.RegisterDirective("metrics_gate", func(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+		if !h.Next() {
+			return nil, h.ArgErr()
+		}
+		matcher, err := h.ExtractMatcherSet()
+		if err != nil {
+			return nil, err
+		}
 		gate := new(Gate)
-		return gate, gate.UnmarshalCaddyfile(h.Dispenser)
+		if err := gate.UnmarshalCaddyfile(h.Dispenser); err != nil {
+			return nil, err
+		}
+		if hidden := hiddenBy(matcher); gate.Handshake != nil && hidden != "" {
+			return nil, h.Errf("metrics_gate: its matcher hides %s, which handshake needs; leave the matcher out "+
+				"(what is not gated passes anyway), or have it match %s* as well", hidden, browser.Base)
+		}
+		return h.NewRoute(matcher, gate), nil
 	})
 	// After encode, so that the gate sees the application's own bytes and its
 	// answers are encoded like any other.
@@ -77,6 +97,18 @@ func init() {
 //			dnt
 //		}
 //		write_back  on|off
+//		handshake {
+//			timeout     <duration> [<context>]
+//			inject      on|off
+//			embedder    <origin>...
+//			cookie_life <duration>
+//			sticky      on|off
+//			site_name   <text>
+//		}
+//		experiment_params [<name>...]
+//		feature_flags     <meta-name> {
+//			<key> <json>
+//		}
 //		log_blocked on|off
 //	}
 func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -90,17 +122,25 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("metrics_gate: %q is too much; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
 	}
 	return options{
-		"preset":      choice(&g.Preset, "fxa"),
-		"route":       {usage: routeUsage, repeats: true, parse: g.parseRoute},
-		"block_with":  choice(&g.BlockWith, blockDrop, blockReject),
-		"on_unknown":  choice(&g.OnUnknown, "block", "collect"),
-		"on_unset":    choice(&g.OnUnset, "collect", "block"),
-		"session":     {usage: "jwt { ... } | user <placeholder>", repeats: true, parse: g.parseSession},
-		"body_uid":    text("<json-field>", &g.BodyUID),
-		"profile":     {usage: "<url> { ... }", parse: g.parseProfile},
-		"signal":      {usage: "{ cookie <name> | header <name> | gpc | dnt }", parse: g.parseSignal},
-		"write_back":  onOff(func(on bool) { g.WriteBack = &on }),
-		"log_blocked": onOff(func(on bool) { g.LogBlocked = on }),
+		"preset":     choice(&g.Preset, "fxa"),
+		"route":      {usage: routeUsage, repeats: true, parse: g.parseRoute},
+		"block_with": choice(&g.BlockWith, blockDrop, blockReject),
+		"on_unknown": choice(&g.OnUnknown, "block", "collect"),
+		"on_unset":   choice(&g.OnUnset, "collect", "block"),
+		"session":    {usage: "jwt { ... } | user <placeholder>", repeats: true, parse: g.parseSession},
+		"body_uid":   text("<json-field>", &g.BodyUID),
+		"profile":    {usage: "<url> { ... }", parse: g.parseProfile},
+		"signal":     {usage: "{ cookie <name> | header <name> | gpc | dnt }", parse: g.parseSignal},
+		"write_back": onOff(func(on bool) { g.WriteBack = &on }),
+		"handshake":  {usage: "[{ ... }]", parse: g.parseHandshake},
+		"experiment_params": {usage: "[<name>...]", parse: func(d *caddyfile.Dispenser) error {
+			if g.ExperimentParams = d.RemainingArgs(); len(g.ExperimentParams) == 0 {
+				g.ExperimentParams = slices.Clone(defaultExperimentParams)
+			}
+			return nil
+		}},
+		"feature_flags": {usage: "<meta-name> { <key> <json> }", parse: g.parseFeatureFlags},
+		"log_blocked":   onOff(func(on bool) { g.LogBlocked = on }),
 	}.parse(d, "metrics_gate")
 }
 
@@ -299,6 +339,76 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 		return d.WrapErr(at(err, where))
 	}
 	g.Signal = signal
+	return nil
+}
+
+func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › handshake"
+	h := new(Handshake)
+	err := options{
+		"timeout": {usage: "<duration> [<context>]", repeats: true, parse: func(d *caddyfile.Dispenser) error {
+			var timeout caddy.Duration
+			if err := duration(time.Millisecond, func(value caddy.Duration) { timeout = value }).parse(d); err != nil {
+				return err
+			}
+			context := "" // of pages without one of those that have their own
+			if d.NextArg() {
+				context = d.Val()
+			}
+			if _, again := h.ContextTimeouts[context]; again || context == "" && h.Timeout != 0 {
+				return valueError("is set twice for the same pages; leave one out")
+			}
+			if context == "" {
+				h.Timeout = timeout
+				return nil
+			}
+			if h.ContextTimeouts == nil {
+				h.ContextTimeouts = make(map[string]caddy.Duration)
+			}
+			h.ContextTimeouts[context] = timeout
+			return nil
+		}},
+		"inject":      onOff(func(on bool) { h.Inject = &on }),
+		"embedder":    list("<origin>", &h.Embedders),
+		"cookie_life": duration(time.Second, func(life caddy.Duration) { h.CookieLife = life }),
+		"sticky":      onOff(func(on bool) { h.Sticky = &on }),
+		"site_name":   text("<text>", &h.SiteName),
+	}.parse(d, where)
+	if err != nil {
+		return err
+	}
+	if err := h.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
+	g.Handshake = h
+	return nil
+}
+
+func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › feature_flags"
+	flags := &FeatureFlags{Flags: make(map[string]json.RawMessage)}
+	if !d.NextArg() {
+		return errUsage
+	}
+	flags.Meta = d.Val()
+	if d.NextArg() {
+		return errUsage
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		key := d.Val()
+		values := d.RemainingArgs()
+		if len(values) != 1 {
+			return d.Errf("%s: %q needs one value; write: <key> <json>", where, key)
+		}
+		if _, again := flags.Flags[key]; again {
+			return d.Errf("%s: %s is set twice; leave one out", where, key)
+		}
+		flags.Flags[key] = json.RawMessage(values[0])
+	}
+	if err := flags.validate(); err != nil {
+		return d.WrapErr(at(err, where))
+	}
+	g.FeatureFlags = flags
 	return nil
 }
 

@@ -12,9 +12,9 @@ func init() {
 		Short: "Tools for operators of Metrics Gate",
 		Long: `
 Tools for operators of Metrics Gate: explain a decision, mint a test session,
-and check a running gate after a deploy.`,
+check a running gate after a deploy, and prepare Firefox for the handshake.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(explainCommand(), tokenCommand(), checkCommand())
+			cmd.AddCommand(explainCommand(), tokenCommand(), checkCommand(), firefoxCommand())
 		},
 	})
 }

@@ -91,44 +91,82 @@ func (g *Gate) decideNamed(r *http.Request, route *gatedRoute, subject session.S
 	}
 }
 
-// decidePage decides a page, which never waits: a preference that is not
-// known yet is looked up in the background, so that the beacon that follows
-// finds it warm.
-func (g *Gate) decidePage(r *http.Request) policy.Decision {
+// decidePage decides a page. It does not wait: a preference that is not known
+// yet is looked up in the background, so that the beacon that follows finds it
+// warm. Only where pages are changed for those who opted out does it wait, as
+// for an experiment. Ask says that the browser's half of the handshake should
+// report, even if it has nothing new.
+func (g *Gate) decidePage(r *http.Request) (_ policy.Decision, ask bool) {
 	now := time.Now()
+	ctx, cancel := r.Context(), func() {}
+	if g.pages.wait {
+		ctx, cancel = context.WithTimeout(ctx, g.lookupTime)
+	}
+	defer cancel()
 	subject := g.sessions.Find(r, now, g.countSession)
 	preference := policy.Unknown
 	if subject.Session == policy.Verified {
 		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
+			if g.pages.wait {
+				return g.profile.Lookup(ctx, account, now)
+			}
 			return g.profile.Cached(account, now)
 		})
 	}
 	decision := g.decideSession(r, subject, preference, now)
+	ask = decision.Reason == policy.ReasonProbing || decision.Reason == policy.ReasonSignal && subject.Session == policy.Verified
 	for _, name := range subject.Named {
 		if decision.Action == policy.Block || name == subject.UID {
 			continue
 		}
 		named := policy.Unknown
-		if g.profile != nil {
+		switch {
+		case g.profile == nil:
+		case g.pages.wait:
+			named = g.profile.LookupNamed(ctx, name, time.Now())
+		default:
 			named = g.profile.CachedNamed(name, now)
 		}
 		decision = g.rules.DecideNamed(decision, named)
 	}
-	return decision
+	return decision, ask
 }
 
-// decideSession applies the rules to the session and the signal, and has the
-// browser's opt-out written into a profile that holds no choice.
+// decideSession applies the rules to the session and the signal. It has the
+// browser's opt-out written into a profile that holds no choice, unless the
+// handshake is on: then only its report writes, so that a cookie which is out
+// of date blocks and is not recorded.
 func (g *Gate) decideSession(r *http.Request, subject session.Subject, preference policy.Preference, now time.Time) policy.Decision {
 	signal := policy.SignalNone
 	if subject.Session != policy.Verified || !preference.IsChoice() {
 		signal = g.signals.Read(r.Header)
 	}
 	decision := g.rules.Decide(subject.Session, preference, signal)
-	if decision.WriteBack && g.writeBack && !g.shadow {
+	if decision.WriteBack && g.writeBack && !g.shadow && g.handshake == nil {
 		g.profile.WriteBack(account(subject), now)
 	}
 	return decision
+}
+
+// standing is what the gate knows of a request's own subject, and decides of
+// it; what the request only names is left out.
+type standing struct {
+	subject    session.Subject
+	preference policy.Preference
+	signal     policy.Signal
+	decision   policy.Decision
+}
+
+// standing may wait for a lookup, at most the profile's timeout.
+func (g *Gate) standing(r *http.Request, now time.Time) standing {
+	s := standing{subject: g.sessions.Find(r, now, g.countSession), signal: g.signals.Read(r.Header)}
+	if s.subject.Session == policy.Verified {
+		s.preference = g.preference(s.subject, func(account profileclient.Account) policy.Preference {
+			return g.profile.Lookup(r.Context(), account, now)
+		})
+	}
+	s.decision = g.rules.Decide(s.subject.Session, s.preference, s.signal)
+	return s
 }
 
 // preference is what the verified subject prefers: what ask says or, without

@@ -130,6 +130,7 @@ func TestOptionTables(t *testing.T) {
 		"`route`":       "metrics_gate {\nroute POST /x {\n%s\n}\n}",
 		"`session jwt`": "metrics_gate {\nsession jwt {\n%s\n}\n}",
 		"`profile <url": "metrics_gate {\nprofile http://localhost {\n%s\nauth mint {\n%[1]s\n}\n}\n}",
+		"`handshake`":   "metrics_gate {\nhandshake {\n%s\n}\n}",
 		"`signal`":      "metrics_gate {\nsignal {\n%s\n}\n}",
 		"`profile_serv": "profile_server {\n%s\n}",
 	} {

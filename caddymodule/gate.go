@@ -89,6 +89,20 @@ type Gate struct {
 	// profile that holds no choice. Default: true with auth mint, else false.
 	WriteBack *bool `json:"write_back,omitempty"`
 
+	// Handshake asks the browser whether its user already switched telemetry
+	// off, and brings a page to choose on. Default: off.
+	Handshake *Handshake `json:"handshake,omitempty"`
+
+	// ExperimentParams are the query parameters that force experiments. They
+	// are taken out of the navigations of blocked users. Pages then wait for
+	// a lookup, at most the profile's timeout. Default: none.
+	ExperimentParams []string `json:"experiment_params,omitempty"`
+
+	// FeatureFlags overrides what a page says of features in a <meta>, for
+	// blocked users only. Pages then wait for a lookup, at most the profile's
+	// timeout. Default: none.
+	FeatureFlags *FeatureFlags `json:"feature_flags,omitempty"`
+
 	// LogBlocked keeps blocked requests in the access log. Default: false,
 	// because an address beside "opted out" is itself a record of a person.
 	LogBlocked bool `json:"log_blocked,omitempty"`
@@ -102,6 +116,8 @@ type Gate struct {
 	signals   *session.Signals
 	bodyName  *session.BodyName
 	profile   *profileclient.Client
+	handshake *handshake
+	pages     pages
 
 	// lookupTime is how long a request waits for lookups, all together.
 	lookupTime time.Duration
@@ -177,10 +193,30 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 		g.writeBack = *g.WriteBack && g.profile != nil
 	}
 	g.silence = newSilence(g)
+	problems = append(problems, g.provisionBrowserSide(repl))
 	if err := errors.Join(problems...); err != nil {
 		return at(err, "metrics_gate")
 	}
 	g.warn()
+	return nil
+}
+
+// provisionBrowserSide prepares what runs in the browser and what changes
+// pages. Shadow mode has none of it.
+func (g *Gate) provisionBrowserSide(repl *caddy.Replacer) error {
+	if g.Handshake != nil {
+		ready, err := g.Handshake.provision(repl)
+		if err != nil {
+			return at(err, "handshake")
+		}
+		if !g.shadow {
+			g.handshake = ready
+			g.signals.Probing = true
+		}
+	}
+	if !g.shadow {
+		g.pages = newPages(g)
+	}
 	return nil
 }
 
@@ -315,6 +351,7 @@ func (g *Gate) check() error {
 		problems = append(problems, at(g.Profile.validate(), "profile"))
 	}
 	problems = append(problems, at(g.Signal.validate(), "signal"))
+	problems = append(problems, at(g.Handshake.validate(), "handshake"), at(g.FeatureFlags.validate(), "feature_flags"))
 	return at(errors.Join(problems...), "metrics_gate")
 }
 
@@ -324,17 +361,18 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
 	delete(r.Header, outcomeHeader)
 
+	if g.handshake != nil {
+		if serve := g.handshake.address(r.URL.Path); serve != nil {
+			g.serveOwn(w, r, serve)
+			return nil
+		}
+	}
 	route := g.routes.match(r.Method, r.URL.Path)
 	if route == nil {
-		if !isPage(r) {
-			return next.ServeHTTP(w, r)
+		if isPage(r) {
+			return g.servePage(w, r, next)
 		}
-		decision := g.decidePage(r)
-		g.publish(r, decision)
-		if g.shadow {
-			return next.ServeHTTP(w, r)
-		}
-		return g.pass(w, r, decision, next)
+		return next.ServeHTTP(w, r)
 	}
 
 	decision := g.decideGated(r, route)
@@ -344,8 +382,16 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case g.shadow:
 		return next.ServeHTTP(w, r)
 	case decision.Action == policy.Block:
+		if decision.Reason == policy.ReasonPreference && !decision.ByName {
+			g.stick(w, r)
+		}
 		g.block(w, r, route, decision)
 		return nil
+	}
+	if decision.Reason == policy.ReasonExplicitAllow {
+		g.unstick(w, r)
+	}
+	switch {
 	case g.namesDecide(route):
 		g.passUnseen(w, r, route, decision, next)
 		return nil

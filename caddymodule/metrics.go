@@ -43,6 +43,21 @@ var (
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .2, .3, .5, 1, 2},
 	})
 
+	signalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_signals_total",
+		Help: "What browsers reported of the handshake, by outcome.",
+	}, []string{"outcome"})
+
+	pagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_pages_total",
+		Help: "HTML documents that the gate was to change on their way, by result.",
+	}, []string{"result"})
+
+	choicesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_choices_total",
+		Help: "Choices made on the preference page, by choice and result.",
+	}, []string{"choice", "result"})
+
 	writeBacksTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_write_backs_total",
 		Help: "Browsers' opt-outs on their way into profiles that held no choice, by outcome.",
@@ -76,7 +91,8 @@ func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
 // registerMetrics registers the collectors with a configuration's registry.
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, collector := range []prometheus.Collector{
-		requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal, cacheEntriesCollector,
+		requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
+		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector,
 	} {
 		err := registry.Register(collector)
 		if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && taken.ExistingCollector == collector {

@@ -32,7 +32,9 @@ type purpose struct{ scope, source string }
 
 var (
 	reading = purpose{scope: "profile:metrics_optout"}
-	writing = purpose{scope: "profile:metrics_optout:write", source: "browser"}
+	writing = purpose{scope: "profile:metrics_optout:write", source: SourceBrowser}
+	// choosing is writing what the user chose in so many words.
+	choosing = purpose{scope: "profile:metrics_optout:write", source: SourceUser}
 )
 
 // covers says whether there is a credential for the account at all.

@@ -130,6 +130,7 @@ type Client struct {
 
 	proven, named             *cache
 	lookups, namedLookups     singleflight.Group
+	reads                     singleflight.Group
 	slots, namedSlots, writes slots
 	pending                   pending
 
@@ -270,6 +271,7 @@ func (c *Client) change(uid string, record func(e *entry, now instant)) {
 	})
 	c.lookups.Forget(uid)
 	c.namedLookups.Forget(uid)
+	c.reads.Forget(uid)
 }
 
 // Entries returns the number of accounts in the cache, and in that of
@@ -399,6 +401,20 @@ func (s slots) take() bool {
 	case s <- struct{}{}:
 		return true
 	default:
+		return false
+	}
+}
+
+// wait takes a slot as soon as one is free. A free one is taken even where the
+// context has ended.
+func (s slots) wait(ctx context.Context) bool {
+	if s.take() {
+		return true
+	}
+	select {
+	case s <- struct{}{}:
+		return true
+	case <-ctx.Done():
 		return false
 	}
 }

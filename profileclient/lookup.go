@@ -96,47 +96,60 @@ func (c *Client) run(a Account, into *cache, background bool, seen instant) poli
 	if known := c.known(Account{UID: a.UID}, start); known.fetched > seen && known.fresh(began) {
 		return known.preference
 	}
+	held, _ := c.consult(context.Background(), a, into, start)
+	return held.Preference
+}
+
+// consult asks the profile server, if a slot is free, and remembers and
+// reports what came of it.
+func (c *Client) consult(ctx context.Context, a Account, into *cache, start time.Time) (Held, error) {
 	if !c.slots.take() {
 		c.observer.Lookup(LookupBusy, 0)
-		return policy.Unknown
+		return Held{}, errors.New("profile server: as many lookups as may be are in flight")
 	}
 	defer c.slots.give()
 
-	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	preference, etag, failed := c.fetch(ctx, a, start)
+	held, failed := c.fetch(ctx, a, start)
 	if failed != nil {
+		err := fmt.Errorf("profile server: %w", failed.cause)
 		c.observer.Lookup(failed.outcome, time.Since(start))
 		// A forwarded token that is refused says something about the account
 		// and nothing about the server.
 		if !c.auth.forward || failed.outcome != LookupUnauthorized {
-			c.health.failed(fmt.Errorf("profile server: %w", failed.cause))
+			c.health.failed(err)
 		}
-		return policy.Unknown
+		return Held{}, err
 	}
 	c.observer.Lookup(LookupOK, time.Since(start))
 	c.health.answered()
-	answer := c.answer(preference, began)
-	if preference == policy.Unset && etag != "" {
-		answer.etag = unique.Make(etag)
+	answer := c.answer(held.Preference, c.instant(start))
+	if held.Preference == policy.Unset && held.ETag != "" {
+		answer.etag = unique.Make(held.ETag)
 	}
 	into.put(a.UID, answer)
-	return preference
+	return held, nil
 }
 
 // fetch asks the profile server and reads its answer.
-func (c *Client) fetch(ctx context.Context, a Account, now time.Time) (policy.Preference, string, *failure) {
+func (c *Client) fetch(ctx context.Context, a Account, now time.Time) (Held, *failure) {
 	request, err := c.request(ctx, http.MethodGet, a, reading, nil, now)
 	if err != nil {
-		return policy.Unknown, "", &failure{LookupNoCredential, err}
+		return Held{}, &failure{LookupNoCredential, err}
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
-		return policy.Unknown, "", c.broken(ctx, err)
+		return Held{}, c.broken(ctx, err)
 	}
 	defer discard(response)
 	preference, failed := c.read(ctx, response)
-	return preference, strongETag(response.Header), failed
+	if failed != nil {
+		return Held{}, failed
+	}
+	held := Held{Preference: preference, ETag: strongETag(response.Header)}
+	held.Source, held.Changed = origin(response.Header)
+	return held, nil
 }
 
 // request addresses the profile server about an account. It is sent by the
@@ -202,15 +215,21 @@ func (c *Client) decode(body []byte) (policy.Preference, bool) {
 		return policy.Unknown, false
 	}
 	preference, ok := policy.ParsePreference(string(fields[c.field]))
-	switch {
-	case !ok || preference == policy.Unknown:
+	if !ok || preference == policy.Unknown {
 		return policy.Unknown, false
-	case c.inverted && preference == policy.Allowed:
-		return policy.OptedOut, true
-	case c.inverted && preference == policy.OptedOut:
-		return policy.Allowed, true
 	}
-	return preference, true
+	return c.turn(preference), true
+}
+
+// turn makes a preference of what the field says, and the other way round.
+func (c *Client) turn(p policy.Preference) policy.Preference {
+	switch {
+	case c.inverted && p == policy.Allowed:
+		return policy.OptedOut
+	case c.inverted && p == policy.OptedOut:
+		return policy.Allowed
+	}
+	return p
 }
 
 // broken says why there was no complete answer. Only causes whose text is

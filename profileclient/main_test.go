@@ -92,7 +92,7 @@ func (m *memory) serve(w http.ResponseWriter, r *http.Request, uid string) {
 		switch {
 		case m.writeStatus != 0:
 			w.WriteHeader(m.writeStatus)
-		case r.Header.Get("If-Match") != etag:
+		case r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag:
 			w.WriteHeader(http.StatusPreconditionFailed)
 		default:
 			var fields map[string]json.RawMessage

@@ -114,35 +114,19 @@ func (c *Client) see(a Account, since instant) knowledge {
 
 // write sends the opt-out once. An error means that it is worth another try.
 func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
-	if !c.writes.take() {
-		select {
-		case c.writes <- struct{}{}:
-		case <-c.closing.Done():
-			return WriteDropped, errTryAgain
-		}
+	if !c.writes.wait(c.closing) {
+		return WriteDropped, errTryAgain
 	}
 	defer c.writes.give()
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	body, _ := json.Marshal(map[string]bool{c.field: !c.inverted}) // never fails for this type
-	request, err := c.request(ctx, http.MethodPost, a, writing, bytes.NewReader(body), time.Now())
-	if err != nil {
+	status, failed := c.post(ctx, a, writing, policy.OptedOut, etag)
+	switch {
+	case failed != nil && failed.outcome == LookupNoCredential:
 		return WriteFailed, nil // another try would fail alike
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("If-Match", etag)
-	response, err := c.transport.RoundTrip(request)
-	if err != nil {
+	case failed != nil:
 		return WriteFailed, errTryAgain
-	}
-	defer discard(response)
-
-	switch status := response.StatusCode; {
-	case status == http.StatusOK || status == http.StatusNoContent:
-		c.change(a.UID, func(e *entry, now instant) {
-			*e = c.answer(policy.OptedOut, now)
-			e.changed = now
-		})
+	case status == http.StatusOK:
 		return Written, nil
 	case status == http.StatusPreconditionFailed:
 		c.Invalidate(a.UID)
@@ -153,6 +137,46 @@ func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
 	default:
 		return WriteFailed, nil
 	}
+}
+
+// post writes a preference once, where etag is given only if it is still the
+// server's version, and returns the status of the reply: 200 for all that say
+// it is saved. What the server took decides from then on.
+func (c *Client) post(ctx context.Context, a Account, aim purpose, preference policy.Preference, etag string) (int, *failure) {
+	began := c.instant(time.Now())
+	body, err := json.Marshal(map[string]policy.Preference{c.field: c.turn(preference)})
+	if err != nil {
+		return 0, &failure{LookupNoCredential, err}
+	}
+	request, err := c.request(ctx, http.MethodPost, a, aim, bytes.NewReader(body), time.Now())
+	if err != nil {
+		return 0, &failure{LookupNoCredential, err}
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if etag != "" {
+		request.Header.Set("If-Match", etag)
+	}
+	response, err := c.transport.RoundTrip(request)
+	if err != nil {
+		return 0, c.broken(ctx, err)
+	}
+	defer discard(response)
+	if status := response.StatusCode; status != http.StatusOK && status != http.StatusNoContent {
+		return status, nil
+	}
+	c.change(a.UID, func(e *entry, now instant) {
+		// Of two writes at once nobody here knows which the server took last.
+		if e.changed <= began {
+			*e = c.answer(preference, now)
+			// The new version is not known, so null cannot be written back
+			// before the next answer.
+			if preference == policy.Unset {
+				e.marks = writtenBack
+			}
+		}
+		e.changed = now
+	})
+	return http.StatusOK, nil
 }
 
 // pending holds the accounts that a write-back is under way for.

@@ -17,6 +17,9 @@ import (
 
 const field = "metrics_optout"
 
+// sourceHeader says where the choice came from: browser or user.
+const sourceHeader = "Metrics-Optout-Source"
+
 // maxBody is far more than {"metrics_optout":false} needs, however it is
 // indented.
 const maxBody = 4 << 10
@@ -38,6 +41,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) *failure {
 		return preconditionFailed
 	}
 	w.Header().Set("ETag", tag)
+	if held.source != "" {
+		// For whoever shows people their choice. Conditions are about the tag
+		// alone: two changes may share the second that a date tells.
+		w.Header().Set("Last-Modified", time.UnixMilli(held.changed).UTC().Format(http.TimeFormat))
+		w.Header().Set(sourceHeader, held.source)
+	}
 	if !ifNoneMatch(r.Header, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil

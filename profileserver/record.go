@@ -12,7 +12,8 @@ import (
 // anything of holds null since the year 1970.
 type record struct {
 	preference policy.Preference
-	changed    int64 // milliseconds since 1970; grows with every change
+	changed    int64  // milliseconds since 1970; grows with every change
+	source     string // where the change came from; empty where there was none
 }
 
 // etag names this state of the account, strongly. It follows from the row

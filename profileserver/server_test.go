@@ -405,6 +405,50 @@ func TestTheSource(t *testing.T) {
 	}
 }
 
+// TestWhenAndWhence: who shows people their choice learns when it was made, and
+// where; of an account that made none there is nothing to tell.
+func TestWhenAndWhence(t *testing.T) {
+	t.Parallel()
+	path := database(t)
+	server := start(t, path)
+	read := func(method, header string) response {
+		return server.send(t, request{
+			method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, ""), header: []string{header},
+		})
+	}
+	for _, name := range []string{"Last-Modified", "Metrics-Optout-Source"} {
+		if got, found := server.get(t).Header[name]; found {
+			t.Errorf("%s before any choice: %q", name, got)
+		}
+	}
+	for _, made := range []struct{ preference, source string }{{"true", "browser"}, {"null", "user"}, {"false", "user"}} {
+		server.send(t, request{
+			method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, writeScope, made.source),
+			body: `{"metrics_optout":` + made.preference + `}`,
+		}).want(t, 200, `{}`)
+		_, changed, _ := row(t, path, identity)
+		want := []string{time.UnixMilli(changed).UTC().Format(http.TimeFormat), made.source}
+		for status, answer := range map[int]response{
+			200: read("GET", "Accept: */*"),
+			304: read("GET", "If-None-Match: "+server.get(t).Header.Get("ETag")),
+			0:   read("HEAD", "Accept: */*"),
+		} {
+			if status != 0 && answer.Status != status {
+				t.Errorf("status %d, want %d", answer.Status, status)
+			}
+			got := []string{answer.Header.Get("Last-Modified"), answer.Header.Get("Metrics-Optout-Source")}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s by %s, status %d (-want +got):\n%s", made.preference, made.source, answer.Status, diff)
+			}
+		}
+	}
+	for _, header := range []string{"Last-Modified", "Metrics-Optout-Source"} {
+		if got, found := read("GET", `If-Match: "stale"`).Header[header]; found {
+			t.Errorf("%s with a refusal: %q", header, got)
+		}
+	}
+}
+
 func TestRepeatsChangeNothing(t *testing.T) {
 	t.Parallel()
 	path := database(t)

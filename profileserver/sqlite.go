@@ -234,13 +234,12 @@ type querier interface {
 
 func find(ctx context.Context, q querier, uid string) (record, error) {
 	var optedOut sql.NullBool
-	var changed int64
-	err := q.QueryRowContext(ctx, `SELECT preference, changed FROM preference WHERE uid = ?`, uid).
-		Scan(&optedOut, &changed)
+	held := record{preference: policy.Unset}
+	err := q.QueryRowContext(ctx, `SELECT preference, changed, source FROM preference WHERE uid = ?`, uid).
+		Scan(&optedOut, &held.changed, &held.source)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return record{}, err
 	}
-	held := record{policy.Unset, changed}
 	if optedOut.Valid {
 		held.preference = policy.Allowed
 		if optedOut.Bool {

@@ -230,12 +230,13 @@ func TestStoreAgainstModel(t *testing.T) {
 				uid := uids.Draw(rt, "uid")
 				before, known := model[uid]
 				if !known {
-					before = record{policy.Unset, 0}
+					before = record{preference: policy.Unset}
 				}
 				to := rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(rt, "to")
 				at := rapid.Int64Range(0, 5).Draw(rt, "at")
+				source := rapid.SampledFrom([]string{"user", "browser"}).Draw(rt, "source")
 				allow := rapid.Bool().Draw(rt, "allow")
-				held, err := handle.Draw(rt, "handle").set(ctx, uid, change{to, "user", time.UnixMilli(at)}, func(tag string) bool {
+				held, err := handle.Draw(rt, "handle").set(ctx, uid, change{to, source, time.UnixMilli(at)}, func(tag string) bool {
 					if tag != before.etag() {
 						rt.Errorf("asked with %s, want %s", tag, before.etag())
 					}
@@ -245,14 +246,14 @@ func TestStoreAgainstModel(t *testing.T) {
 					rt.Fatalf("%t, %v", held, err)
 				}
 				if allow && to != before.preference {
-					model[uid] = record{to, max(at, before.changed+1)}
+					model[uid] = record{to, max(at, before.changed+1), source}
 				}
 			},
 			"": func(rt *rapid.T) {
 				for _, uid := range names {
 					want, known := model[uid]
 					if !known {
-						want = record{policy.Unset, 0}
+						want = record{preference: policy.Unset}
 					}
 					got, err := handle.Draw(rt, "handle").get(ctx, uid)
 					if err != nil || got != want {
@@ -312,7 +313,7 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
-	for _, r := range []record{{policy.Unset, 0}, {policy.OptedOut, 1}, {policy.OptedOut, 2}, {policy.Allowed, 2}} {
+	for _, r := range []record{{policy.Unset, 0, ""}, {policy.OptedOut, 1, "user"}, {policy.OptedOut, 2, "browser"}, {policy.Allowed, 2, "user"}} {
 		got[fmt.Sprint(r.preference, r.changed)] = r.etag()
 	}
 	want := map[string]string{

@@ -120,3 +120,41 @@ func BenchmarkSignals(b *testing.B) {
 		})
 	}
 }
+
+// TestProbing holds who counts as being asked: a browser that has a WebChannel
+// and of which nothing is known yet.
+func TestProbing(t *testing.T) {
+	t.Parallel()
+	const (
+		firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
+		ios     = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/153.0 Mobile/15E148 Safari/605.1.15"
+		chrome  = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36"
+	)
+	asking := &session.Signals{Cookies: []string{"metrics_optout"}, Headers: []string{"Metrics-Optout"}, GPC: true, Probing: true}
+	silent := &session.Signals{Cookies: asking.Cookies, Headers: asking.Headers}
+	for _, test := range []struct {
+		name    string
+		signals *session.Signals
+		header  http.Header
+		want    policy.Signal
+	}{
+		{"Firefox, nothing said", asking, http.Header{"User-Agent": {firefox}}, policy.SignalProbing},
+		{"the handshake is off", silent, http.Header{"User-Agent": {firefox}}, policy.SignalNone},
+		{"Chrome", asking, http.Header{"User-Agent": {chrome}}, policy.SignalNone},
+		{"Firefox on iOS", asking, http.Header{"User-Agent": {ios}}, policy.SignalNone},
+		{"no User-Agent", asking, http.Header{}, policy.SignalNone},
+		{"no answer", asking, http.Header{"User-Agent": {firefox}, "Cookie": {"metrics_optout=none"}}, policy.SignalNone},
+		{"no objection", asking, http.Header{"User-Agent": {firefox}, "Cookie": {"metrics_optout=0"}}, policy.SignalNoObjection},
+		{"opted out", asking, http.Header{"User-Agent": {firefox}, "Cookie": {"metrics_optout=none; metrics_optout=1"}}, policy.SignalOptedOut},
+		{"a word that means nothing", asking, http.Header{"User-Agent": {firefox}, "Cookie": {"metrics_optout=maybe"}}, policy.SignalProbing},
+		{"another cookie's none", asking, http.Header{"User-Agent": {firefox}, "Cookie": {"theme=none"}}, policy.SignalProbing},
+		{"GPC says more", asking, http.Header{"User-Agent": {firefox}, "Sec-Gpc": {"1"}}, policy.SignalPrivacyHeader},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if got := test.signals.Read(test.header); got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}

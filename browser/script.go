@@ -1,0 +1,108 @@
+// Package browser is the browser's side of Metrics Gate: the script that asks
+// Firefox whether its user switched telemetry off, what puts it into HTML
+// pages on their way, and the page on which people choose. It knows HTTP and
+// nothing of Caddy.
+package browser
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"html"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Base is the path that all addresses of the gate's own are below.
+const Base = "/.well-known/metrics-gate/"
+
+//go:embed handshake.js
+var handshakeSource []byte
+
+// ScriptConfig is what the handshake's script is told.
+type ScriptConfig struct {
+	// Timeout is how long it waits for the browser's answer.
+	Timeout time.Duration
+	// Timeouts are for pages whose query parameter context has that value.
+	Timeouts map[string]time.Duration
+	// Embedders are the origins, as ParseOrigin returns them, that are told
+	// in a frame whether its user opted out.
+	Embedders []string
+}
+
+// Script is the handshake's script with its configuration inside, so that its
+// hash, and with it its URL, changes with either.
+type Script struct {
+	text []byte
+	hash string
+}
+
+// NewScript makes a Script.
+func NewScript(config ScriptConfig) *Script {
+	settings := struct {
+		Timeout   int64            `json:"timeout"`
+		Timeouts  map[string]int64 `json:"timeouts"`
+		Embedders []string         `json:"embedders"`
+	}{config.Timeout.Milliseconds(), map[string]int64{}, append([]string{}, config.Embedders...)}
+	for context, timeout := range config.Timeouts {
+		settings.Timeouts[context] = timeout.Milliseconds()
+	}
+	literal, _ := json.Marshal(settings) // never fails for this type
+	text := bytes.Replace(handshakeSource, []byte("/* configuration */"), literal, 1)
+	sum := sha256.Sum256(text)
+	return &Script{text, base64.RawURLEncoding.EncodeToString(sum[:12])}
+}
+
+// URL is the script's address, which changes when the script does.
+func (s *Script) URL() string { return Base + "handshake.js?v=" + s.hash }
+
+// TagOptions are what one page's tag tells the script.
+type TagOptions struct {
+	// Report has the script report although this browser has reported the same
+	// before: the gate does not know of it, or an account has not learnt it.
+	Report bool
+	// Strip are query parameters to take out of the page's address before
+	// the application's own scripts run.
+	Strip []string
+}
+
+// Tag is the element that runs the script in a page.
+func (s *Script) Tag(options TagOptions) []byte {
+	tag := `<script src="` + s.URL() + `"`
+	if options.Report {
+		tag += " data-report"
+	}
+	if len(options.Strip) > 0 {
+		tag += ` data-strip="` + html.EscapeString(strings.Join(options.Strip, " ")) + `"`
+	}
+	return []byte(tag + "></script>")
+}
+
+// ServeHTTP serves the script. What has its version in the URL never changes,
+// so browsers keep it for ever; without one they ask again.
+func (s *Script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	cache := "no-cache"
+	if r.URL.Query().Get("v") == s.hash {
+		cache = "public, max-age=31536000, immutable"
+	}
+	serveAsset(w, r, "text/javascript; charset=utf-8", cache, s.hash, s.text)
+}
+
+// serveAsset answers GET and HEAD with a text that has a strong ETag.
+func serveAsset(w http.ResponseWriter, r *http.Request, contentType, cache, etag string, text []byte) {
+	header := w.Header()
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		header.Set("Allow", "GET, HEAD")
+		http.Error(w, "write GET", http.StatusMethodNotAllowed)
+		return
+	}
+	header.Set("Content-Type", contentType)
+	header.Set("Cache-Control", cache)
+	header.Set("ETag", `"`+etag+`"`)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text))
+}

@@ -1,0 +1,340 @@
+package caddymodule
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+const firefoxAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
+
+// handshakeGate is a gate with the handshake, in front of the three accounts
+// of profiles.
+func handshakeGate(tb testing.TB, options string) *Gate {
+	return newGate(tb, `metrics_gate {
+		preset fxa
+		session jwt {
+			cookie session
+			secret {file.testdata/keys/shared.secret}
+			issuer id
+			audience web
+		}
+		profile `+profiles(tb).URL+`/{uid} {
+			auth bearer {file.testdata/keys/shared.secret}
+			timeout 5s
+		}
+		handshake {
+			`+options+`
+		}
+	}`)
+}
+
+// ask sends a request through the gate, with headers as "Name: value", and
+// returns the reply and what the application saw of it, if it did.
+func ask(tb testing.TB, gate *Gate, request, body, page string, headers ...string) (*httptest.ResponseRecorder, *http.Request) {
+	tb.Helper()
+	method, target, _ := strings.Cut(request, " ")
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+	var passed *http.Request
+	err := gate.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		passed = r.Clone(r.Context())
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("ETag", `"1"`)
+		_, err := w.Write([]byte(page))
+		return err
+	}))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return w, passed
+}
+
+const sameOrigin = "Sec-Fetch-Site: same-origin"
+
+func TestSignalReports(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "embedder https://www.example.org")
+	const attributes = "; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax"
+	for _, c := range []struct {
+		name, body, cookie string
+		headers            []string
+		status             int
+		want               string
+	}{
+		{name: "opted out", body: `{"metrics_optout":true}`, status: 204, want: "metrics_optout=1" + attributes},
+		{name: "no objection", body: `{}`, status: 204, want: "metrics_optout=0" + attributes},
+		{name: "no answer", body: `{"answered":false}`, status: 204, want: "metrics_optout=none; Path=/; HttpOnly; Secure; SameSite=Lax"},
+		{name: "an opt-out wins", body: `{"answered":false,"metrics_optout":true}`, status: 204, want: "metrics_optout=1" + attributes},
+		{name: "unknown keys", body: `{"more":[1],"Metrics_Optout":true}`, status: 204, want: "metrics_optout=0" + attributes},
+		{
+			name: "framed", body: `{"metrics_optout":true,"framed":true}`, status: 204,
+			want: "metrics_optout=1; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=None; Partitioned",
+		},
+		{name: "no objection takes back", body: `{}`, cookie: "1", status: 204, want: "metrics_optout=0" + attributes},
+		{name: "no objection leaves a choice", body: `{}`, cookie: "true", status: 204},
+		{name: "opted out leaves a choice", body: `{"metrics_optout":true}`, cookie: "true", status: 204},
+		{name: "no answer takes nothing back", body: `{"answered":false}`, cookie: "1", status: 204},
+		{name: "another site", body: `{}`, headers: []string{"Sec-Fetch-Site: cross-site"}, status: 403},
+		{name: "a sibling", body: `{}`, headers: []string{"Sec-Fetch-Site: same-site"}, status: 403},
+		{name: "another origin", body: `{}`, headers: []string{"Origin: http://evil.example"}, status: 403},
+		{name: "this origin", body: `{}`, headers: []string{"Origin: http://example.com"}, status: 204, want: "metrics_optout=0" + attributes},
+		{name: "another scheme", body: `{}`, headers: []string{"Origin: https://example.com"}, status: 403},
+		{
+			name: "a scheme that anybody forwards", body: `{}`,
+			headers: []string{"Origin: https://example.com", "X-Forwarded-Proto: https"}, status: 403,
+		},
+		{name: "no JSON", body: `metrics_optout`, status: 400},
+		{name: "no object", body: `null`, status: 400},
+		{name: "a list", body: `[]`, status: 400},
+		{name: "a string", body: `{"metrics_optout":"true"}`, status: 400},
+		{name: "nothing", status: 400},
+		{name: "too much", body: `{"x":"` + strings.Repeat("x", maxReport) + `"}`, status: 413},
+		{name: "another type", body: `{}`, headers: []string{sameOrigin, "Content-Type: text/plain"}, status: 415},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			headers := c.headers
+			if headers == nil {
+				headers = []string{sameOrigin}
+			}
+			if c.status != 415 {
+				headers = append(headers, "Content-Type: application/json")
+			}
+			if c.cookie != "" {
+				headers = append(headers, "Cookie: metrics_optout="+c.cookie)
+			}
+			w, passed := ask(t, gate, "POST /.well-known/metrics-gate/signal", c.body, "", headers...)
+			if got := w.Header().Get("Set-Cookie"); w.Code != c.status || got != c.want || passed != nil {
+				t.Errorf("status %d, cookie %q, passed on: %t; want %d, %q", w.Code, got, passed != nil, c.status, c.want)
+			}
+		})
+	}
+}
+
+func TestProbing(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "")
+	for _, c := range []struct {
+		name    string
+		headers []string
+		want    string
+	}{
+		{"Firefox that said nothing", []string{"User-Agent: " + firefoxAgent}, "probing"},
+		{"another browser", []string{"User-Agent: Mozilla/5.0 Chrome/156.0"}, "default"},
+		{"no objection", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=0"}, "default"},
+		{"no answer", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=none"}, "default"},
+		{"opted out", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=1"}, "signal"},
+		{"a session without a choice", []string{"User-Agent: " + firefoxAgent, "Cookie: " + sessionOf(t, unsetUID)}, "default"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := httptest.NewRequest(http.MethodPost, "/metrics", strings.NewReader(`{"uid":"none"}`))
+			r.Header.Set("Content-Type", "application/json")
+			for _, header := range c.headers {
+				name, value, _ := strings.Cut(header, ": ")
+				r.Header.Add(name, value)
+			}
+			if got := gate.decideGated(r, gate.routes.match(http.MethodPost, "/metrics")); got.Reason.String() != c.want {
+				t.Errorf("%s, want %s", got.Reason, c.want)
+			}
+		})
+	}
+}
+
+func TestSticky(t *testing.T) {
+	t.Parallel()
+	const beacon = `{"uid":"none"}`
+	for _, c := range []struct {
+		name, options, uid, cookie, want string
+	}{
+		{name: "opted out", uid: optedOutUID, want: "metrics_optout=true; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax"},
+		{name: "cookie_life", options: "cookie_life 1h", uid: optedOutUID, want: "metrics_optout=true; Path=/; Max-Age=3600; HttpOnly; Secure; SameSite=Lax"},
+		{name: "already", uid: optedOutUID, cookie: "true"},
+		{name: "off", options: "sticky off", uid: optedOutUID},
+		{name: "the browser's own", uid: unsetUID, cookie: "1"},
+		{name: "allowed again", uid: allowedUID, cookie: "true", want: "metrics_optout=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"},
+		{name: "allowed takes nothing else back", uid: allowedUID, cookie: "1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := ask(t, handshakeGate(t, c.options), "POST /metrics", beacon, "",
+				"Content-Type: application/json", "Cookie: "+sessionOf(t, c.uid)+"; metrics_optout="+c.cookie)
+			if got := w.Header().Get("Set-Cookie"); got != c.want {
+				t.Errorf("cookie %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "")
+	for _, c := range []struct {
+		name    string
+		headers []string
+		want    string
+	}{
+		{"opted out", []string{sameOrigin, "Cookie: " + sessionOf(t, optedOutUID)}, `{"metrics_optout":true,"source":"preference"}`},
+		{"allowed", []string{sameOrigin, "Cookie: " + sessionOf(t, allowedUID)}, `{"metrics_optout":false,"source":"preference"}`},
+		{"signal", []string{sameOrigin, "Cookie: metrics_optout=1"}, `{"metrics_optout":true,"source":"signal"}`},
+		{"nobody", []string{sameOrigin}, `{"metrics_optout":false,"source":"default"}`},
+		{"probing", []string{sameOrigin, "User-Agent: " + firefoxAgent}, `{"metrics_optout":null,"source":"unknown"}`},
+		{"a session that does not hold", []string{sameOrigin, "Cookie: session=x"}, `{"metrics_optout":null,"source":"unknown"}`},
+		{"no browser", nil, `{"metrics_optout":false,"source":"default"}`},
+		{"another site", []string{"Sec-Fetch-Site: cross-site"}, "403"},
+		{"a sibling", []string{"Sec-Fetch-Site: same-site"}, "403"},
+		{"typed", []string{"Sec-Fetch-Site: none"}, "403"},
+		{"another origin", []string{"Origin: https://example.org"}, "403"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := ask(t, gate, "GET /.well-known/metrics-gate/status", "", "", c.headers...)
+			got := strings.TrimSpace(w.Body.String())
+			if w.Code == http.StatusForbidden {
+				got = "403"
+			}
+			if got != c.want || w.Header().Get("Cache-Control") != "no-store" {
+				t.Errorf("%q, %v; want %q", got, w.Header(), c.want)
+			}
+		})
+	}
+}
+
+func TestOwnAddressesPassWhereTheirFeatureIsOff(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"no handshake": "metrics_gate {\npreset fxa\nsignal {\ngpc\n}\nroute POST /x\non_unset collect\nprofile " + profiles(t).URL + "/{uid} {\nauth bearer x\n}\n}",
+		"shadow":       "metrics_gate shadow {\npreset fxa\nhandshake\nprofile " + profiles(t).URL + "/{uid} {\nauth bearer x\n}\n}",
+	} {
+		for _, own := range []string{"handshake.js", "status", "preference", "preference.css"} {
+			if _, passed := ask(t, newGate(t, text), "GET /.well-known/metrics-gate/"+own, "", ""); passed == nil {
+				t.Errorf("%s: %s did not pass", name, own)
+			}
+		}
+	}
+	if _, passed := ask(t, handshakeGate(t, ""), "GET /.well-known/metrics-gate/else", "", ""); passed == nil {
+		t.Error("an address that is nobody's did not pass")
+	}
+}
+
+func TestPagesAreChanged(t *testing.T) {
+	t.Parallel()
+	const page = "<!doctype html><html><head><meta name=flags content=\"%7B%22rate%22%3A1%2C%22other%22%3A2%7D\"><title>x</title></head><body></body></html>"
+	text := `metrics_gate {
+		preset fxa
+		session jwt {
+			cookie session
+			secret {file.testdata/keys/shared.secret}
+			issuer id
+			audience web
+		}
+		profile ` + profiles(t).URL + `/{uid} {
+			auth bearer {file.testdata/keys/shared.secret}
+			timeout 5s
+		}
+		handshake
+		experiment_params
+		feature_flags flags {
+			rate 0
+		}
+	}`
+	gate := newGate(t, text)
+	const navigate = "Sec-Fetch-Dest: document"
+	inserted := func(w *httptest.ResponseRecorder) string {
+		before, after, _ := strings.Cut(w.Body.String(), "<head>")
+		if before != "<!doctype html><html>" {
+			t.Errorf("the document begins with %q", before)
+		}
+		tag, _, _ := strings.Cut(after, "</script>")
+		return tag
+	}
+
+	w, passed := ask(t, gate, "GET /?a=1&forceExperiment=x&b=%20&force%45xperimentGroup=y", "", page,
+		navigate, "Accept-Encoding: gzip", "If-None-Match: \"1\"", "Range: bytes=0-", "Cookie: "+sessionOf(t, optedOutUID))
+	if passed.URL.RawQuery != "a=1&b=%20" || passed.RequestURI != "/?a=1&b=%20" {
+		t.Errorf("the application got %q, %q", passed.URL.RawQuery, passed.RequestURI)
+	}
+	if passed.Header.Get("Accept-Encoding") != "identity" || passed.Header.Get("If-None-Match")+passed.Header.Get("Range") != "" {
+		t.Errorf("the application got %v", passed.Header)
+	}
+	if tag := inserted(w); !strings.HasPrefix(tag, `<script src="/.well-known/metrics-gate/handshake.js?v=`) ||
+		!strings.Contains(tag, `data-strip="forceExperiment forceExperimentGroup"`) {
+		t.Errorf("inserted %q", tag)
+	}
+	if !strings.Contains(w.Body.String(), `content="%7B%22other%22%3A2%2C%22rate%22%3A0%7D"`) {
+		t.Errorf("the flags are not overridden in %s", w.Body)
+	}
+	if w.Header().Get("Cache-Control") != "private, no-cache" || w.Header().Get("ETag") != "" {
+		t.Errorf("header %v", w.Header())
+	}
+
+	w, passed = ask(t, gate, "GET /?forceExperiment=x", "", page, navigate, "Cookie: "+sessionOf(t, allowedUID))
+	if passed.URL.RawQuery != "forceExperiment=x" || strings.Contains(inserted(w), "data-strip") ||
+		!strings.Contains(w.Body.String(), `content="%7B%22rate%22%3A1%2C%22other%22%3A2%7D"`) {
+		t.Errorf("who allowed got %q and %s", passed.URL.RawQuery, w.Body)
+	}
+	if w.Header().Get("Cache-Control") != "private, no-cache" {
+		t.Errorf("who allowed got %v", w.Header())
+	}
+
+	// What is no navigation is not touched.
+	w, passed = ask(t, gate, "GET /part", "", page, "Sec-Fetch-Dest: empty", "Accept-Encoding: gzip")
+	if w.Body.String() != page || passed.Header.Get("Accept-Encoding") != "gzip" || w.Header().Get("ETag") == "" {
+		t.Errorf("a fetch got %v, %s", w.Header(), w.Body)
+	}
+	if w, _ = ask(t, handshakeGate(t, "inject off"), "GET /", "", page, navigate); w.Body.String() != page || w.Header().Get("ETag") == "" {
+		t.Errorf("inject off: %s", w.Body)
+	}
+}
+
+// TestPagesAskForAReport holds the case of somebody who signs in after the
+// handshake: their browser has reported already, and their profile must still
+// learn of it.
+func TestPagesAskForAReport(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "")
+	for _, c := range []struct {
+		name    string
+		headers []string
+		want    bool
+	}{
+		{"nobody", nil, false},
+		{"nobody, opted out", []string{"Cookie: metrics_optout=1"}, false},
+		{"no choice in the account, opted out", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=1"}, true},
+		{"no choice in the account", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=0"}, false},
+		{"Firefox that said nothing", []string{"User-Agent: " + firefoxAgent}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := ask(t, gate, "GET /", "", "<head></head>", append(c.headers, "Sec-Fetch-Dest: document")...)
+			if got := strings.Contains(w.Body.String(), "data-report"); got != c.want {
+				t.Errorf("asks: %t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+func TestReportOutcomesAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := "| `outcome` of signals | `" + strings.Join([]string{
+		reportOptedOut, reportNoObjection, reportNoAnswer, reportRefused + "` (from another site), `" + reportMalformed,
+	}, "`, `") + "` |"
+	if !strings.Contains(string(text), row) {
+		t.Errorf("docs/operate.md lacks %s", row)
+	}
+}

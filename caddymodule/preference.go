@@ -1,0 +1,125 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+)
+
+// maxForm bounds the preference page's form.
+const maxForm = 4 << 10
+
+// savedQuery is where the browser is sent when a choice is saved.
+const savedQuery = "saved"
+
+// servePreference shows the page on which people choose, and takes what they
+// choose on it.
+func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet, http.MethodHead, http.MethodPost) {
+		return
+	}
+	if r.Method != http.MethodPost {
+		var view browser.View
+		if r.URL.RawQuery == savedQuery {
+			view.Result = browser.Saved
+		}
+		g.showPreference(w, r, http.StatusOK, view)
+		return
+	}
+	if !g.fromHere(r) {
+		refuse(w, http.StatusForbidden, "only this site's own page may choose")
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	choice, etag, err := browser.ParseChoice(r)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	status, result := g.choose(w, r, choice, etag)
+	choicesTotal.WithLabelValues(choice.String(), result.String()).Inc()
+	if result == browser.Saved {
+		// The browser then asks for the page, so that loading it again does not
+		// choose again.
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Location", browser.Base+"preference?"+savedQuery)
+		w.WriteHeader(http.StatusSeeOther)
+		return
+	}
+	g.showPreference(w, r, status, browser.View{Result: result, Asked: choice, ETag: etag})
+}
+
+// choose saves a choice, and says with which status a page is shown where it
+// is not saved.
+func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Choice, etag string) (status int, result browser.ChoiceResult) {
+	preference, isAccounts := choice.Preference()
+	if isAccounts {
+		subject := g.sessions.Find(r, time.Now(), g.countSession)
+		if subject.Session != policy.Verified || g.profile == nil {
+			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
+		}
+		err := g.profile.Choose(r.Context(), account(subject), preference, etag)
+		switch {
+		case errors.Is(err, profileclient.ErrConflict):
+			return http.StatusConflict, browser.Conflict
+		case err != nil:
+			return http.StatusServiceUnavailable, browser.NotSaved
+		}
+	}
+	switch choice {
+	case browser.BrowserOptOut:
+		if !chosenCookie(r.Header) {
+			setCookie(w, g.handshake.cookies.chosen)
+		}
+	case browser.OptOut:
+		g.stick(w, r)
+	case browser.BrowserUndo:
+		if chosenCookie(r.Header) {
+			setCookie(w, g.handshake.cookies.removed)
+		}
+	default:
+		g.unstick(w, r)
+	}
+	return 0, browser.Saved
+}
+
+// showPreference renders the page for the request's own subject; result and
+// what was asked for are in the view already.
+func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int, view browser.View) {
+	now := time.Now()
+	view.SiteName = cmp.Or(g.handshake.siteName, r.Host)
+	view.Locale = r.Header.Get("Accept-Language")
+	view.Signal = g.signals.Read(r.Header)
+	view.Sticky = chosenCookie(r.Header)
+	subject := g.sessions.Find(r, now, g.countSession)
+	if subject.Session == policy.Verified {
+		view.SignedIn = true
+		view.CanChoose = g.profile != nil
+		g.readPreference(r, account(subject), &view)
+		if g.profile == nil {
+			view.Preference = g.preference(subject, nil)
+		}
+	}
+	view.Decision = g.rules.Decide(subject.Session, view.Preference, view.Signal)
+	g.handshake.page.Render(w, status, view)
+}
+
+// readPreference asks the profile server itself: what is cached may be older
+// than what somebody chose elsewhere a moment ago.
+func (g *Gate) readPreference(r *http.Request, account profileclient.Account, view *browser.View) {
+	if g.profile == nil {
+		return
+	}
+	held, err := g.profile.Read(r.Context(), account)
+	if err != nil {
+		return // and so unknown; the client has logged why
+	}
+	view.Preference, view.ETag = held.Preference, held.ETag
+	view.FromBrowser = held.Source == profileclient.SourceBrowser
+	view.ChangedAt = held.Changed
+}

@@ -1,0 +1,50 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// serveStatus tells this site's own pages what is decided for their user. It
+// answers for the request's own session and signal only, and to nobody else:
+// embedders are told by the handshake's script.
+func (g *Gate) serveStatus(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet, http.MethodHead) {
+		return
+	}
+	w.Header().Set("Vary", "Sec-Fetch-Site")
+	origin := r.Header.Get("Origin")
+	switch site := r.Header.Get("Sec-Fetch-Site"); {
+	case site == "same-origin":
+	case site == "" && (origin == "" || origin == scheme(r)+"://"+r.Host):
+	default:
+		refuse(w, http.StatusForbidden, "only this site's own pages may ask")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = io.WriteString(w, statusOf(g.standing(r, time.Now()).decision))
+}
+
+// statusOf is the reply's text: metrics_optout is null while it is unknown.
+func statusOf(decision policy.Decision) string {
+	optOut := "false"
+	if decision.Action == policy.Block {
+		optOut = "true"
+	}
+	source := "unknown"
+	switch decision.Reason {
+	case policy.ReasonPreference, policy.ReasonExplicitAllow:
+		source = "preference"
+	case policy.ReasonSignal:
+		source = "signal"
+	case policy.ReasonDefault:
+		source = "default"
+	default:
+		optOut = "null"
+	}
+	return `{"metrics_optout":` + optOut + `,"source":"` + source + `"}` + "\n"
+}

@@ -1,0 +1,14 @@
+// Package browser_test proves the browser's side in a real Firefox and a real
+// Chromium: the real Caddy stands between them, an application's stand-in and
+// the real profile server. The tests know the design, and nothing of how it is
+// built.
+package browser_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/metricsgate/metricsgate/tests/rig"
+)
+
+func TestMain(m *testing.M) { os.Exit(rig.Main(m)) }
