@@ -54,7 +54,7 @@ func rewriteIn(tb testing.TB, edit browser.Edit, pieces ...string) rewritten {
 	if err != nil {
 		tb.Fatalf("Close: %v", err)
 	}
-	return rewritten{recorder.Body.String(), result, response.FlagsApplied(), recorder.Result().Header}
+	return rewritten{recorder.Body.String(), result, edit.Meta != "" && !response.FlagsMissed(), recorder.Result().Header}
 }
 
 // inPieces cuts a document into pieces of size bytes.
@@ -337,7 +337,7 @@ func TestFlagsCanBeReadBack(t *testing.T) {
 		response.Header().Set("Content-Type", "text/html")
 		_, _ = io.WriteString(response, document)
 		_, _ = response.Close(true)
-		if !response.FlagsApplied() {
+		if response.FlagsMissed() {
 			t.Fatalf("not applied to %q", document)
 		}
 		decoded, err := url.PathUnescape(metaContents(t, recorder.Body.Bytes(), "flags")[0])

@@ -131,15 +131,21 @@ type Response struct {
 	// flushOwed means that the handlers asked to flush what was held.
 	flushOwed bool
 
-	edited       bool
+	edited bool
+	// flagsWanted means that this is a document to set flags in.
+	flagsWanted  bool
 	flagsApplied bool
 }
 
 // buffers holds what documents were held in.
 var buffers = sync.Pool{New: func() any {
-	buffer := make([]byte, 0, 16<<10)
+	buffer := make([]byte, 0, newBuffer)
 	return &buffer
 }}
+
+// newBuffer is how much a buffer has room for to begin with; most documents
+// need no more.
+const newBuffer = 16 << 10
 
 // maxPooled bounds what is kept for later: an edit may make a buffer longer
 // than what may be held.
@@ -194,17 +200,19 @@ func (r *Response) begin(status int) bool {
 	if r.edit.Private {
 		makePrivate(h, noTransform)
 	}
-	switch {
-	case status != http.StatusOK, len(r.edit.Insert) == 0 && r.edit.Meta == "":
-		return false
-	case noTransform:
-		r.result = NoTransform
-		return false
-	case isEncoded(h):
-		r.result = Encoded
+	if status != http.StatusOK || len(r.edit.Insert) == 0 && r.edit.Meta == "" {
 		return false
 	}
-	return true
+	r.flagsWanted = r.edit.Meta != ""
+	switch {
+	case noTransform:
+		r.result = NoTransform
+	case isEncoded(h):
+		r.result = Encoded
+	default:
+		return true
+	}
+	return false
 }
 
 // isDocument says whether a response is an HTML document that a browser shows,
@@ -395,7 +403,9 @@ func (r *Response) ReadFrom(source io.Reader) (int64, error) {
 	if r.state == holding {
 		buffer := buffers.Get().(*[]byte)
 		defer release(buffer)
-		chunk := (*buffer)[:cap(*buffer)]
+		// A buffer from the pool may have grown. What is read beyond the head
+		// is lost to the writer behind, so the chunks stay small.
+		chunk := (*buffer)[:newBuffer]
 		for r.state == holding {
 			n, err := source.Read(chunk)
 			written, writeErr := r.Write(chunk[:n])
@@ -436,6 +446,7 @@ func (r *Response) Close(complete bool) (Result, error) {
 	return r.result, err
 }
 
-// FlagsApplied says, after Close, whether the flags of Edit.Meta are set in
-// the document. They are not where the element is missing or cannot be read.
-func (r *Response) FlagsApplied() bool { return r.flagsApplied }
+// FlagsMissed says, after Close, whether flags were to be set in the document
+// and are not: the element is missing, cannot be read, or the document cannot
+// be changed at all.
+func (r *Response) FlagsMissed() bool { return r.flagsWanted && !r.flagsApplied }

@@ -677,3 +677,59 @@ func TestDeadlinesReachTheConnection(t *testing.T) {
 	})
 	server.wantInjected(t)
 }
+
+// Flags that are missed are known to be, with a tag to insert and without.
+func TestMissedFlags(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		status   int
+		headers  http.Header
+		complete bool
+		missed   bool
+	}{
+		"no such element": {200, describing, true, true},
+		"cut":             {200, describing, false, true},
+		"encoded":         {200, with("Content-Encoding", "br"), true, true},
+		"no-transform":    {200, with("Cache-Control", "no-transform"), true, true},
+		"not found":       {404, describing, true, false},
+		"no document":     {200, with("Content-Type", "image/png"), true, false},
+	} {
+		for _, edit := range []browser.Edit{flagsEdit, bothEdit, insertEdit} {
+			response := browser.NewResponse(&sink{header: test.headers.Clone()}, edit)
+			response.WriteHeader(test.status)
+			_, _ = io.WriteString(response, page)
+			_, _ = response.Close(test.complete)
+			if want := test.missed && edit.Meta != ""; response.FlagsMissed() != want {
+				t.Errorf("%s: missed %v, want %v", name, response.FlagsMissed(), want)
+			}
+		}
+	}
+	if got := rewriteIn(t, flagsEdit, `<meta name=fxa-feature-flags content={}>`); !got.flags {
+		t.Error("flags that can be set are missed")
+	}
+}
+
+// lazy sends its headers with the first write, as Caddy's encode does.
+type lazy struct {
+	sink
+	sent http.Header
+}
+
+func (l *lazy) Write(p []byte) (int, error) {
+	if l.sent == nil {
+		l.sent = l.header.Clone()
+	}
+	return l.sink.Write(p)
+}
+
+func TestTrailersAreNoHeadersForAnEncoder(t *testing.T) {
+	t.Parallel()
+	client := &lazy{sink: sink{header: http.Header{"Content-Type": {"text/html"}, "Trailer": {"Server-Timing"}}}}
+	response := browser.NewResponse(client, insertEdit)
+	_, _ = io.WriteString(response, page)
+	response.Header().Set("Server-Timing", "x")
+	_, _ = response.Close(true)
+	if client.sent["Server-Timing"] != nil || client.header["Server-Timing"] == nil {
+		t.Errorf("sent %v, then %v", client.sent, client.header)
+	}
+}

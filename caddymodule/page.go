@@ -95,7 +95,7 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		if result != browser.Untouched {
 			pagesTotal.WithLabelValues(result.String()).Inc()
 		}
-		if result != browser.Untouched && edit.Meta != "" && !document.FlagsApplied() {
+		if document.FlagsMissed() {
 			pagesTotal.WithLabelValues(resultNoFlags).Inc()
 		}
 	}()
