@@ -56,6 +56,13 @@ func chosenCookie(h http.Header) bool {
 	return value == cookieChosen || conflicting
 }
 
+// reportedOptOut says whether the browser holds the cookie of a handshake that
+// learnt an opt-out.
+func reportedOptOut(h http.Header) bool {
+	value, _, _ := session.Cookie(h, signalCookie)
+	return value == cookieOptedOut
+}
+
 func setCookie(w http.ResponseWriter, line string) { w.Header().Add("Set-Cookie", line) }
 
 // stick keeps blocking the browser of an account that opted out.

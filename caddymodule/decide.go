@@ -114,7 +114,9 @@ func (g *Gate) decidePage(r *http.Request) (_ policy.Decision, ask bool) {
 		})
 	}
 	decision := g.decideSession(r, subject, preference, now)
-	ask = decision.Reason == policy.ReasonProbing || decision.Reason == policy.ReasonSignal && subject.Session == policy.Verified
+	// Somebody who signed in since the browser reported is not written back yet.
+	signedInSince := decision.Reason == policy.ReasonSignal && subject.Session == policy.Verified && g.writeBack
+	ask = decision.Reason == policy.ReasonProbing || signedInSince && reportedOptOut(r.Header)
 	for _, name := range subject.Named {
 		if decision.Action == policy.Block || name == subject.UID {
 			continue

@@ -28,6 +28,7 @@ func handshakeGate(tb testing.TB, options string) *Gate {
 			auth bearer {file.testdata/keys/shared.secret}
 			timeout 5s
 		}
+		write_back on
 		handshake {
 			`+options+`
 		}
@@ -312,6 +313,7 @@ func TestPagesAskForAReport(t *testing.T) {
 		{"nobody", nil, false},
 		{"nobody, opted out", []string{"Cookie: metrics_optout=1"}, false},
 		{"no choice in the account, opted out", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=1"}, true},
+		{"no choice in the account, somebody else's choice for the browser", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=true"}, false},
 		{"no choice in the account", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=0"}, false},
 		{"Firefox that said nothing", []string{"User-Agent: " + firefoxAgent}, true},
 	} {
