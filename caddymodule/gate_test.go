@@ -86,8 +86,9 @@ func tryGate(tb testing.TB, text string) (*Gate, error) {
 	return gate, nil
 }
 
-// fxaGate is a gate with the preset, a session cookie and names in bodies.
-func fxaGate(tb testing.TB, mode string) *Gate {
+// fxaGate is a gate with the preset, a session cookie, names in bodies, and
+// more options.
+func fxaGate(tb testing.TB, mode string, options ...string) *Gate {
 	return newGate(tb, `metrics_gate `+mode+` {
 		preset fxa
 		session jwt {
@@ -100,6 +101,7 @@ func fxaGate(tb testing.TB, mode string) *Gate {
 			auth bearer {file.testdata/keys/shared.secret}
 			timeout 5s
 		}
+		`+strings.Join(options, "\n")+`
 	}`)
 }
 

@@ -178,14 +178,17 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 
 // fromHere says whether a request comes from this site itself: by what the
 // browser says of it (Fetch metadata) or, where it says nothing, by its
-// Origin, scheme included. A request without either comes from no browser
-// that could be made to send it.
+// Origin. A request without either comes from no browser that could be made to
+// send it.
 func (g *Gate) fromHere(r *http.Request) bool {
-	site, origin := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
-	if g.handshake.forgery.Check(r) != nil {
-		return false
-	}
-	return site != "" || origin == "" || origin == scheme(r)+"://"+r.Host
+	return g.handshake.forgery.Check(r) == nil && (r.Header.Get("Sec-Fetch-Site") != "" || isOwnOrigin(r))
+}
+
+// isOwnOrigin says whether an Origin is this site's, scheme included, or is
+// not said.
+func isOwnOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	return origin == "" || origin == scheme(r)+"://"+r.Host
 }
 
 // scheme is the one that the client used. X-Forwarded-Proto counts from the

@@ -1,13 +1,13 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -16,37 +16,15 @@ const firefoxAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 F
 // handshakeGate is a gate with the handshake, in front of the three accounts
 // of profiles.
 func handshakeGate(tb testing.TB, options string) *Gate {
-	return newGate(tb, `metrics_gate {
-		preset fxa
-		session jwt {
-			cookie session
-			secret {file.testdata/keys/shared.secret}
-			issuer id
-			audience web
-		}
-		profile `+profiles(tb).URL+`/{uid} {
-			auth bearer {file.testdata/keys/shared.secret}
-			timeout 5s
-		}
-		write_back on
-		handshake {
-			`+options+`
-		}
-	}`)
+	return fxaGate(tb, "", "write_back on", "handshake {\n"+options+"\n}")
 }
 
 // ask sends a request through the gate, with headers as "Name: value", and
 // returns the reply and what the application saw of it, if it did.
-func ask(tb testing.TB, gate *Gate, request, body, page string, headers ...string) (*httptest.ResponseRecorder, *http.Request) {
+func ask(tb testing.TB, gate *Gate, line, body, page string, headers ...string) (*httptest.ResponseRecorder, *http.Request) {
 	tb.Helper()
-	method, target, _ := strings.Cut(request, " ")
-	r := httptest.NewRequest(method, target, strings.NewReader(body))
-	for _, header := range headers {
-		name, value, _ := strings.Cut(header, ": ")
-		r.Header.Add(name, value)
-	}
-	w := httptest.NewRecorder()
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+	method, target, _ := strings.Cut(line, " ")
+	r, w := request(method, target, body, headerOf(headers))
 	var passed *http.Request
 	err := gate.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		passed = r.Clone(r.Context())
@@ -59,6 +37,16 @@ func ask(tb testing.TB, gate *Gate, request, body, page string, headers ...strin
 		tb.Fatal(err)
 	}
 	return w, passed
+}
+
+// headerOf reads headers that are written as "Name: value".
+func headerOf(lines []string) map[string]string {
+	header := map[string]string{}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		header[name] = value
+	}
+	return header
 }
 
 const sameOrigin = "Sec-Fetch-Site: same-origin"
@@ -140,12 +128,9 @@ func TestProbing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r := httptest.NewRequest(http.MethodPost, "/metrics", strings.NewReader(`{"uid":"none"}`))
-			r.Header.Set("Content-Type", "application/json")
-			for _, header := range c.headers {
-				name, value, _ := strings.Cut(header, ": ")
-				r.Header.Add(name, value)
-			}
+			header := headerOf(c.headers)
+			header["Content-Type"] = "application/json"
+			r, _ := request(http.MethodPost, "/metrics", `{"uid":"none"}`, header)
 			if got := gate.decideGated(r, gate.routes.match(http.MethodPost, "/metrics")); got.Reason.String() != c.want {
 				t.Errorf("%s, want %s", got.Reason, c.want)
 			}
@@ -232,25 +217,7 @@ func TestOwnAddressesPassWhereTheirFeatureIsOff(t *testing.T) {
 func TestPagesAreChanged(t *testing.T) {
 	t.Parallel()
 	const page = "<!doctype html><html><head><meta name=flags content=\"%7B%22rate%22%3A1%2C%22other%22%3A2%7D\"><title>x</title></head><body></body></html>"
-	text := `metrics_gate {
-		preset fxa
-		session jwt {
-			cookie session
-			secret {file.testdata/keys/shared.secret}
-			issuer id
-			audience web
-		}
-		profile ` + profiles(t).URL + `/{uid} {
-			auth bearer {file.testdata/keys/shared.secret}
-			timeout 5s
-		}
-		handshake
-		experiment_params
-		feature_flags flags {
-			rate 0
-		}
-	}`
-	gate := newGate(t, text)
+	gate := fxaGate(t, "", "handshake", "experiment_params", "feature_flags flags {\nrate 0\n}")
 	const navigate = "Sec-Fetch-Dest: document"
 	inserted := func(w *httptest.ResponseRecorder) string {
 		before, after, _ := strings.Cut(w.Body.String(), "<head>")
@@ -339,4 +306,31 @@ func TestReportOutcomesAreDocumented(t *testing.T) {
 	if !strings.Contains(string(text), row) {
 		t.Errorf("docs/operate.md lacks %s", row)
 	}
+}
+
+// FuzzSignalReport holds that only a body which says true, as a JSON object by
+// the letter, is ever taken for an opt-out.
+func FuzzSignalReport(f *testing.F) {
+	for _, body := range []string{
+		`{"metrics_optout":true}`, `{}`, `{"answered":false}`, `{"framed":true}`, `null`, `[]`, `{"metrics_optout":"true"}`,
+		`{"metrics_optout":true,"metrics_optout":false}`, `{"Metrics_Optout":true}`, ` { "metrics_optout" : true } `,
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r, w := request(http.MethodPost, "/", body, map[string]string{"Content-Type": "application/json"})
+		report, status := readReport(w, r)
+		var says struct {
+			OptOut any `json:"metrics_optout"`
+		}
+		if report.optedOut && status == 0 && (json.Unmarshal([]byte(body), &says) != nil || says.OptOut == nil) {
+			t.Errorf("%q is taken for an opt-out", body)
+		}
+		if len(body) > maxReport && status != http.StatusRequestEntityTooLarge {
+			t.Errorf("%d bytes: status %d", len(body), status)
+		}
+		if status != 0 && status != http.StatusBadRequest && status != http.StatusRequestEntityTooLarge {
+			t.Errorf("status %d", status)
+		}
+	})
 }

@@ -16,11 +16,7 @@ func (g *Gate) serveStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Vary", "Sec-Fetch-Site")
-	origin := r.Header.Get("Origin")
-	switch site := r.Header.Get("Sec-Fetch-Site"); {
-	case site == "same-origin":
-	case site == "" && (origin == "" || origin == scheme(r)+"://"+r.Host):
-	default:
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "same-origin" && (site != "" || !isOwnOrigin(r)) {
 		refuse(w, http.StatusForbidden, "only this site's own pages may ask")
 		return
 	}
