@@ -176,15 +176,18 @@ func (p *profile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		asked.claims, ok = p.minted(r)
 		asked.uid, _ = asked.claims["sub"].(string)
 	}
+	// Whoever waits for the request to be seen may end the fault then.
+	answers := p.fault.Load()
 	p.asked.Add(asked)
 	if hold := p.hold.Load(); hold != nil {
 		select {
 		case <-*hold:
 		case <-r.Context().Done():
 		}
+		answers = p.fault.Load()
 	}
-	if f := p.fault.Load(); f != nil {
-		(*f)(w, r)
+	if answers != nil {
+		(*answers)(w, r)
 		return
 	}
 	if !ok {
