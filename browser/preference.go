@@ -165,6 +165,10 @@ type View struct {
 	CanChoose bool
 	ETag      string
 
+	// FormAccount goes into the form and comes back as its field account: which
+	// account the form was made for.
+	FormAccount string
+
 	// Signal is what this browser asks for; it is shown even where the
 	// account decides. Sticky says that BrowserOptOut holds.
 	Signal policy.Signal

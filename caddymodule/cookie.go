@@ -52,15 +52,13 @@ func newSignalCookies(life time.Duration) signalCookies {
 // chosenCookie says whether the browser holds the cookie that somebody chose:
 // by opting out in an account, on the preference page, or in the application.
 func chosenCookie(h http.Header) bool {
-	value, _, conflicting := session.Cookie(h, signalCookie)
-	return value == cookieChosen || conflicting
+	return session.CookieHolds(h, signalCookie, cookieChosen)
 }
 
 // reportedOptOut says whether the browser holds the cookie of a handshake that
 // learnt an opt-out.
 func reportedOptOut(h http.Header) bool {
-	value, _, _ := session.Cookie(h, signalCookie)
-	return value == cookieOptedOut
+	return session.CookieHolds(h, signalCookie, cookieOptedOut)
 }
 
 func setCookie(w http.ResponseWriter, line string) { w.Header().Add("Set-Cookie", line) }

@@ -114,9 +114,12 @@ func (g *Gate) decidePage(r *http.Request) (_ policy.Decision, ask bool) {
 		})
 	}
 	decision := g.decideSession(r, subject, preference, now)
-	// Somebody who signed in since the browser reported is not written back yet.
-	signedInSince := decision.Reason == policy.ReasonSignal && subject.Session == policy.Verified && g.writeBack
-	ask = decision.Reason == policy.ReasonProbing || signedInSince && reportedOptOut(r.Header)
+	if g.handshake != nil {
+		// Somebody who signed in since the browser reported is not written back
+		// yet; and a browser that lost its cookie believes that it has reported.
+		signedInSince := decision.Reason == policy.ReasonSignal && subject.Session == policy.Verified && g.writeBack
+		ask = signedInSince && reportedOptOut(r.Header) || g.signals.Read(r.Header) == policy.SignalProbing
+	}
 	for _, name := range subject.Named {
 		if decision.Action == policy.Block || name == subject.UID {
 			continue
@@ -168,6 +171,11 @@ func (g *Gate) standing(r *http.Request, now time.Time) standing {
 		})
 	}
 	s.decision = g.rules.Decide(s.subject.Session, s.preference, s.signal)
+	if s.decision.Action == policy.Collect && len(s.subject.Named) > 0 {
+		// An expired session's account may have opted out. What it prefers is
+		// told to nobody who cannot prove it.
+		s.decision = policy.Decision{Action: g.rules.OnUnknown, Reason: policy.ReasonUnknown}
+	}
 	return s
 }
 

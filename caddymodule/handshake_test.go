@@ -73,6 +73,8 @@ func TestSignalReports(t *testing.T) {
 		{name: "no objection takes back", body: `{}`, cookie: "1", status: 204, want: "metrics_optout=0" + attributes},
 		{name: "no objection leaves a choice", body: `{}`, cookie: "true", status: 204},
 		{name: "opted out leaves a choice", body: `{"metrics_optout":true}`, cookie: "true", status: 204},
+		{name: "no answer beside others", body: `{"answered":false}`, cookie: "none; metrics_optout=1", status: 204},
+		{name: "opted out beside others", body: `{"metrics_optout":true}`, cookie: "none; metrics_optout=0", status: 204, want: "metrics_optout=1" + attributes},
 		{name: "no answer takes nothing back", body: `{"answered":false}`, cookie: "1", status: 204},
 		{name: "another site", body: `{}`, headers: []string{"Sec-Fetch-Site: cross-site"}, status: 403},
 		{name: "a sibling", body: `{}`, headers: []string{"Sec-Fetch-Site: same-site"}, status: 403},
@@ -147,6 +149,7 @@ func TestSticky(t *testing.T) {
 		{name: "opted out", uid: optedOutUID, want: "metrics_optout=true; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax"},
 		{name: "cookie_life", options: "cookie_life 1h", uid: optedOutUID, want: "metrics_optout=true; Path=/; Max-Age=3600; HttpOnly; Secure; SameSite=Lax"},
 		{name: "already", uid: optedOutUID, cookie: "true"},
+		{name: "beside others", uid: optedOutUID, cookie: "0; metrics_optout=none", want: "metrics_optout=true; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax"},
 		{name: "off", options: "sticky off", uid: optedOutUID},
 		{name: "the browser's own", uid: unsetUID, cookie: "1"},
 		{name: "allowed again", uid: allowedUID, cookie: "true", want: "metrics_optout=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"},
@@ -256,6 +259,11 @@ func TestPagesAreChanged(t *testing.T) {
 		t.Errorf("who allowed got %v", w.Header())
 	}
 
+	w, passed = ask(t, gate, "HEAD /", "", "", navigate, "If-None-Match: \"1\"")
+	if w.Header().Get("Cache-Control") != "private, no-cache" || passed.Header.Get("If-None-Match") == "" {
+		t.Errorf("HEAD got %v", w.Header())
+	}
+
 	// What is no navigation is not touched.
 	w, passed = ask(t, gate, "GET /part", "", page, "Sec-Fetch-Dest: empty", "Accept-Encoding: gzip")
 	if w.Body.String() != page || passed.Header.Get("Accept-Encoding") != "gzip" || w.Header().Get("ETag") == "" {
@@ -283,6 +291,7 @@ func TestPagesAskForAReport(t *testing.T) {
 		{"no choice in the account, somebody else's choice for the browser", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=true"}, false},
 		{"no choice in the account", []string{"Cookie: " + sessionOf(t, unsetUID) + "; metrics_optout=0"}, false},
 		{"Firefox that said nothing", []string{"User-Agent: " + firefoxAgent}, true},
+		{"no choice in the account, Firefox that lost its cookie", []string{"User-Agent: " + firefoxAgent, "Cookie: " + sessionOf(t, unsetUID)}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -308,6 +317,49 @@ func TestReportOutcomesAreDocumented(t *testing.T) {
 	}
 }
 
+func TestPreferenceForm(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "")
+	const form = "Content-Type: application/x-www-form-urlencoded"
+	for _, c := range []struct {
+		name, body string
+		headers    []string
+		status     int
+		cookie     string
+	}{
+		{"this browser", "choice=browser_optout", []string{sameOrigin}, 303, "metrics_optout=true"},
+		{"this browser, beside others", "choice=browser_optout", []string{sameOrigin, "Cookie: metrics_optout=0; metrics_optout=none"}, 303, "metrics_optout=true"},
+		{"undone", "choice=browser_undo", []string{sameOrigin, "Cookie: metrics_optout=true"}, 303, "metrics_optout="},
+		{"an account's choice", "choice=optout", []string{sameOrigin, "Cookie: " + sessionOf(t, unsetUID)}, 303, "metrics_optout=true"},
+		{"following leaves the browser's mark", "choice=follow", []string{sameOrigin, "Cookie: metrics_optout=true; " + sessionOf(t, unsetUID)}, 303, ""},
+		{"allowing takes it back", "choice=allow", []string{sameOrigin, "Cookie: metrics_optout=true; " + sessionOf(t, unsetUID)}, 303, "metrics_optout="},
+		{"the account's own form", "choice=allow&account=" + formAccount(unsetUID), []string{sameOrigin, "Cookie: " + sessionOf(t, unsetUID)}, 303, ""},
+		{"another account's form", "choice=allow&account=" + formAccount(allowedUID), []string{sameOrigin, "Cookie: " + sessionOf(t, unsetUID)}, 409, ""},
+		{"nobody's", "choice=optout", []string{sameOrigin}, 403, ""},
+		{"no choice", "choice=all", []string{sameOrigin}, 400, ""},
+		{"another site", "choice=browser_optout", []string{"Sec-Fetch-Site: cross-site"}, 403, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := ask(t, gate, "POST /.well-known/metrics-gate/preference", c.body, "", append(c.headers, form)...)
+			cookie, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")
+			if w.Code != c.status || cookie != c.cookie || w.Header().Get("Cache-Control") != "no-store" {
+				t.Errorf("status %d, cookie %q, %v", w.Code, cookie, w.Header())
+			}
+		})
+	}
+	w, _ := ask(t, gate, "GET /.well-known/metrics-gate/preference", "", "", "Cookie: "+sessionOf(t, unsetUID))
+	if !strings.Contains(w.Body.String(), `name="account" value="`+formAccount(unsetUID)+`"`) {
+		t.Errorf("the form does not say whose it is:\n%s", w.Body)
+	}
+	for header, want := range map[string]bool{sameOrigin: true, "Sec-Fetch-Site: cross-site": false} {
+		w, _ := ask(t, gate, "GET /.well-known/metrics-gate/preference?saved", "", "", header)
+		if got := strings.Contains(w.Body.String(), `role="status"`); got != want {
+			t.Errorf("%s: says saved: %t", header, got)
+		}
+	}
+}
+
 // FuzzSignalReport holds that only a body which says true, as a JSON object by
 // the letter, is ever taken for an opt-out.
 func FuzzSignalReport(f *testing.F) {
@@ -320,10 +372,8 @@ func FuzzSignalReport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		r, w := request(http.MethodPost, "/", body, map[string]string{"Content-Type": "application/json"})
 		report, status := readReport(w, r)
-		var says struct {
-			OptOut any `json:"metrics_optout"`
-		}
-		if report.optedOut && status == 0 && (json.Unmarshal([]byte(body), &says) != nil || says.OptOut == nil) {
+		var says map[string]any
+		if report.optedOut && status == 0 && (json.Unmarshal([]byte(body), &says) != nil || says["metrics_optout"] != true) {
 			t.Errorf("%q is taken for an opt-out", body)
 		}
 		if len(body) > maxReport && status != http.StatusRequestEntityTooLarge {

@@ -82,10 +82,14 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	edit := g.pages.edit(tag, blocked)
 	// Such a page is not the same for everyone, and not for ever.
 	edit.Private = g.pages.wait || ask && g.pages.script != nil
-	if r.Method != http.MethodGet || len(edit.Insert) == 0 && !edit.Private {
+	switch {
+	case len(edit.Insert) == 0 && !edit.Private:
 		return g.pass(w, r, decision, next)
+	case r.Method == http.MethodGet:
+		browser.PrepareRequest(r.Header)
+	default: // the header of HEAD is all that there is
+		edit = browser.Edit{Private: edit.Private}
 	}
-	browser.PrepareRequest(r.Header)
 	document, complete := browser.NewResponse(w, edit), false
 	defer func() {
 		// A panic, which is how Caddy's proxy ends a reply that broke off, goes
@@ -101,6 +105,9 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}()
 	err := g.pass(document, r, decision, next)
 	complete = err == nil
+	if err != nil && edit.Private { // for what handle_errors answers in its place
+		w.Header().Set("Cache-Control", "private, no-cache")
+	}
 	return err
 }
 

@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"time"
@@ -25,7 +27,9 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method != http.MethodPost {
 		var view browser.View
-		if r.URL.RawQuery == savedQuery {
+		// Not where another site's link says so.
+		site := r.Header.Get("Sec-Fetch-Site")
+		if r.URL.RawQuery == savedQuery && (site == "" || site == "same-origin") {
 			view.Result = browser.Saved
 		}
 		g.showPreference(w, r, http.StatusOK, view)
@@ -63,6 +67,9 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 		if subject.Session != policy.Verified || g.profile == nil {
 			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
 		}
+		if form := r.PostForm.Get("account"); form != "" && form != formAccount(subject.UID) {
+			return http.StatusConflict, browser.Conflict // somebody else has signed in meanwhile
+		}
 		err := g.profile.Choose(r.Context(), account(subject), preference, etag)
 		switch {
 		case errors.Is(err, profileclient.ErrConflict):
@@ -82,10 +89,19 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 		if chosenCookie(r.Header) {
 			setCookie(w, g.handshake.cookies.removed)
 		}
-	default:
+	case browser.Allow:
 		g.unstick(w, r)
+	default: // following a browser that was set not to be measured
 	}
 	return 0, browser.Saved
+}
+
+// formAccount is what a form remembers of the account that it was made for, so
+// that it does not choose for another one that signed in meanwhile: all
+// accounts without a choice have the same ETag. Every instance makes the same.
+func formAccount(uid string) string {
+	sum := sha256.Sum256([]byte("metrics gate, preference form: " + uid))
+	return hex.EncodeToString(sum[:8])
 }
 
 // showPreference renders the page for the request's own subject; result and
@@ -99,6 +115,7 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	subject := g.sessions.Find(r, now, g.countSession)
 	if subject.Session == policy.Verified {
 		view.SignedIn = true
+		view.FormAccount = formAccount(subject.UID)
 		view.CanChoose = g.profile != nil
 		g.readPreference(r, account(subject), &view)
 		if g.profile == nil {

@@ -75,7 +75,9 @@ func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, st
 		return report, http.StatusUnsupportedMediaType
 	}
 	if r.ContentLength > maxReport {
-		w.Header().Set("Connection", "close") // nobody needs the rest
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // nobody needs the rest
+		}
 		return report, http.StatusRequestEntityTooLarge
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
@@ -120,13 +122,8 @@ func (g *Gate) recordSignal(r *http.Request) {
 // the browser's cookie stays as it is. What somebody chose (true) is never
 // replaced, and no answer replaces no answer that was given before.
 func (g *Gate) reportedCookie(h http.Header, value string, framed bool) string {
-	held, _, conflicting := session.Cookie(h, signalCookie)
-	switch {
-	case conflicting && value != cookieOptedOut:
-		return ""
-	case held == cookieChosen:
-		return ""
-	case value == session.NoAnswer && (held == cookieOptedOut || held == cookieNoObjection):
+	answered := reportedOptOut(h) || session.CookieHolds(h, signalCookie, cookieNoObjection)
+	if chosenCookie(h) || value == session.NoAnswer && answered {
 		return ""
 	}
 	if framed && g.handshake.framed {

@@ -33,6 +33,21 @@ func Cookie(h http.Header, name string) (value string, found, conflicting bool) 
 	return value, found, conflicting
 }
 
+// CookieHolds says whether a request carries the cookie with this value, also
+// beside others of its name.
+func CookieHolds(h http.Header, name, value string) bool {
+	for _, line := range h["Cookie"] {
+		for line != "" {
+			var pair cookie
+			pair, line = nextCookie(line)
+			if pair.name == name && pair.value == value {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 type cookie struct{ name, value string }
 
 // nextCookie splits the first cookie off a line of the Cookie header (RFC
