@@ -176,6 +176,17 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	return false
 }
 
+// bodyTime is how long a report or a form may take to arrive: both are a few
+// bytes, and the server's own timeout may be none.
+const bodyTime = 5 * time.Second
+
+// limitBody bounds a body in size and time.
+func limitBody(w http.ResponseWriter, r *http.Request, size int64) {
+	r.Body = http.MaxBytesReader(w, r.Body, size)
+	// Where the connection has no deadlines, the server's own timeout holds.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+}
+
 // fromHere says whether a request comes from this site itself: by what the
 // browser says of it (Fetch metadata) or, where it says nothing, by its
 // Origin. A request without either comes from no browser that could be made to

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -356,6 +357,32 @@ func TestPreferenceForm(t *testing.T) {
 		w, _ := ask(t, gate, "GET /.well-known/metrics-gate/preference?saved", "", "", header)
 		if got := strings.Contains(w.Body.String(), `role="status"`); got != want {
 			t.Errorf("%s: says saved: %t", header, got)
+		}
+	}
+}
+
+// hurried is a client whose connection has deadlines.
+type hurried struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (h *hurried) SetReadDeadline(deadline time.Time) error {
+	h.deadline = deadline
+	return nil
+}
+
+func TestBodiesHaveADeadline(t *testing.T) {
+	t.Parallel()
+	gate := handshakeGate(t, "")
+	for own, contentType := range map[string]string{"signal": "application/json", "preference": "application/x-www-form-urlencoded"} {
+		r, recorder := request(http.MethodPost, "/.well-known/metrics-gate/"+own, "{}", map[string]string{"Content-Type": contentType})
+		client := &hurried{ResponseRecorder: recorder}
+		if err := gate.ServeHTTP(client, r, cheapUpstream); err != nil {
+			t.Fatal(err)
+		}
+		if left := time.Until(client.deadline); left <= 0 || left > bodyTime {
+			t.Errorf("%s: the deadline is %v away", own, left)
 		}
 	}
 }

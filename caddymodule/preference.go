@@ -39,7 +39,7 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "only this site's own page may choose")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	limitBody(w, r, maxForm)
 	choice, etag, err := browser.ParseChoice(r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())

@@ -80,7 +80,8 @@ func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, st
 		}
 		return report, http.StatusRequestEntityTooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
+	limitBody(w, r, maxReport)
+	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return report, http.StatusRequestEntityTooLarge
 	}
