@@ -41,12 +41,9 @@ func (g *Gate) decideGated(r *http.Request, route *gatedRoute) policy.Decision {
 	now := time.Now()
 	ctx := r.Context()
 	subject := g.sessions.Find(r, now, g.countSession)
-	preference := policy.Unknown
-	if subject.Session == policy.Verified {
-		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
-			return g.profile.Lookup(ctx, account, now)
-		})
-	}
+	preference := g.preference(subject, func(account profileclient.Account) policy.Preference {
+		return g.profile.Lookup(ctx, account, now)
+	})
 	decision := g.decideSession(r, subject, preference, now)
 	identified := subject.Session == policy.Verified || len(subject.Named) > 0
 	if decision.Action == policy.Collect && (len(subject.Named) > 0 || g.namesDecide(route)) {
@@ -104,15 +101,12 @@ func (g *Gate) decidePage(r *http.Request) (_ policy.Decision, ask bool) {
 	}
 	defer cancel()
 	subject := g.sessions.Find(r, now, g.countSession)
-	preference := policy.Unknown
-	if subject.Session == policy.Verified {
-		preference = g.preference(subject, func(account profileclient.Account) policy.Preference {
-			if g.pages.wait {
-				return g.profile.Lookup(ctx, account, now)
-			}
-			return g.profile.Cached(account, now)
-		})
-	}
+	preference := g.preference(subject, func(account profileclient.Account) policy.Preference {
+		if g.pages.wait {
+			return g.profile.Lookup(ctx, account, now)
+		}
+		return g.profile.Cached(account, now)
+	})
 	decision := g.decideSession(r, subject, preference, now)
 	if g.handshake != nil {
 		// Somebody who signed in since the browser reported is not written back
@@ -165,11 +159,9 @@ type standing struct {
 // standing may wait for a lookup, at most the profile's timeout.
 func (g *Gate) standing(r *http.Request, now time.Time) standing {
 	s := standing{subject: g.sessions.Find(r, now, g.countSession), signal: g.signals.Read(r.Header)}
-	if s.subject.Session == policy.Verified {
-		s.preference = g.preference(s.subject, func(account profileclient.Account) policy.Preference {
-			return g.profile.Lookup(r.Context(), account, now)
-		})
-	}
+	s.preference = g.preference(s.subject, func(account profileclient.Account) policy.Preference {
+		return g.profile.Lookup(r.Context(), account, now)
+	})
 	s.decision = g.rules.Decide(s.subject.Session, s.preference, s.signal)
 	if s.decision.Action == policy.Collect && len(s.subject.Named) > 0 {
 		// An expired session's account may have opted out. What it prefers is
@@ -179,11 +171,14 @@ func (g *Gate) standing(r *http.Request, now time.Time) standing {
 	return s
 }
 
-// preference is what the verified subject prefers: what ask says or, without
-// a profile, what the token itself says. A token that lacks the claim then
-// means that no choice was made; one whose claim cannot be read is unknown.
+// preference is what the subject prefers: what ask says or, without a profile,
+// what the token itself says. A token that lacks the claim then means that no
+// choice was made; one whose claim cannot be read is unknown, and so is the
+// preference of whoever is not verified.
 func (g *Gate) preference(subject session.Subject, ask func(profileclient.Account) policy.Preference) policy.Preference {
 	switch {
+	case subject.Session != policy.Verified:
+		return policy.Unknown
 	case g.profile != nil:
 		return ask(account(subject))
 	case subject.HasClaim:

@@ -116,9 +116,9 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	if subject.Session == policy.Verified {
 		view.SignedIn = true
 		view.FormAccount = formAccount(subject.UID)
-		view.CanChoose = g.profile != nil
-		g.readPreference(r, account(subject), &view)
-		if g.profile == nil {
+		if view.CanChoose = g.profile != nil; view.CanChoose {
+			g.readPreference(r, account(subject), &view)
+		} else {
 			view.Preference = g.preference(subject, nil)
 		}
 	}
@@ -129,9 +129,6 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 // readPreference asks the profile server itself: what is cached may be older
 // than what somebody chose elsewhere a moment ago.
 func (g *Gate) readPreference(r *http.Request, account profileclient.Account, view *browser.View) {
-	if g.profile == nil {
-		return
-	}
 	held, err := g.profile.Read(r.Context(), account)
 	if err != nil {
 		return // and so unknown; the client has logged why
