@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,9 +74,22 @@ func init() {
 //			uid_claim    <claim>
 //			optout_claim <claim>
 //		}
+//		session introspect <url> {
+//			cookie    <name>
+//			header    <name> [<scheme>]
+//			uid_claim <claim>
+//			manner    fxa|rfc7662
+//			bearer    <token>
+//			basic     <id> <secret>
+//			issuer    <iss>...
+//			audience  <aud>...
+//			timeout   <duration>
+//			max_age   <duration>
+//		}
 //		session user <placeholder>
 //		body_uid <json-field>
 //		profile <url> {
+//			api         fxa
 //			field       <name> [inverted]
 //			auth        mint {
 //				key       <key>
@@ -89,6 +103,7 @@ func init() {
 //			max_age     <duration>
 //			max_entries <number>
 //			concurrency <number>
+//			follow      on|off
 //		}
 //		signal {
 //			cookie <name>
@@ -127,7 +142,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"block_with": choice(&g.BlockWith, blockDrop, blockReject),
 		"on_unknown": choice(&g.OnUnknown, "block", "collect"),
 		"on_unset":   choice(&g.OnUnset, "collect", "block"),
-		"session":    {usage: "jwt { ... } | user <placeholder>", repeats: true, parse: g.parseSession},
+		"session":    {usage: "jwt { ... } | introspect <url> [{ ... }] | user <placeholder>", repeats: true, parse: g.parseSession},
 		"body_uid":   text("<json-field>", &g.BodyUID),
 		"profile":    {usage: "<url> { ... }", parse: g.parseProfile},
 		"signal":     {usage: "{ cookie <name> | header <name> | gpc | dnt }", parse: g.parseSignal},
@@ -197,6 +212,12 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 		if err := configured.JWT.parse(d); err != nil {
 			return err
 		}
+	case "introspect":
+		configured.Introspect = new(SessionIntrospect)
+		err := configured.Introspect.parse(d, "metrics_gate › session introspect", configured.Introspect.Credential.options())
+		if err != nil {
+			return err
+		}
 	case "user":
 		if !d.AllArgs(&configured.User) {
 			return errUsage
@@ -205,7 +226,7 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 			return d.Errf("metrics_gate › session user: %q is not a placeholder; write one, such as {http.auth.user.id}", configured.User)
 		}
 	default:
-		return d.Errf("metrics_gate: unknown session %q; write session jwt or session user", kind)
+		return d.Errf("metrics_gate: unknown session %q; write session jwt, session introspect or session user", kind)
 	}
 	g.Sessions = append(g.Sessions, configured)
 	return nil
@@ -214,18 +235,7 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 func (s *SessionJWT) parse(d *caddyfile.Dispenser) error {
 	const where = "metrics_gate › session jwt"
 	words := s.JWT.options()
-	words["cookie"] = text("<name>", &s.Cookie)
-	words["header"] = option{usage: "<name> [<scheme>]", parse: func(d *caddyfile.Dispenser) error {
-		if !d.NextArg() {
-			return errUsage
-		}
-		s.Header = d.Val()
-		if d.NextArg() {
-			s.Scheme = d.Val()
-		}
-		return nil
-	}}
-	words["uid_claim"] = text("<claim>", &s.UIDClaim)
+	maps.Copy(words, s.Credential.options())
 	words["optout_claim"] = text("<claim>", &s.OptOutClaim)
 	if err := words.parse(d, where); err != nil {
 		return err
@@ -234,6 +244,24 @@ func (s *SessionJWT) parse(d *caddyfile.Dispenser) error {
 		return d.WrapErr(at(err, where))
 	}
 	return nil
+}
+
+// options are the words that say where a token is found and whom it names.
+func (c *Credential) options() options {
+	return options{
+		"cookie": text("<name>", &c.Cookie),
+		"header": {usage: "<name> [<scheme>]", parse: func(d *caddyfile.Dispenser) error {
+			if !d.NextArg() {
+				return errUsage
+			}
+			c.Header = d.Val()
+			if d.NextArg() {
+				c.Scheme = d.Val()
+			}
+			return nil
+		}},
+		"uid_claim": text("<claim>", &c.UIDClaim),
+	}
 }
 
 // options are the words that say how a token is verified.
@@ -257,6 +285,7 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 	}
 	profile.URL = d.Val()
 	err := options{
+		"api": choice(&profile.API, apiFxA),
 		"field": {usage: "<name> [inverted]", parse: func(d *caddyfile.Dispenser) error {
 			if !d.NextArg() {
 				return errUsage
@@ -275,6 +304,7 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 		"max_age":     duration(time.Millisecond, func(age caddy.Duration) { profile.MaxAge = age }),
 		"max_entries": number(&profile.MaxEntries),
 		"concurrency": number(&profile.Concurrency),
+		"follow":      onOff(func(on bool) { profile.Follow = &on }),
 	}.parse(d, where)
 	if err != nil {
 		return err
@@ -415,7 +445,8 @@ func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 // UnmarshalCaddyfile sets up the profile server:
 //
 //	profile_server [<matcher>] {
-//		store sqlite <file>
+//		store sqlite   <file>
+//		store postgres <dsn>
 //		tokens jwt {
 //			secret   <secret>
 //			key      <pem>
@@ -425,7 +456,26 @@ func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 //			leeway   <duration>
 //			typ      <type>
 //		}
-//		trusted_client <id>...
+//		tokens introspect <url> {
+//			manner   fxa|rfc7662
+//			bearer   <token>
+//			basic    <id> <secret>
+//			issuer   <iss>...
+//			audience <aud>...
+//			timeout  <duration>
+//			max_age  <duration>
+//		}
+//		trusted_client  <id>...
+//		operator_client <id>...
+//		cors            <origin>...
+//		statsd          <host:port|unix:///path>
+//		events {
+//			issuer   <iss>...
+//			key      <pem>
+//			jwks     <url|file>
+//			audience <aud>...
+//		}
+//		unset null|204
 //		standalone
 //	}
 func (p *ProfileServer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -434,40 +484,107 @@ func (p *ProfileServer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("profile_server: %q is too much; write: profile_server [<matcher>] { ... }", d.Val())
 	}
 	return options{
-		"store":          {usage: "sqlite <file>", parse: p.parseStore},
-		"tokens":         {usage: "jwt { ... }", repeats: true, parse: p.parseTokens},
-		"trusted_client": list("<id>...", &p.TrustedClients),
-		"standalone":     flag(&p.Standalone),
+		"store":           {usage: "sqlite <file> | postgres <dsn>", parse: p.parseStore},
+		"tokens":          {usage: "jwt { ... } | introspect <url> [{ ... }]", repeats: true, parse: p.parseTokens},
+		"trusted_client":  list("<id>...", &p.TrustedClients),
+		"operator_client": list("<id>...", &p.OperatorClients),
+		"cors":            {usage: "<origin>...", repeats: true, parse: p.parseCORS},
+		"statsd":          {usage: "<host>:<port> | unix:///<path>", parse: p.parseStatsD},
+		"events":          {usage: "{ ... }", parse: p.parseEvents},
+		"unset":           choice(&p.Unset, unsetNull, unset204),
+		"standalone":      flag(&p.Standalone),
 	}.parse(d, "profile_server")
 }
 
 func (p *ProfileServer) parseStore(d *caddyfile.Dispenser) error {
-	var kind, file string
-	if !d.AllArgs(&kind, &file) {
+	var kind, target string
+	if !d.AllArgs(&kind, &target) {
 		return errUsage
 	}
-	if kind != "sqlite" {
-		return d.Errf("profile_server: unknown store %q; write store sqlite <file>", kind)
+	switch kind {
+	case "sqlite":
+		p.Store = &Store{SQLite: target}
+	case "postgres":
+		p.Store = &Store{Postgres: target}
+	default:
+		return d.Errf("profile_server: unknown store %q; write store sqlite <file> or store postgres <dsn>", kind)
 	}
-	p.Store = &Store{SQLite: file}
 	return nil
 }
 
 func (p *ProfileServer) parseTokens(d *caddyfile.Dispenser) error {
-	const where = "profile_server › tokens jwt"
+	const where = "profile_server › tokens"
 	if !d.NextArg() {
 		return errUsage
 	}
-	if d.Val() != "jwt" {
-		return d.Errf("profile_server: unknown tokens %q; write tokens jwt { ... }", d.Val())
+	var tokens Tokens
+	switch kind := d.Val(); kind {
+	case "jwt":
+		tokens.JWT = new(JWT)
+		if err := tokens.JWT.options().parse(d, where+" jwt"); err != nil {
+			return err
+		}
+		if err := tokens.JWT.validate(); err != nil {
+			return d.WrapErr(at(err, where+" jwt"))
+		}
+	case "introspect":
+		tokens.Introspect = new(Introspect)
+		if err := tokens.Introspect.parse(d, where+" introspect", nil); err != nil {
+			return err
+		}
+	default:
+		return d.Errf("profile_server: unknown tokens %q; write tokens jwt or tokens introspect", kind)
 	}
-	verified := new(JWT)
-	if err := verified.options().parse(d, where); err != nil {
+	p.Tokens = append(p.Tokens, tokens)
+	return nil
+}
+
+func (p *ProfileServer) parseCORS(d *caddyfile.Dispenser) error {
+	origins := d.RemainingArgs()
+	if len(origins) == 0 {
+		return errUsage
+	}
+	for _, origin := range origins {
+		if isPlaceholder(origin) {
+			continue // known when the configuration is loaded
+		}
+		if _, err := parseOrigin(origin); err != nil {
+			return valueError(err.Error())
+		}
+	}
+	p.CORS = append(p.CORS, origins...)
+	return nil
+}
+
+func (p *ProfileServer) parseStatsD(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return errUsage
+	}
+	p.StatsD = d.Val()
+	if strings.Contains(p.StatsD, "{") {
+		return nil // known when the configuration is loaded
+	}
+	if err := checkAgentAddress(p.StatsD); err != nil {
+		return valueError(fmt.Sprintf("%q %v", p.StatsD, err))
+	}
+	return nil
+}
+
+func (p *ProfileServer) parseEvents(d *caddyfile.Dispenser) error {
+	const where = "profile_server › events"
+	events := new(Events)
+	err := options{
+		"issuer":   list("<iss>...", &events.Issuer),
+		"key":      list("{file./path/to/public.pem}", &events.Key),
+		"jwks":     text("<url|file>", &events.JWKS),
+		"audience": list("<aud>...", &events.Audience),
+	}.parse(d, where)
+	if err != nil {
 		return err
 	}
-	if err := verified.validate(); err != nil {
+	if err := events.validate(); err != nil {
 		return d.WrapErr(at(err, where))
 	}
-	p.Tokens = append(p.Tokens, Tokens{JWT: verified})
+	p.Events = events
 	return nil
 }

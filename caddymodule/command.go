@@ -12,9 +12,11 @@ func init() {
 		Short: "Tools for operators of Metrics Gate",
 		Long: `
 Tools for operators of Metrics Gate: explain a decision, mint a test session,
-check a running gate after a deploy, and prepare Firefox for the handshake.`,
+check a running gate after a deploy, prepare Firefox for the handshake, and look
+after the profile server's preference store.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(explainCommand(), tokenCommand(), checkCommand(), firefoxCommand())
+			cmd.AddCommand(explainCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
+				migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
 		},
 	})
 }

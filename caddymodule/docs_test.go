@@ -129,10 +129,12 @@ func TestOptionTables(t *testing.T) {
 		"`metrics_gate": "metrics_gate {\n%s\n}",
 		"`route`":       "metrics_gate {\nroute POST /x {\n%s\n}\n}",
 		"`session jwt`": "metrics_gate {\nsession jwt {\n%s\n}\n}",
+		"`session intr": "metrics_gate {\nsession introspect http://localhost {\n%s\n}\n}",
 		"`profile <url": "metrics_gate {\nprofile http://localhost {\n%s\nauth mint {\n%[1]s\n}\n}\n}",
 		"`handshake`":   "metrics_gate {\nhandshake {\n%s\n}\n}",
 		"`signal`":      "metrics_gate {\nsignal {\n%s\n}\n}",
 		"`profile_serv": "profile_server {\n%s\n}",
+		"`events`":      "profile_server {\nevents {\n%s\n}\n}",
 	} {
 		want := map[string]bool{}
 		for strings.Contains(block, "%") {
@@ -170,8 +172,8 @@ func TestOptionTables(t *testing.T) {
 // code registers.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
-	name := regexp.MustCompile(`caddy_metrics_gate_[a-z_]+`)
-	code := name.FindAllString(read(t, "metrics.go"), -1)
+	name := regexp.MustCompile(`caddy_(?:metrics_gate|profile_server)_[a-z_]+`)
+	code := name.FindAllString(read(t, "metrics.go")+read(t, "profileserver_metrics.go"), -1)
 	text := read(t, "../docs/operate.md")
 	for _, metric := range code {
 		if !strings.Contains(text, "`"+metric) {
@@ -183,7 +185,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("docs/operate.md names %s, which does not exist", metric)
 		}
 	}
-	if len(code) < 7 {
+	if len(code) < 15 {
 		t.Errorf("only %d metrics were found", len(code))
 	}
 }
@@ -210,6 +212,7 @@ func TestLabelValuesAreDocumented(t *testing.T) {
 	check(" of sessions", int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() })
 	check(" of lookups", int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() })
 	check(" of write-backs", int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() })
+	check(" of feed connects", int(profileclient.FeedOutcomeCount), func(i int) string { return profileclient.FeedOutcome(i).String() })
 }
 
 // TestConfigFieldsAreDocumented makes sure that every JSON field has the

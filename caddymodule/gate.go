@@ -296,9 +296,7 @@ func (g *Gate) warn() {
 			zap.String("body_uid", g.bodyName.Field))
 	}
 	for i, configured := range g.Sessions {
-		if configured.JWT != nil {
-			configured.JWT.warn(g.logger, "metrics_gate › "+numbered("session jwt", i, len(g.Sessions)))
-		}
+		configured.warn(g.logger, "metrics_gate › "+numbered("session "+configured.kind(), i, len(g.Sessions)))
 	}
 }
 
@@ -309,7 +307,7 @@ func (g *Gate) Validate() error {
 
 	hasToken, allClaim := false, len(g.Sessions) > 0
 	for _, configured := range g.Sessions {
-		hasToken = hasToken || configured.JWT != nil
+		hasToken = hasToken || configured.credential() != nil
 		allClaim = allClaim && configured.JWT != nil && configured.JWT.OptOutClaim != ""
 	}
 	switch {
@@ -319,10 +317,12 @@ func (g *Gate) Validate() error {
 		problem("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", g.bodyName.Field)
 	case g.Profile == nil && g.WriteBack != nil && *g.WriteBack:
 		problem("write_back", "there is no profile to write into; write profile <url>, or leave it out")
+	case g.Profile != nil && g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
+		problem("write_back", "api fxa is never written to; leave write_back out")
 	case g.Profile != nil && len(g.Sessions) == 0 && g.bodyName == nil:
 		problem("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
 	case g.Profile != nil && g.Profile.Auth.Forward && !hasToken:
-		problem("profile › auth forward", "no session has a token to forward; write session jwt, or use auth mint")
+		problem("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
 	}
 	return at(errors.Join(problems...), "metrics_gate")
 }

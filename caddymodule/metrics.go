@@ -62,6 +62,16 @@ var (
 		Name: "caddy_metrics_gate_write_backs_total",
 		Help: "Browsers' opt-outs on their way into profiles that held no choice, by outcome.",
 	}, []string{"outcome"})
+
+	feedEventsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_feed_events_total",
+		Help: "What profile servers told on their change feeds, by kind of event.",
+	}, []string{"event"})
+
+	feedConnectsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_feed_connects_total",
+		Help: "Tries to follow a profile server's change feed, by outcome.",
+	}, []string{"outcome"})
 )
 
 // cacheEntries counts what the shared caches hold when it is scraped, so
@@ -82,21 +92,48 @@ func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
 		verified, unproven := client.Entries()
 		preferences, named = preferences+verified, named+unproven
 	})
-	jwtSessions.each(func(source *session.JWT) { tokens += source.Len() })
+	bearerSessions.each(func(source *session.Bearer) { tokens += source.Len() })
 	for cache, entries := range map[string]int{"preferences": preferences, "named_preferences": named, "tokens": tokens} {
 		metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(entries), cache)
 	}
 }
 
-// registerMetrics registers the collectors with a configuration's registry.
+// feedAge says when it is scraped for how long nothing was heard of the change
+// feed that has been silent longest. Where none is followed there is no age.
+type feedAge struct{ desc *prometheus.Desc }
+
+var feedAgeCollector = feedAge{prometheus.NewDesc(
+	"caddy_metrics_gate_feed_age_seconds",
+	"Time since anything was heard of the profile server's change feed; of several, the longest.",
+	nil, nil,
+)}
+
+func (f feedAge) Describe(descs chan<- *prometheus.Desc) { descs <- f.desc }
+
+func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
+	followed, oldest, now := false, time.Duration(0), time.Now()
+	profileClients.each(func(client *profileclient.Client) {
+		if client.Following() {
+			followed, oldest = true, max(oldest, client.FeedAge(now))
+		}
+	})
+	if followed {
+		metrics <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, oldest.Seconds())
+	}
+}
+
+// registerMetrics registers the gate's collectors with a configuration's
+// registry.
 func registerMetrics(registry *prometheus.Registry) error {
-	for _, collector := range []prometheus.Collector{
-		requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
-		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector,
-	} {
+	return register(registry, requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
+		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
+}
+
+func register(registry *prometheus.Registry, collectors ...prometheus.Collector) error {
+	for _, collector := range collectors {
 		err := registry.Register(collector)
 		if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && taken.ExistingCollector == collector {
-			continue // by another gate of the same configuration
+			continue // by another module of the same configuration
 		}
 		if err != nil {
 			return fmt.Errorf("registering metrics: %w", err)
@@ -138,5 +175,12 @@ func profileObserver() profileclient.Observer {
 			writeBacksTotal.WithLabelValues(outcome.String()).Inc()
 		},
 		Health: logProfileHealth,
+		FeedConnect: func(outcome profileclient.FeedOutcome) {
+			feedConnectsTotal.WithLabelValues(outcome.String()).Inc()
+		},
+		FeedEvent: func(event profileclient.FeedEvent) {
+			feedEventsTotal.WithLabelValues(event.String()).Inc()
+		},
+		FeedHealth: logFeedHealth,
 	}
 }

@@ -64,7 +64,7 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 	preference, isAccounts := choice.Preference()
 	if isAccounts {
 		subject := g.sessions.Find(r, time.Now(), g.countSession)
-		if subject.Session != policy.Verified || g.profile == nil {
+		if subject.Session != policy.Verified || !g.canChoose() {
 			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
 		}
 		if form := r.PostForm.Get("account"); form != "" && form != formAccount(subject.UID) {
@@ -96,6 +96,9 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 	return 0, browser.Saved
 }
 
+// canChoose says whether there is a profile that a choice can be saved in.
+func (g *Gate) canChoose() bool { return g.profile != nil && !g.Profile.isReadOnly() }
+
 // formAccount is what a form remembers of the account that it was made for, so
 // that it does not choose for another one that signed in meanwhile: all
 // accounts without a choice have the same ETag. Every instance makes the same.
@@ -116,7 +119,8 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	if subject.Session == policy.Verified {
 		view.SignedIn = true
 		view.FormAccount = formAccount(subject.UID)
-		if view.CanChoose = g.profile != nil; view.CanChoose {
+		view.CanChoose = g.canChoose()
+		if g.profile != nil {
 			g.readPreference(r, account(subject), &view)
 		} else {
 			view.Preference = g.preference(subject, nil)

@@ -21,6 +21,13 @@ type Profile struct {
 	// at start.
 	URL string `json:"url,omitempty"`
 
+	// API is how the profile server is asked. "fxa" is today's Firefox
+	// Accounts: the gate asks <url>/profile with the session's own token
+	// (Auth.Forward) and reads the field metricsEnabled, where false means
+	// opted out and true that nobody chose. It never writes, and accounts
+	// that are only named are unknown. Default: as URL says.
+	API string `json:"api,omitempty"`
+
 	// Field is the JSON field of the reply that holds the preference.
 	// Default: metrics_optout.
 	Field string `json:"field,omitempty"`
@@ -50,7 +57,16 @@ type Profile struct {
 	// are for accounts that are only named. A request that would exceed it
 	// does not wait: its preference is unknown. Default: 64.
 	Concurrency int `json:"concurrency,omitempty"`
+
+	// Follow keeps one connection to <url>/changes, on which the profile
+	// server tells every change, so that an opt-out acts at once. While it is
+	// away, MaxAge says how late. It needs Auth.Mint and a URL without {uid}.
+	// Default: true where it has both, else false.
+	Follow *bool `json:"follow,omitempty"`
 }
+
+// apiFxA is the API that Firefox Accounts shipped.
+const apiFxA = "fxa"
 
 // ProfileAuth is the credential for the profile server. Exactly one field is
 // set.
@@ -68,8 +84,9 @@ type ProfileAuth struct {
 }
 
 // MintAuth signs the gate's own tokens: one for reading, with scope
-// profile:metrics_optout, and one for writing, with scope
-// profile:metrics_optout:write.
+// profile:metrics_optout, one for writing, with scope
+// profile:metrics_optout:write, and one for the change feed, with scope
+// metrics_optout:changes.
 type MintAuth struct {
 	// Key is a private key in PEM (RS256, ES256 or EdDSA by its kind) or a
 	// shared secret of at least 32 bytes (HS256). Write it as {env.NAME} or
@@ -111,8 +128,19 @@ func (p *Profile) timeout() time.Duration {
 // knows.
 func (p *Profile) canWrite() bool { return p != nil && p.Auth != nil && p.Auth.Mint != nil }
 
+// isReadOnly says that there is no way to write, whatever the credential.
+func (p *Profile) isReadOnly() bool { return p.API == apiFxA }
+
+// canFollow says whether there is a change feed for this URL and credential.
+func (p *Profile) canFollow(url string) bool {
+	return p.Auth.Mint != nil && !strings.Contains(url, "{uid}") && p.API == ""
+}
+
 func (p *Profile) validate() error {
 	var problems []error
+	if p.API != "" && p.API != apiFxA {
+		problems = append(problems, wrongAt("api", "%q is not %s; write that, or leave it out", p.API, apiFxA))
+	}
 	for word, value := range map[string]int64{
 		"timeout": int64(p.Timeout), "max_age": int64(p.MaxAge),
 		"max_entries": int64(p.MaxEntries), "concurrency": int64(p.Concurrency),
@@ -126,26 +154,50 @@ func (p *Profile) validate() error {
 		problems = append(problems, wrongAt("url", "none given; write the profile server's URL"))
 	case p.Auth == nil || countSet(p.Auth.Mint != nil, p.Auth.Forward, p.Auth.Bearer != "") != 1:
 		problems = append(problems, wrongAt("auth", "write exactly one of mint, forward and bearer"))
+	case p.API == apiFxA:
+		problems = append(problems, p.validateFxA())
 	case p.Auth.Bearer != "" && !strings.Contains(p.URL, "{uid}"):
 		problems = append(problems, wrongAt("auth bearer", "the token does not say whose preference is asked for; "+
 			"put {uid} into the profile's URL, or use auth mint"))
+	case p.Follow != nil && *p.Follow && !p.canFollow(p.URL):
+		problems = append(problems, wrongAt("follow", "the change feed is at <url>/changes, for the gate's own token; "+
+			"use auth mint and a URL without {uid}, or leave follow out"))
 	}
 	return errors.Join(problems...)
 }
 
+// validateFxA refuses what today's Firefox Accounts has no counterpart of.
+func (p *Profile) validateFxA() error {
+	switch {
+	case !p.Auth.Forward:
+		return wrongAt("auth", "api fxa tells an account its own preference only, so the session's token is needed; "+
+			"write auth forward, or leave api out and import the preferences into profile_server")
+	case strings.Contains(p.URL, "{uid}"):
+		return wrongAt("url", "api fxa has one address for all accounts; "+
+			"write the server's base without {uid}, such as https://profile.example.org/v1")
+	case p.Field != "" || p.Inverted:
+		return wrongAt("field", "api fxa has a field of its own, metricsEnabled; leave field out")
+	case p.Follow != nil && *p.Follow:
+		return wrongAt("follow", "api fxa has no change feed; leave follow out")
+	}
+	return nil
+}
+
 // profileSettings is all that makes two profiles the same, resolved.
 type profileSettings struct {
-	URL, Field                     string
+	URL, API, Field                string
 	Inverted                       bool
 	MintKey, Bearer                string
 	Forward                        bool
 	ClientID, Issuer, Audience     string
 	Timeout, MaxAge                time.Duration
 	MaxEntries, ConcurrentRequests int
+	Follow                         bool
 }
 
 func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	settings := profileSettings{
+		API:                p.API,
 		Field:              p.Field,
 		Inverted:           p.Inverted,
 		Timeout:            p.timeout(),
@@ -157,6 +209,10 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	repl.Set("uid", "{uid}") // it is the client's placeholder and not one of Caddy's
 	var err error
 	settings.URL, err = resolve(repl, p.URL)
+	settings.Follow = p.canFollow(settings.URL)
+	if p.Follow != nil {
+		settings.Follow = *p.Follow
+	}
 	problems := []error{at(err, "url")}
 	if p.Auth.Bearer != "" {
 		settings.Bearer, err = resolve(repl, p.Auth.Bearer)
@@ -192,11 +248,17 @@ func (p *Profile) client(repl *caddy.Replacer, held *leases) (*profileclient.Cli
 		if err != nil {
 			return nil, err
 		}
+		api := profileclient.MetricsOptOut
+		if settings.API == apiFxA {
+			api = profileclient.FxA
+		}
 		return profileclient.New(profileclient.Config{
 			URL:         settings.URL,
+			API:         api,
 			Field:       settings.Field,
 			Inverted:    settings.Inverted,
 			Auth:        auth,
+			Follow:      settings.Follow,
 			Timeout:     settings.Timeout,
 			MaxAge:      settings.MaxAge,
 			MaxEntries:  settings.MaxEntries,
@@ -232,6 +294,16 @@ func logProfileHealth(err error) {
 		return
 	}
 	logger.Info("the profile server answers again")
+}
+
+func logFeedHealth(err error) {
+	logger := caddy.Log().Named("http.handlers.metrics_gate")
+	if err != nil {
+		logger.Warn("the change feed cannot be followed: what is cached is used for max_age, so a change acts that late; "+
+			"write follow off in profile where that is meant to be", zap.Error(err))
+		return
+	}
+	logger.Info("the change feed is followed again")
 }
 
 func logKeySetError(err error) {

@@ -22,6 +22,9 @@ type Session struct {
 	// JWT verifies a JSON Web Token in a cookie or a header.
 	JWT *SessionJWT `json:"jwt,omitempty"`
 
+	// Introspect asks about an opaque token in a cookie or a header.
+	Introspect *SessionIntrospect `json:"introspect,omitempty"`
+
 	// User is a placeholder that holds the account which an earlier handler
 	// proved, such as {http.auth.user.id}. Empty means: nobody.
 	User string `json:"user,omitempty"`
@@ -65,7 +68,24 @@ type JWT struct {
 // verified and which claims count.
 type SessionJWT struct {
 	JWT
+	Credential
 
+	// OptOutClaim is a claim that carries the preference as true, false or
+	// null. While it is younger than max_age it saves the lookup; without a
+	// profile it holds for the token's life, and a token that lacks it means
+	// null. Default: none.
+	OptOutClaim string `json:"optout_claim,omitempty"`
+}
+
+// SessionIntrospect is a session by opaque token: where it is found and who is
+// asked about it.
+type SessionIntrospect struct {
+	Introspect
+	Credential
+}
+
+// Credential says where a bearer token is found and whom it names.
+type Credential struct {
 	// Cookie is the name of the cookie with the token. Where a header is set
 	// as well, the cookie is looked at first.
 	Cookie string `json:"cookie,omitempty"`
@@ -80,12 +100,6 @@ type SessionJWT struct {
 
 	// UIDClaim is the claim that names the account. Default: sub.
 	UIDClaim string `json:"uid_claim,omitempty"`
-
-	// OptOutClaim is a claim that carries the preference as true, false or
-	// null. While it is younger than max_age it saves the lookup; without a
-	// profile it holds for the token's life, and a token that lacks it means
-	// null. Default: none.
-	OptOutClaim string `json:"optout_claim,omitempty"`
 }
 
 const defaultLeeway = time.Minute
@@ -158,36 +172,60 @@ func (j *JWT) warn(logger *zap.Logger, where string) {
 		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
 	}
 	if j.Secret != "" && !isPlaceholder(j.Secret) {
-		logger.Warn("the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}", zap.String("where", where))
+		logger.Warn(literalSecret, zap.String("where", where))
 	}
 }
+
+const literalSecret = "the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}"
 
 // source makes the session ready for requests. Verified tokens are kept as
 // long as preferences are, in a cache of the same size.
 func (s *Session) source(repl *caddy.Replacer, held *leases, cacheEntries int) (session.Source, error) {
 	switch {
-	case (s.JWT != nil) == (s.User != ""):
-		return nil, errors.New("write either jwt or user")
+	case countSet(s.JWT != nil, s.Introspect != nil, s.User != "") != 1:
+		return nil, errors.New("write exactly one of jwt, introspect and user")
 	case s.User != "":
 		return s.user()
+	case s.Introspect != nil:
+		config, err := s.Introspect.introspectionConfig(repl)
+		if err != nil {
+			return nil, err
+		}
+		// The session itself remembers what verified, in less memory; this is
+		// for those who ask at the same moment.
+		config.MaxEntries = 1000
+		return bearer(held, config, s.Introspect.settings(cacheEntries), token.NewIntrospector)
 	}
 	config, err := s.JWT.tokenConfig(repl)
 	if err != nil {
 		return nil, err
 	}
-	settings := session.JWTConfig{
-		Token:        config,
-		Cookie:       s.JWT.Cookie,
-		Header:       s.JWT.Header,
-		Scheme:       s.JWT.Scheme,
-		UIDClaim:     s.JWT.UIDClaim,
-		OptOutClaim:  s.JWT.OptOutClaim,
-		CacheEntries: cacheEntries,
-	}
-	return jwtSessions.acquire(held, settings, func() (*session.JWT, error) {
-		settings.Token.OnKeySetError = logKeySetError
-		return session.NewJWT(settings)
+	settings := s.JWT.settings(cacheEntries)
+	settings.OptOutClaim = s.JWT.OptOutClaim
+	config.OnKeySetError = logKeySetError
+	return bearer(held, config, settings, token.NewVerifier)
+}
+
+// bearer returns the source of these settings: the one that a running
+// configuration uses, with all that it has verified, or a new one.
+func bearer[C any, V session.Verifier](held *leases, config C, settings session.BearerConfig, newVerifier func(C) (V, error)) (session.Source, error) {
+	key := struct {
+		Token   C
+		Session session.BearerConfig
+	}{config, settings}
+	return bearerSessions.acquire(held, key, func() (*session.Bearer, error) {
+		verifier, err := newVerifier(config)
+		if err != nil {
+			return nil, err
+		}
+		return session.NewBearer(verifier, settings), nil
 	})
+}
+
+func (c *Credential) settings(cacheEntries int) session.BearerConfig {
+	return session.BearerConfig{
+		Cookie: c.Cookie, Header: c.Header, Scheme: c.Scheme, UIDClaim: c.UIDClaim, CacheEntries: cacheEntries,
+	}
 }
 
 func (s *Session) user() (session.Source, error) {
@@ -207,26 +245,52 @@ func (s *Session) user() (session.Source, error) {
 
 // kind is the session's name in metrics.
 func (s *Session) kind() string {
-	if s.JWT != nil {
+	switch {
+	case s.JWT != nil:
 		return "jwt"
+	case s.Introspect != nil:
+		return "introspect"
+	default:
+		return "user"
 	}
-	return "user"
+}
+
+// credential is where the session's token is found, and nil where it has none.
+func (s *Session) credential() *Credential {
+	switch {
+	case s.JWT != nil:
+		return &s.JWT.Credential
+	case s.Introspect != nil:
+		return &s.Introspect.Credential
+	default:
+		return nil
+	}
 }
 
 // lookedFor says where the session is expected, for the operator who
 // wonders why nobody is ever recognised.
 func (s *Session) lookedFor() string {
-	switch {
-	case s.JWT == nil:
+	switch c := s.credential(); {
+	case c == nil:
 		return "placeholder " + s.User
-	case s.JWT.Cookie != "" && s.JWT.Header != "":
-		return "cookie " + s.JWT.Cookie + " or header " + s.JWT.Header
-	case s.JWT.Cookie != "":
-		return "cookie " + s.JWT.Cookie
-	case s.JWT.Header != "":
-		return "header " + s.JWT.Header
+	case c.Cookie != "" && c.Header != "":
+		return "cookie " + c.Cookie + " or header " + c.Header
+	case c.Cookie != "":
+		return "cookie " + c.Cookie
+	case c.Header != "":
+		return "header " + c.Header
 	default:
 		return "header Authorization"
+	}
+}
+
+// warn says at start what the configuration leaves open.
+func (s *Session) warn(logger *zap.Logger, where string) {
+	switch {
+	case s.JWT != nil:
+		s.JWT.warn(logger, where)
+	case s.Introspect != nil:
+		s.Introspect.warn(logger, where)
 	}
 }
 

@@ -19,10 +19,13 @@ import (
 // finds verified tokens and preferences as warm as it left them, and two
 // sites with the same settings share one of each.
 var (
-	jwtSessions    = newPool[*session.JWT]()
+	bearerSessions = newPool[*session.Bearer]()
 	verifiers      = newPool[*token.Verifier]()
 	profileClients = newPool[*profileclient.Client]()
-	sqliteStores   = newPool[*profileserver.SQLite]()
+
+	introspectors    = newPool[*token.Introspector]()
+	preferenceStores = newPool[profileserver.Store]()
+	changeCounters   = newPool[*changeCounter]()
 )
 
 // pool is a caddy.UsagePool of one type, whose keys are derived from

@@ -14,9 +14,11 @@ const uidPlaceholder = "{uid}"
 type address struct {
 	path, query string // query with its question mark
 	perAccount  bool
+
+	changes string // the change feed, which only one URL for all has
 }
 
-func parseAddress(text string) (address, error) {
+func parseAddress(text string, api API) (address, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		// A *url.Error repeats the URL, which may hold a password.
@@ -41,7 +43,11 @@ func parseAddress(text string) (address, error) {
 		}
 		return address{path: path, query: query, perAccount: true}, nil
 	}
-	return address{path: u.JoinPath("metrics_optout").String()}, nil
+	resource := "metrics_optout"
+	if api == FxA {
+		resource = "profile"
+	}
+	return address{path: u.JoinPath(resource).String(), changes: u.JoinPath("changes").String()}, nil
 }
 
 // of returns the URL for an account, or false where the account has none.

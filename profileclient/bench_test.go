@@ -2,6 +2,8 @@ package profileclient_test
 
 import (
 	"context"
+	"io"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -114,5 +116,39 @@ func BenchmarkRefresh(b *testing.B) {
 		client.Lookup(ctx, known[i%accounts], time.Now().Add(late))
 		<-ended
 		i++
+	}
+}
+
+// BenchmarkEvent tells of one account after the other, of which the cache
+// knows all or, as in an import, none.
+func BenchmarkEvent(b *testing.B) {
+	for name, from := range map[string]int{"known": 0, "unknown": 40_000} {
+		b.Run(name, func(b *testing.B) {
+			teller, events := &teller{silent: true}, make(chan struct{}, 1024)
+			bench := newBench(b, func(c *profileclient.Config) {
+				teller.memory = c.Transport.(*memory)
+				c.URL, c.Auth, c.Transport = "http://profile.test/v1", profileclient.Mint(minter(b, longSecret)), teller
+				c.Follow = true
+				c.Observer.FeedEvent = func(profileclient.FeedEvent) { events <- struct{}{} }
+			})
+			b.Cleanup(bench.Close)
+			for i := range 40_000 {
+				bench.lookup(strconv.Itoa(i))
+			}
+			for len(teller.follows()) == 0 {
+				runtime.Gosched()
+			}
+			texts := make([]string, 40_000)
+			for i := range texts {
+				texts[i] = told(i, strconv.Itoa(from+i), "true", 0)
+			}
+			i := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = io.WriteString(teller.streams[0], texts[i%len(texts)])
+				<-events
+				i++
+			}
+		})
 	}
 }

@@ -31,6 +31,10 @@ type entry struct {
 	// changed is when the account last changed, as far as that is known. What
 	// was fetched before counts as due.
 	changed instant
+	// version is the server's own time of the preference's last change, in
+	// milliseconds, or less where it did not tell that exactly. It grows with
+	// every change of an account.
+	version int64
 	// etag is the server's version of a preference that is null, for the
 	// write-back. Most servers hash the value, so that all accounts share one
 	// or a few; unique keeps one copy of each.
@@ -155,6 +159,21 @@ func (c *cache) put(uid string, answer entry) bool {
 		*e = answer
 		return true
 	})
+}
+
+// amend changes what is known of the account where it stands, if anything is
+// known. It is no use of the account.
+func (c *cache) amend(uid string, change func(*entry)) {
+	s := c.shard(uid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range []generation{s.young, s.old} {
+		if e, found := read(g, uid); found {
+			change(&e)
+			g.Set(uid, e, gocache.NoExpiration)
+			return
+		}
+	}
 }
 
 // mark says whether the caller is the first to begin what the mark stands for

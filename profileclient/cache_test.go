@@ -232,4 +232,18 @@ func TestOutcomeNames(t *testing.T) {
 		}
 		seen[o.String()] = true
 	}
+	clear(seen)
+	for o := range FeedOutcomeCount {
+		if o.String() == "" || seen[o.String()] {
+			t.Errorf("feed outcome %d has the name %q", o, o)
+		}
+		seen[o.String()] = true
+	}
+	clear(seen)
+	for e := range FeedEventCount {
+		if e.String() == "" || seen[e.String()] {
+			t.Errorf("feed event %d has the name %q", e, e)
+		}
+		seen[e.String()] = true
+	}
 }

@@ -62,11 +62,14 @@ func (c *Client) Read(ctx context.Context, a Account) (Held, error) {
 // many words: null, false or true. With an etag it is saved only where that
 // is still the server's version, which Read returned; otherwise the error is
 // ErrConflict, unless the profile holds this very preference by now. Every
-// other failure wraps ErrNotSaved. What is saved decides the next Lookup.
+// other failure wraps ErrNotSaved, also that the API is only read. What is saved decides the next Lookup.
 //
 // It takes at most Config.Timeout, twice that after a conflict. It goes on
 // when the caller leaves: the user has chosen.
 func (c *Client) Choose(ctx context.Context, a Account, preference policy.Preference, etag string) error {
+	if c.api == FxA {
+		return fmt.Errorf("%w: the API of Firefox Accounts is only read", ErrNotSaved)
+	}
 	if !c.askable(a) {
 		return fmt.Errorf("%w: there is no credential or no address for this account", ErrNotSaved)
 	}

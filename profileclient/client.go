@@ -57,15 +57,24 @@ type Config struct {
 	// analytics_allowed. Default: false.
 	Inverted bool
 
+	// API is what the server is asked by. Default: MetricsOptOut.
+	API API
+
 	// Auth is the credential: Mint, Forward or Bearer.
 	Auth Auth
+
+	// Follow keeps a connection to <URL>/changes, on which the server tells
+	// every change as it is made, so that it decides the next Lookup instead
+	// of the one after MaxAge. It needs Mint with a client id, and a URL
+	// without {uid}. Default: false.
+	Follow bool
 
 	// Timeout is how long one request to the profile server may take, and so
 	// how long a lookup can wait. Default: 300ms.
 	Timeout time.Duration
 
 	// MaxAge is how long an answer is used, and so how late an opt-out can
-	// act. It is shortened by up to a fifth at random, so that answers do not
+	// act where the client does not follow, or the change feed is away. It is shortened by up to a fifth at random, so that answers do not
 	// all expire at once, and never lengthened. Default: 1m.
 	MaxAge time.Duration
 
@@ -86,6 +95,20 @@ type Config struct {
 	// Observer is told what happens. Default: nobody is.
 	Observer Observer
 }
+
+// API is a way to ask for preferences.
+type API uint8
+
+const (
+	// MetricsOptOut has the preference at an address of its own.
+	MetricsOptOut API = iota
+
+	// FxA is the profile server of Firefox Accounts as it was shipped: GET
+	// <URL>/profile, where the field metricsEnabled is false for who opted
+	// out, and true for everybody else. So nobody ever allows explicitly. It
+	// is only read, and needs Forward: every other account is unknown.
+	FxA
+)
 
 // ConfigError says which setting is wrong, by the name that it has in a
 // configuration file, and how.
@@ -117,6 +140,7 @@ type Account struct {
 // Client asks one profile server. It is safe for concurrent use.
 type Client struct {
 	address   address
+	api       API
 	field     string
 	inverted  bool
 	auth      Auth
@@ -127,12 +151,15 @@ type Client struct {
 	observer  Observer
 	health    health
 	start     time.Time
+	follows   bool
+	feed      feed
 
 	proven, named             *cache
 	lookups, namedLookups     singleflight.Group
 	reads                     singleflight.Group
 	slots, namedSlots, writes slots
 	pending                   pending
+	flights                   flights
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -140,11 +167,11 @@ type Client struct {
 	work    sync.WaitGroup
 }
 
-// New checks config and makes a Client. It uses no network. Close the Client
+// New checks config and makes a Client. It waits for no network. Close the Client
 // when it is no longer needed.
 func New(config Config) (*Client, error) {
 	var problems []error
-	target, err := parseAddress(config.URL)
+	target, err := parseAddress(config.URL, config.API)
 	if err != nil {
 		problems = append(problems, &ConfigError{"url", err})
 	}
@@ -156,6 +183,21 @@ func New(config Config) (*Client, error) {
 		problems = append(problems, &ConfigError{"auth", errors.New("the bearer token holds a line break or another control character; write the token alone")})
 	case auth.bearer != "" && err == nil && !target.perAccount:
 		problems = append(problems, &ConfigError{"auth", errors.New("a bearer token does not say whose preference is asked for; put {uid} into the URL, or mint tokens")})
+	}
+	if config.Follow && (auth.minter == nil || auth.minter.ClientID() == "" || target.perAccount) {
+		problems = append(problems, &ConfigError{"follow", errors.New("the change feed needs a token of the client's own and an address of its own; " +
+			"mint tokens with a client id and leave {uid} out of the URL, or do not follow")})
+	}
+	if config.API == FxA {
+		switch {
+		case !auth.forward:
+			problems = append(problems, &ConfigError{"auth", errors.New("the API of Firefox Accounts knows the account by its own token only; forward it")})
+		case target.perAccount:
+			problems = append(problems, &ConfigError{"url", errors.New("the API of Firefox Accounts has one address for all; leave {uid} out")})
+		case config.Field != "" || config.Inverted:
+			problems = append(problems, &ConfigError{"field", errors.New("the API of Firefox Accounts has a field of its own; leave it out")})
+		}
+		config.Field = "metricsEnabled"
 	}
 	for _, limit := range []struct {
 		name  string
@@ -178,6 +220,7 @@ func New(config Config) (*Client, error) {
 	concurrency := cmp.Or(config.Concurrency, DefaultConcurrency)
 	c := &Client{
 		address:    target,
+		api:        config.API,
 		field:      cmp.Or(config.Field, DefaultField),
 		inverted:   config.Inverted,
 		auth:       auth,
@@ -186,6 +229,7 @@ func New(config Config) (*Client, error) {
 		transport:  config.Transport,
 		observer:   config.Observer,
 		start:      time.Now(),
+		follows:    config.Follow,
 		proven:     newCache(maxEntries),
 		named:      newCache(maxEntries / 10),
 		slots:      make(slots, concurrency),
@@ -206,6 +250,21 @@ func New(config Config) (*Client, error) {
 	c.health.report = c.observer.Health
 	if c.health.report == nil {
 		c.health.report = func(error) {}
+	}
+	if c.observer.FeedConnect == nil {
+		c.observer.FeedConnect = func(FeedOutcome) {}
+	}
+	if c.observer.FeedEvent == nil {
+		c.observer.FeedEvent = func(FeedEvent) {}
+	}
+	c.feed.health.report = c.observer.FeedHealth
+	if c.feed.health.report == nil {
+		c.feed.health.report = func(error) {}
+	}
+	if c.follows {
+		c.feed.cursor = -1
+		c.feed.heard.Store(int64(c.instant(c.start)))
+		c.work.Go(c.follow)
 	}
 	return c, nil
 }
@@ -231,7 +290,7 @@ func newTransport(concurrency int) *http.Transport {
 func (c *Client) Lookup(ctx context.Context, a Account, now time.Time) policy.Preference {
 	// Nearly every lookup ends here, without what the others need.
 	if at := c.instant(now); !a.HasClaim {
-		if e := c.proven.get(a.UID); e.fresh(at) && !e.ageing(at) {
+		if e := c.proven.get(a.UID); c.fresh(e, at) && !e.ageing(at) {
 			return e.preference
 		}
 	}
@@ -278,8 +337,8 @@ func (c *Client) change(uid string, record func(e *entry, now instant)) {
 // accounts which were only named.
 func (c *Client) Entries() (verified, named int) { return c.proven.len(), c.named.len() }
 
-// Close ends the work in the background: none begins any more, write-backs
-// that wait for another try are dropped, and what is on its way to the
+// Close ends the work in the background: none begins any more, the change feed
+// is left, write-backs that wait for another try are dropped, and what is on its way to the
 // profile server is waited for, which takes at most Config.Timeout. Lookup
 // works on, for requests that are still in flight.
 func (c *Client) Close() {
@@ -318,7 +377,7 @@ type knowledge struct {
 func (c *Client) known(a Account, now time.Time) knowledge {
 	at := c.instant(now)
 	known := knowledge{c.proven.get(a.UID), c.proven}
-	if !known.fresh(at) {
+	if !c.fresh(known.entry, at) {
 		if e := c.named.get(a.UID); e.fetched > known.fetched {
 			e.changed = max(e.changed, known.changed)
 			known = knowledge{e, c.named}
@@ -339,7 +398,7 @@ func (c *Client) known(a Account, now time.Time) knowledge {
 
 func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Time) policy.Preference {
 	known := c.known(a, now)
-	if at := c.instant(now); known.fresh(at) {
+	if at := c.instant(now); c.fresh(known.entry, at) {
 		c.refresh(a, named, known, at)
 		return known.preference
 	}
@@ -352,7 +411,7 @@ func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Tim
 
 func (c *Client) cached(a Account, named bool, now time.Time) policy.Preference {
 	known := c.known(a, now)
-	if at := c.instant(now); known.fresh(at) {
+	if at := c.instant(now); c.fresh(known.entry, at) {
 		c.refresh(a, named, known, at)
 		return known.preference
 	}
@@ -384,6 +443,11 @@ func (c *Client) refresh(a Account, named bool, known knowledge, now instant) {
 	}
 }
 
+// fresh says whether what is known may still be used without asking.
+func (c *Client) fresh(e entry, now instant) bool {
+	return e.fresh(now) && !c.feed.missed.holds(e.fetched)
+}
+
 // answer makes the entry for what the server said to a request.
 func (c *Client) answer(preference policy.Preference, fetched instant) entry {
 	return entry{
@@ -391,6 +455,17 @@ func (c *Client) answer(preference policy.Preference, fetched instant) entry {
 		fetched:    fetched,
 		expires:    fetched + instant(c.maxAge-rand.N(c.maxAge/5+1)), //nolint:gosec // it only spreads load
 	}
+}
+
+// chosen makes the entry for a preference that was not fetched: the server
+// took it, or told of it. Its ETag is not known, so null cannot be written
+// back before the next answer.
+func (c *Client) chosen(preference policy.Preference, now instant) entry {
+	e := c.answer(preference, now)
+	if preference == policy.Unset {
+		e.marks = writtenBack
+	}
+	return e
 }
 
 // slots bound what is in flight: one value for each.

@@ -15,11 +15,16 @@ import (
 
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	mint := profileclient.Mint(minter(t, longSecret))
+	nobody, err := token.NewMinter(token.MinterConfig{Key: []byte(longSecret), Lifetime: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		config profileclient.Config
 		says   string
@@ -40,6 +45,14 @@ func TestNewRefuses(t *testing.T) {
 		"max age":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxAge: -1}, "max_age: it is negative"},
 		"entries":            {profileclient.Config{URL: "http://example.org/", Auth: mint, MaxEntries: -1}, "max_entries: it is negative"},
 		"concurrency":        {profileclient.Config{URL: "http://example.org/", Auth: mint, Concurrency: -1}, "concurrency: it is negative"},
+		"follow by bearer":   {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Bearer("hunter2"), Follow: true}, "follow: the change feed"},
+		"follow by forward":  {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Forward(), Follow: true}, "follow: the change feed"},
+		"follow each":        {profileclient.Config{URL: "http://example.org/{uid}", Auth: mint, Follow: true}, "follow: the change feed"},
+		"follow as nobody":   {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Mint(nobody), Follow: true}, "follow: the change feed"},
+		"fxa by mint":        {profileclient.Config{URL: "http://example.org/", Auth: mint, API: profileclient.FxA}, "auth: the API of Firefox Accounts"},
+		"fxa with uid":       {profileclient.Config{URL: "http://example.org/{uid}", Auth: profileclient.Forward(), API: profileclient.FxA}, "url: the API of Firefox Accounts"},
+		"fxa with field":     {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Forward(), API: profileclient.FxA, Field: "x"}, "field: the API of Firefox Accounts"},
+		"fxa, inverted":      {profileclient.Config{URL: "http://example.org/", Auth: profileclient.Forward(), API: profileclient.FxA, Inverted: true}, "field: the API of Firefox Accounts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,11 +1,17 @@
 package profileclient
 
 import (
+	"bytes"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/tmaxmax/go-sse"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -41,12 +47,72 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// FuzzFeed: whatever a feed says, the cache learns of an account what a reader
+// of another kind finds in its events, takes nobody in, and stays bounded.
+func FuzzFeed(f *testing.F) {
+	const event = "event: change\nid: 2\ndata: {\"uid\":\"ann\",\"metrics_optout\":true,\"changed\":\"2026-11-24T12:00:00.000Z\"}\n\n"
+	for _, seed := range []string{
+		event, "retry: 1000\nid: 1\n\n" + event, event + "event: delete\nid: 3\ndata: {\"uid\":\"ann\"}\n\n",
+		"event: reset\nid: 0\ndata: {}\n\n", "\xef\xbb\xbf" + event, strings.ReplaceAll(event, "\n", "\r\n"), strings.ReplaceAll(event, "\n", "\r"),
+		strings.ReplaceAll(event, "true", "null"), strings.ReplaceAll(event, `"ann"`, "{}"), ":\n\n", "id\nevent\ndata\n\n", "data: 1\ndata: 2\n\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		c := &Client{maxAge: time.Hour, start: time.Now(), proven: newCache(20), named: newCache(20)}
+		c.observer.FeedEvent = func(FeedEvent) {}
+		c.feed.cursor = -1
+		c.proven.put("ann", entry{preference: policy.Allowed, fetched: 1, expires: 2})
+		want := policy.Allowed
+		for event, err := range sse.Read(bytes.NewReader(stream), nil) {
+			if err != nil {
+				break
+			}
+			version := c.proven.get("ann").version
+			c.take(event)
+			// Of events that are less plain than a profile server's nothing is
+			// demanded: duplicate keys, say, or keys in another case.
+			var fields map[string]any
+			_ = json.Unmarshal([]byte(event.Data), &fields)
+			again, _ := json.Marshal(fields)
+			odd := slices.ContainsFunc(slices.Collect(maps.Keys(fields)), func(name string) bool {
+				return !slices.Contains([]string{"uid", "metrics_optout", "changed", "source"}, name)
+			})
+			if odd || len(again) != len(event.Data) || fields["uid"] != "ann" {
+				want = c.proven.get("ann").preference
+				continue
+			}
+			var changed time.Time
+			text, _ := json.Marshal(fields["changed"])
+			told, hasChoice := fields["metrics_optout"]
+			hasTime := json.Unmarshal(text, &changed) == nil && !changed.IsZero()
+			switch {
+			case event.Type == "delete" && !hasTime && !hasChoice:
+				want = policy.Unknown
+			case event.Type != "change" || !hasTime || changed.UnixMilli() < version:
+			case told == true:
+				want = policy.OptedOut
+			case told == false:
+				want = policy.Allowed
+			case told == nil && hasChoice:
+				want = policy.Unset
+			}
+			if got := c.proven.get("ann").preference; got != want {
+				t.Fatalf("after %q: %v, want %v", event, got, want)
+			}
+		}
+		if proven, named := c.Entries(); proven != 1 || named != 0 {
+			t.Fatalf("%d and %d entries", proven, named)
+		}
+	})
+}
+
 // FuzzAddress: whatever an account is called, only the place for it changes.
 func FuzzAddress(f *testing.F) {
 	for _, seed := range []string{"ann", "..", "a/../../b", `\..\`, "a?b#c", "%2e%2e", "%2F..%2F", "\x00", "é", "a b", "/"} {
 		f.Add(seed)
 	}
-	where, err := parseAddress("https://profile.example.org/users/{uid}/privacy?for={uid}&fields=1")
+	where, err := parseAddress("https://profile.example.org/users/{uid}/privacy?for={uid}&fields=1", MetricsOptOut)
 	if err != nil {
 		f.Fatal(err)
 	}

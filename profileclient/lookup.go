@@ -93,7 +93,7 @@ func (c *Client) run(a Account, into *cache, background bool, seen instant) poli
 	}
 	start := time.Now()
 	began := c.instant(start)
-	if known := c.known(Account{UID: a.UID}, start); known.fetched > seen && known.fresh(began) {
+	if known := c.known(Account{UID: a.UID}, start); known.fetched > seen && c.fresh(known.entry, began) {
 		return known.preference
 	}
 	held, _ := c.consult(context.Background(), a, into, start)
@@ -108,6 +108,8 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 		return Held{}, errors.New("profile server: as many lookups as may be are in flight")
 	}
 	defer c.slots.give()
+
+	defer c.flights.board(a.UID)()
 
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -125,6 +127,9 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 	c.observer.Lookup(LookupOK, time.Since(start))
 	c.health.answered()
 	answer := c.answer(held.Preference, c.instant(start))
+	if !held.Changed.IsZero() {
+		answer.version = held.Changed.UnixMilli()
+	}
 	if held.Preference == policy.Unset && held.ETag != "" {
 		answer.etag = unique.Make(held.ETag)
 	}
@@ -140,7 +145,7 @@ func (c *Client) fetch(ctx context.Context, a Account, now time.Time) (Held, *fa
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
-		return Held{}, c.broken(ctx, err)
+		return Held{}, broken(ctx, err, c.timeout)
 	}
 	defer discard(response)
 	preference, failed := c.read(ctx, response)
@@ -176,6 +181,9 @@ func (c *Client) read(ctx context.Context, response *http.Response) (policy.Pref
 	switch status := response.StatusCode; status {
 	case http.StatusOK:
 	case http.StatusNoContent:
+		if c.api == FxA {
+			return policy.Unknown, fail(LookupMalformed, "it answers with status 204, not with a profile; check the URL")
+		}
 		return policy.Unset, nil
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return policy.Unknown, fail(LookupUnauthorized, fmt.Sprintf("it refuses the credential with status %d; "+
@@ -197,14 +205,19 @@ func (c *Client) read(ctx context.Context, response *http.Response) (policy.Pref
 	case len(body) > maxBody:
 		return policy.Unknown, fail(LookupTooLarge, "its answer has more than 64 KiB; check the URL")
 	case err != nil:
-		return policy.Unknown, c.broken(ctx, err)
+		return policy.Unknown, broken(ctx, err, c.timeout)
 	}
 	preference, ok := c.decode(body)
-	if !ok {
+	switch {
+	case ok:
+		return preference, nil
+	case c.api == FxA:
+		return policy.Unknown, fail(LookupMalformed, fmt.Sprintf("its answer is not a JSON object whose field %q is "+
+			"false or true; check the URL, and whether the tokens have a scope of the profile", c.field))
+	default:
 		return policy.Unknown, fail(LookupMalformed, fmt.Sprintf("its answer is not a JSON object whose field %q is "+
 			"null, false or true; check the name of the field", c.field))
 	}
-	return preference, nil
 }
 
 // decode finds the preference in a JSON object. Names are exact-case, which a
@@ -214,11 +227,27 @@ func (c *Client) decode(body []byte) (policy.Preference, bool) {
 	if json.Unmarshal(body, &fields) != nil {
 		return policy.Unknown, false
 	}
+	if c.api == FxA {
+		return metricsEnabled(string(fields[c.field]))
+	}
 	preference, ok := policy.ParsePreference(string(fields[c.field]))
 	if !ok || preference == policy.Unknown {
 		return policy.Unknown, false
 	}
 	return c.turn(preference), true
+}
+
+// metricsEnabled reads what Firefox Accounts shipped: a boolean that is true
+// also where nobody ever chose, so that true is no choice to allow.
+func metricsEnabled(field string) (policy.Preference, bool) {
+	switch field {
+	case "false":
+		return policy.OptedOut, true
+	case "true":
+		return policy.Unset, true
+	default:
+		return policy.Unknown, false
+	}
 }
 
 // turn makes a preference of what the field says, and the other way round.
@@ -232,12 +261,12 @@ func (c *Client) turn(p policy.Preference) policy.Preference {
 	return p
 }
 
-// broken says why there was no complete answer. Only causes whose text is
-// about the network are told: others may repeat the URL or what the server
-// sent.
-func (c *Client) broken(ctx context.Context, err error) *failure {
+// broken says why there was no complete answer, for which there was a limit.
+// Only causes whose text is about the network are told: others may repeat the
+// URL or what the server sent.
+func broken(ctx context.Context, err error, limit time.Duration) *failure {
 	if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || ok && timeout.Timeout() {
-		return fail(LookupTimeout, fmt.Sprintf("it gives no complete answer within %v", c.timeout))
+		return fail(LookupTimeout, fmt.Sprintf("it gives no complete answer within %v", limit))
 	}
 	if network, ok := errors.AsType[*net.OpError](err); ok {
 		return &failure{LookupUnreachable, fmt.Errorf("it cannot be reached: %w", network)}

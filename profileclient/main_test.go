@@ -128,10 +128,14 @@ type counts struct {
 	lookups map[string]int
 	writes  map[string]int
 	health  []error
+
+	connects, events map[string]int
+	feedHealth       []error
 }
 
 func (c *counts) observer() profileclient.Observer {
 	c.lookups, c.writes = map[string]int{}, map[string]int{}
+	c.connects, c.events = map[string]int{}, map[string]int{}
 	return profileclient.Observer{
 		Lookup: func(o profileclient.LookupOutcome, _ time.Duration) {
 			c.mu.Lock()
@@ -147,6 +151,21 @@ func (c *counts) observer() profileclient.Observer {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.health = append(c.health, err)
+		},
+		FeedConnect: func(o profileclient.FeedOutcome) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.connects[o.String()]++
+		},
+		FeedEvent: func(e profileclient.FeedEvent) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.events[e.String()]++
+		},
+		FeedHealth: func(err error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.feedHealth = append(c.feedHealth, err)
 		},
 	}
 }
@@ -167,6 +186,24 @@ func (c *counts) reports() []error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]error(nil), c.health...)
+}
+
+func (c *counts) connect(outcome string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connects[outcome]
+}
+
+func (c *counts) event(kind string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.events[kind]
+}
+
+func (c *counts) feedReports() []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]error(nil), c.feedHealth...)
 }
 
 // bench is a client, its server in memory, and what the client reported.

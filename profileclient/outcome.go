@@ -98,6 +98,64 @@ var writeOutcomeNames = [WriteOutcomeCount]string{
 // String returns the outcome as metrics spell it.
 func (o WriteOutcome) String() string { return writeOutcomeNames[o] }
 
+// FeedOutcome says what came of one try to follow the change feed. The set is
+// closed: metrics have one label value for each.
+type FeedOutcome uint8
+
+const (
+	// FeedConnected: the server tells its changes.
+	FeedConnected FeedOutcome = iota
+	// FeedRefused: status 401, 403, 404, 405 or 501; the credential may not
+	// follow, or the server has no feed. It is tried again rarely.
+	FeedRefused
+	// FeedBadAnswer: another status than 200, or not text/event-stream.
+	FeedBadAnswer
+	// FeedUnreachable: no connection, or no answer.
+	FeedUnreachable
+
+	// FeedOutcomeCount is the number of outcomes, for tables indexed by
+	// FeedOutcome.
+	FeedOutcomeCount
+)
+
+var feedOutcomeNames = [FeedOutcomeCount]string{
+	FeedConnected:   "connected",
+	FeedRefused:     "refused",
+	FeedBadAnswer:   "bad_answer",
+	FeedUnreachable: "unreachable",
+}
+
+// String returns the outcome as metrics spell it.
+func (o FeedOutcome) String() string { return feedOutcomeNames[o] }
+
+// FeedEvent is a kind of event of the change feed. The set is closed: metrics
+// have one label value for each.
+type FeedEvent uint8
+
+const (
+	// FeedChange: an account's preference changed.
+	FeedChange FeedEvent = iota
+	// FeedDelete: an account was deleted.
+	FeedDelete
+	// FeedReset: the server does not know what the client heard last.
+	FeedReset
+	// FeedMalformed: an event that cannot be read, and is passed over.
+	FeedMalformed
+
+	// FeedEventCount is the number of kinds, for tables indexed by FeedEvent.
+	FeedEventCount
+)
+
+var feedEventNames = [FeedEventCount]string{
+	FeedChange:    "change",
+	FeedDelete:    "delete",
+	FeedReset:     "reset",
+	FeedMalformed: "malformed",
+}
+
+// String returns the kind as metrics spell it.
+func (e FeedEvent) String() string { return feedEventNames[e] }
+
 // Observer is told what a Client does. Every field may be nil. The functions
 // are called from many goroutines and must return soon; nothing that they
 // are given says anything about a person.
@@ -113,6 +171,18 @@ type Observer struct {
 	// Health is called when the profile server begins to fail, with what an
 	// operator must know to mend it, and with nil when it has recovered.
 	Health func(error)
+
+	// FeedConnect is called for every try to follow the change feed.
+	FeedConnect func(FeedOutcome)
+
+	// FeedEvent is called for every event of the change feed that is about
+	// changes, whether or not the account is known here.
+	FeedEvent func(FeedEvent)
+
+	// FeedHealth is called when the change feed is refused, or nothing was
+	// heard of it for 45 seconds, with what an operator must know to mend it,
+	// and with nil when it is there again.
+	FeedHealth func(error)
 }
 
 // failure is a lookup that did not end well. Its text is for an operator and

@@ -32,9 +32,14 @@ const (
 // the profile is looked up first. For one answer of the profile server there
 // is one write-back however often this is called, and one at a time for one
 // account. What fails is tried again for some minutes, in memory.
+//
+// Where the API is only read, nothing happens.
 func (c *Client) WriteBack(a Account, now time.Time) {
+	if c.api == FxA {
+		return
+	}
 	known := c.known(a, now)
-	if known.marks&writtenBack != 0 && known.fresh(c.instant(now)) {
+	if known.marks&writtenBack != 0 && c.fresh(known.entry, c.instant(now)) {
 		return
 	}
 	// The account outlives the request, of which its strings may be parts.
@@ -100,7 +105,7 @@ func (c *Client) writeBack(a Account, since instant) WriteOutcome {
 func (c *Client) see(a Account, since instant) knowledge {
 	account := Account{UID: a.UID} // without the claim
 	usable := func(known knowledge) bool {
-		return known.fetched >= since && known.fresh(c.instant(time.Now()))
+		return known.fetched >= since && c.fresh(known.entry, c.instant(time.Now()))
 	}
 	known := c.known(account, time.Now())
 	if !usable(known) {
@@ -143,6 +148,7 @@ func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
 // server's version, and returns the status of the reply: 200 for all that say
 // it is saved. What the server took decides from then on.
 func (c *Client) post(ctx context.Context, a Account, aim purpose, preference policy.Preference, etag string) (int, *failure) {
+	defer c.flights.board(a.UID)()
 	began := c.instant(time.Now())
 	body, err := json.Marshal(map[string]policy.Preference{c.field: c.turn(preference)})
 	if err != nil {
@@ -158,7 +164,7 @@ func (c *Client) post(ctx context.Context, a Account, aim purpose, preference po
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
-		return 0, c.broken(ctx, err)
+		return 0, broken(ctx, err, c.timeout)
 	}
 	defer discard(response)
 	if status := response.StatusCode; status != http.StatusOK && status != http.StatusNoContent {
@@ -167,12 +173,9 @@ func (c *Client) post(ctx context.Context, a Account, aim purpose, preference po
 	c.change(a.UID, func(e *entry, now instant) {
 		// Of two writes at once nobody here knows which the server took last.
 		if e.changed <= began {
-			*e = c.answer(preference, now)
-			// The new version is not known, so null cannot be written back
-			// before the next answer.
-			if preference == policy.Unset {
-				e.marks = writtenBack
-			}
+			version := e.version // the new one is greater
+			*e = c.chosen(preference, now)
+			e.version = version
 		}
 		e.changed = now
 	})

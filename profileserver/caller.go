@@ -12,6 +12,10 @@ import (
 const (
 	readScope  = "profile:metrics_optout"
 	writeScope = "profile:metrics_optout:write"
+	// changesScope lets a gate follow the changes of all accounts. It is no
+	// part of the area profile on purpose: profile would imply it, and then
+	// every relier could follow everybody.
+	changesScope = "metrics_optout:changes"
 )
 
 // caller is whom a token speaks for, and where it says a write comes from.
@@ -23,11 +27,7 @@ type caller struct {
 // authorize returns whom the request's token speaks for, if it may do what
 // the scope names.
 func (s *Server) authorize(r *http.Request, scope string, now time.Time) (caller, *failure) {
-	raw := bearer(r.Header)
-	if raw == "" {
-		return caller{}, noToken
-	}
-	claims, refused := s.verify(raw, now)
+	claims, refused := s.claims(r, now)
 	if refused != nil {
 		return caller{}, refused
 	}
@@ -35,17 +35,78 @@ func (s *Server) authorize(r *http.Request, scope string, now time.Time) (caller
 	if !token.IsUID(uid) {
 		return caller{}, badToken
 	}
-	if client, ok := claims.String("client_id"); !ok || !s.trusted[client] {
+	if !s.isTrusted(claims) {
 		return caller{}, untrustedClient
 	}
-	if granted, _ := claims.String("scope"); !token.Implies(granted, scope) {
+	if !grants(claims, scope) {
 		return caller{}, insufficientScope
 	}
-	source := "user"
-	if said, _ := claims.String("source"); said == "browser" {
-		source = said
+	who := caller{uid, fromUser}
+	if said, _ := claims.String("source"); said == fromBrowser {
+		who.source = fromBrowser
 	}
-	return caller{uid, source}, nil
+	if s.isOperator(claims) {
+		who.source = fromAdmin
+	}
+	return who, nil
+}
+
+// mayOperate returns nil if the request's token is an operator's, and may do
+// what the scope names to any account.
+func (s *Server) mayOperate(r *http.Request, scope string, now time.Time) *failure {
+	claims, refused := s.claims(r, now)
+	switch {
+	case refused != nil:
+		return refused
+	case !s.isOperator(claims):
+		return notOperator
+	case !grants(claims, scope):
+		return insufficientScope
+	}
+	return nil
+}
+
+// mayFollow returns nil if the request's token may follow the changes of all
+// accounts: an operator's may with the scope that reads, a gate's with a scope
+// of its own.
+func (s *Server) mayFollow(r *http.Request, now time.Time) *failure {
+	claims, refused := s.claims(r, now)
+	switch {
+	case refused != nil:
+		return refused
+	case !s.isTrusted(claims):
+		return untrustedClient
+	case grants(claims, changesScope), s.isOperator(claims) && grants(claims, readScope):
+		return nil
+	}
+	return insufficientScope
+}
+
+// claims returns what the request's bearer token says, if it holds.
+func (s *Server) claims(r *http.Request, now time.Time) (*token.Claims, *failure) {
+	raw := bearer(r.Header)
+	if raw == "" {
+		return nil, noToken
+	}
+	return s.verify(raw, now)
+}
+
+// isOperator reports whether the token is of a client that may do to all
+// accounts what others may do to their own.
+func (s *Server) isOperator(claims *token.Claims) bool {
+	client, ok := claims.String("client_id")
+	return ok && s.operators[client]
+}
+
+// isTrusted reports whether the token is of a client that may use the API.
+func (s *Server) isTrusted(claims *token.Claims) bool {
+	client, ok := claims.String("client_id")
+	return ok && (s.trusted[client] || s.operators[client])
+}
+
+func grants(claims *token.Claims, scope string) bool {
+	granted, _ := claims.String("scope")
+	return token.Implies(granted, scope)
 }
 
 // verify asks each verifier in turn. Where one could not ask for its keys the
@@ -57,7 +118,7 @@ func (s *Server) verify(raw string, now time.Time) (*token.Claims, *failure) {
 		if err == nil {
 			return claims, nil
 		}
-		if errors.Is(err, token.ErrKeysUnavailable) {
+		if errors.Is(err, token.ErrUnavailable) {
 			refused = keysAway
 		}
 	}

@@ -32,15 +32,20 @@ var (
 	badContentType     = &failure{Code: 400, Errno: 999, Error: "Bad Request", Message: "Invalid content-type header"}
 	badJSON            = &failure{Code: 400, Errno: 999, Error: "Bad Request", Message: "Invalid request payload JSON format"}
 	badParameter       = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"payload", []string{"metrics_optout"}}}
+	badLastEventID     = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"headers", []string{"last-event-id"}}}
+	badAccount         = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"params", []string{"uid"}}}
+	badFrom            = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"query", []string{"from"}}}
+	badTo              = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"query", []string{"to"}}}
+	badRange           = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"query", []string{"from", "to"}}}
 	noToken            = &failure{Code: 401, Errno: 100, Error: "Bad Request", Message: "Unauthorized", Reason: "Bearer token not provided"}
 	badToken           = &failure{Code: 401, Errno: 100, Error: "Bad Request", Message: "Unauthorized", Reason: "Invalid token"}
 	insufficientScope  = &failure{Code: 403, Errno: 999, Error: "Forbidden", Message: "Insufficient scope"}
 	untrustedClient    = &failure{Code: 403, Errno: 999, Error: "Forbidden", Message: "Client is not trusted"}
+	notOperator        = &failure{Code: 403, Errno: 999, Error: "Forbidden", Message: "Client is not an operator"}
 	notFound           = &failure{Code: 404, Errno: 999, Error: "Not Found", Message: "Not Found"}
 	preconditionFailed = &failure{Code: 412, Errno: 999, Error: "Precondition Failed", Message: "Precondition Failed"}
 	tooLarge           = &failure{Code: 413, Errno: 999, Error: "Request Entity Too Large", Message: "Payload content length greater than maximum allowed"}
 	badMediaType       = &failure{Code: 415, Errno: 999, Error: "Unsupported Media Type", Message: "Unsupported Media Type"}
-	storeFailed        = &failure{Code: 500, Errno: 999, Error: "Internal Server Error", Message: "An internal server error occurred"}
 	storeAway          = &failure{Code: 503, Errno: 999, Error: "Service Unavailable", Message: "Store not available"}
 	keysAway           = &failure{Code: 503, Errno: 104, Error: "Service Unavailable", Message: "OAuth server error"}
 )

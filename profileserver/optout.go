@@ -10,14 +10,12 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/metricsgate/metricsgate/policy"
 )
 
 const field = "metrics_optout"
 
-// sourceHeader says where the choice came from: browser or user.
+// sourceHeader says where the choice came from: user, browser or admin.
 const sourceHeader = "Metrics-Optout-Source"
 
 // maxBody is far more than {"metrics_optout":false} needs, however it is
@@ -27,14 +25,27 @@ const maxBody = 4 << 10
 // read answers GET with the preference. An account that nobody wrote anything
 // of holds null, like any other that made no choice.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) *failure {
+	return s.tell(w, r, func(preference policy.Preference) []byte {
+		if preference == policy.Unset && s.noContentWhenUnset {
+			return nil
+		}
+		return []byte(`{` + member(preference) + `}`)
+	})
+}
+
+// member is the preference as a member of a JSON object.
+func member(preference policy.Preference) string { return `"` + field + `":` + preference.String() }
+
+// tell answers with the caller's preference in the form that show gives it,
+// which is 204 where it gives nothing.
+func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.Preference) []byte) *failure {
 	who, refused := s.authorize(r, readScope, time.Now())
 	if refused != nil {
 		return refused
 	}
 	held, err := s.store.get(r.Context(), who.uid)
 	if err != nil {
-		s.failed(r, err)
-		return storeFailed
+		return s.failed(r, err)
 	}
 	tag := held.etag()
 	if !ifMatch(r.Header, tag) {
@@ -47,19 +58,22 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) *failure {
 		w.Header().Set("Last-Modified", time.UnixMilli(held.changed).UTC().Format(http.TimeFormat))
 		w.Header().Set(sourceHeader, held.source)
 	}
-	if !ifNoneMatch(r.Header, tag) {
+	body := show(held.preference)
+	switch {
+	case !ifNoneMatch(r.Header, tag):
 		w.WriteHeader(http.StatusNotModified)
-		return nil
+	case body == nil:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		writeJSON(w, http.StatusOK, body)
 	}
-	writeJSON(w, http.StatusOK, []byte(`{"`+field+`":`+held.preference.String()+`}`))
 	return nil
 }
 
 // write answers POST: it records the preference, if the request's
 // preconditions hold at the moment of writing.
 func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
-	now := time.Now()
-	who, refused := s.authorize(r, writeScope, now)
+	who, refused := s.authorize(r, writeScope, time.Now())
 	if refused != nil {
 		return refused
 	}
@@ -67,26 +81,19 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 	if refused != nil {
 		return refused
 	}
-	held, err := s.store.set(r.Context(), who.uid, change{preference, who.source, now}, func(tag string) bool {
+	came, err := s.store.set(r.Context(), who.uid, change{preference: preference, source: who.source, holds: func(tag string) bool {
 		return ifMatch(r.Header, tag) && ifNoneMatch(r.Header, tag)
-	})
-	if err != nil {
-		s.failed(r, err)
-		return storeFailed
-	}
-	if !held {
+	}})
+	switch {
+	case err != nil:
+		return s.failed(r, err)
+	case came == setRefused:
 		return preconditionFailed
+	case came == setChanged:
+		s.observer.Change(preference.String(), who.source)
 	}
 	writeJSON(w, http.StatusOK, []byte(`{}`))
 	return nil
-}
-
-// failed logs why the store failed, unless it is only that the caller left.
-func (s *Server) failed(r *http.Request, err error) {
-	if r.Context().Err() == nil {
-		s.log.Error("the preference store failed; see that its disk has space and its file may be written",
-			zap.Error(err))
-	}
 }
 
 // readBody reads {"metrics_optout":null|false|true} and nothing else.

@@ -43,6 +43,7 @@ const (
 	body401NoToken  = `{"code":401,"errno":100,"error":"Bad Request","message":"Unauthorized","reason":"Bearer token not provided"}`
 	body401BadToken = `{"code":401,"errno":100,"error":"Bad Request","message":"Unauthorized","reason":"Invalid token"}`
 	body403Scope    = `{"code":403,"errno":999,"error":"Forbidden","message":"Insufficient scope"}`
+	body403Operator = `{"code":403,"errno":999,"error":"Forbidden","message":"Client is not an operator"}`
 	body403Client   = `{"code":403,"errno":999,"error":"Forbidden","message":"Client is not trusted"}`
 	body404         = `{"code":404,"errno":999,"error":"Not Found","message":"Not Found"}`
 	body400         = `{"code":400,"errno":101,"error":"Bad Request","message":"Invalid request parameter","validation":{"source":"payload","keys":["metrics_optout"]}}`
@@ -51,7 +52,6 @@ const (
 	body412         = `{"code":412,"errno":999,"error":"Precondition Failed","message":"Precondition Failed"}`
 	body413         = `{"code":413,"errno":999,"error":"Request Entity Too Large","message":"Payload content length greater than maximum allowed"}`
 	body415         = `{"code":415,"errno":999,"error":"Unsupported Media Type","message":"Unsupported Media Type"}`
-	body500         = `{"code":500,"errno":999,"error":"Internal Server Error","message":"An internal server error occurred"}`
 	body503Keys     = `{"code":503,"errno":104,"error":"Service Unavailable","message":"OAuth server error"}`
 	body503Store    = `{"code":503,"errno":999,"error":"Service Unavailable","message":"Store not available"}`
 )
@@ -117,7 +117,7 @@ func start(t *testing.T, path string, adapt ...func(*Config)) instance {
 	store := openStore(t, path)
 	config := Config{
 		Store:          store,
-		Tokens:         []*token.Verifier{verifier(t, token.Config{Secret: secret})},
+		Tokens:         []Verifier{verifier(t, token.Config{Secret: secret})},
 		TrustedClients: []string{"metrics-gate"},
 	}
 	for _, f := range adapt {
@@ -130,6 +130,24 @@ func start(t *testing.T, path string, adapt ...func(*Config)) instance {
 
 func standalone(c *Config) { c.Standalone = true }
 
+// broken is a store that fails whoever asks it.
+type broken struct{ Store }
+
+var errBroken = errors.New("the disk is full")
+
+func failing(c *Config) { c.Store = broken{} }
+
+func (broken) get(context.Context, string) (record, error)            { return record{}, errBroken }
+func (broken) set(context.Context, string, change) (result, error)    { return 0, errBroken }
+func (broken) remove(context.Context, string, string) (result, error) { return 0, errBroken }
+func (broken) ping(context.Context) error                             { return errBroken }
+func (broken) follow(context.Context, int64) (*follower, error)       { return nil, errFeedAway }
+func (broken) Daily(context.Context, time.Time, time.Time) ([]DailyCount, error) {
+	return nil, errBroken
+}
+
+func operators(c *Config) { c.OperatorClients = []string{"operator"} }
+
 func database(t *testing.T) string {
 	t.Helper()
 	return filepath.Join(t.TempDir(), "profile.db")
@@ -141,6 +159,7 @@ type request struct {
 	token        string
 	header       []string
 	body         string
+	mediaType    string // of the answer; JSON where it is empty
 }
 
 type response struct {
@@ -153,6 +172,9 @@ type response struct {
 // headers of the existing server, and that nothing of who asked is in it.
 func (i instance) send(t *testing.T, q request) response {
 	t.Helper()
+	if q.mediaType == "" {
+		q.mediaType = "application/json; charset=utf-8"
+	}
 	r, err := http.NewRequestWithContext(t.Context(), q.method, i.URL+q.path, strings.NewReader(q.body))
 	if err != nil {
 		t.Fatal(err)
@@ -183,8 +205,8 @@ func (i instance) send(t *testing.T, q request) response {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	if len(body) > 0 && answer.Header.Get("Content-Type") != "application/json; charset=utf-8" {
-		t.Errorf("Content-Type %q", answer.Header.Get("Content-Type"))
+	if got, want := answer.Header.Get("Content-Type"), q.mediaType; len(body) > 0 && got != want {
+		t.Errorf("Content-Type %q, want %q", got, want)
 	}
 	if got := answer.Header.Get("WWW-Authenticate"); (answer.StatusCode == http.StatusUnauthorized) != (got == "Bearer") {
 		t.Errorf("status %d, WWW-Authenticate %q", answer.StatusCode, got)
@@ -331,17 +353,17 @@ func TestTokensInTurn(t *testing.T) {
 
 	for _, test := range []struct {
 		name   string
-		tokens []*token.Verifier
+		tokens []Verifier
 		status int
 		body   string
 	}{
 		{"none", nil, 401, body401BadToken},
-		{"another's", []*token.Verifier{other}, 401, body401BadToken},
-		{"keys not learnt", []*token.Verifier{away}, 503, body503Keys},
-		{"keys not learnt, then another's", []*token.Verifier{away, other}, 503, body503Keys},
-		{"another's, then keys not learnt", []*token.Verifier{other, away}, 503, body503Keys},
-		{"the second", []*token.Verifier{other, good}, 200, `{"metrics_optout":null}`},
-		{"the last, the keys of the first not learnt", []*token.Verifier{away, good}, 200, `{"metrics_optout":null}`},
+		{"another's", []Verifier{other}, 401, body401BadToken},
+		{"keys not learnt", []Verifier{away}, 503, body503Keys},
+		{"keys not learnt, then another's", []Verifier{away, other}, 503, body503Keys},
+		{"another's, then keys not learnt", []Verifier{other, away}, 503, body503Keys},
+		{"the second", []Verifier{other, good}, 200, `{"metrics_optout":null}`},
+		{"the last, the keys of the first not learnt", []Verifier{away, good}, 200, `{"metrics_optout":null}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -387,6 +409,91 @@ func TestHead(t *testing.T) {
 		}
 	}
 	server.send(t, request{method: "HEAD", path: optOutPath}).want(t, 401, "")
+}
+
+// TestUnsetInTheOldManner: as the existing server's data elements have it.
+func TestUnsetInTheOldManner(t *testing.T) {
+	t.Parallel()
+	server := start(t, database(t), func(c *Config) { c.NoContentWhenUnset = true })
+	read := func(method string, header ...string) response {
+		return server.send(t, request{method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, ""), header: header})
+	}
+	for range 2 { // of an account that never made a choice, and of one that took it back
+		answer := read("GET")
+		answer.want(t, 204, "")
+		tag := answer.Header.Get("ETag")
+		if _, typed := answer.Header["Content-Type"]; typed || tag == "" {
+			t.Errorf("204 with %v", answer.Header)
+		}
+		head := read("HEAD")
+		head.want(t, 204, "")
+		if head.Header.Get("ETag") != tag {
+			t.Errorf("HEAD has tag %s, GET %s", head.Header.Get("ETag"), tag)
+		}
+		read("GET", "If-None-Match: "+tag).want(t, 304, "")
+		read("GET", `If-Match: "x"`).want(t, 412, body412)
+		read("GET", "If-Match: *").want(t, 204, "")
+		for _, preference := range []string{"true", "false"} {
+			server.post(t, `{"metrics_optout":`+preference+`}`).want(t, 200, `{}`)
+			server.get(t).want(t, 200, `{"metrics_optout":`+preference+`}`)
+		}
+		server.post(t, `{"metrics_optout":null}`).want(t, 200, `{}`)
+	}
+}
+
+// TestRequestsAreObserved: with the endpoint's name and never with the path,
+// and the feed when it begins.
+func TestRequestsAreObserved(t *testing.T) {
+	t.Parallel()
+	var got notes
+	server := start(t, database(t), standalone, operators, takesEvents(t), got.requests, func(c *Config) { c.Origins = []string{"*"} })
+	raw := mint(t, "operator", identity, "profile:write", "")
+	for _, test := range []struct {
+		method, path string
+		header       []string
+		want         string
+	}{
+		{"GET", optOutPath, nil, "metrics_optout GET 200"},
+		{"HEAD", optOutPath, nil, "metrics_optout HEAD 200"},
+		{"GET", optOutPath, []string{"If-None-Match: *"}, "metrics_optout GET 304"},
+		{"POST", optOutPath, nil, "metrics_optout POST 400"},
+		{"PUT", optOutPath, nil, "metrics_optout PUT 404"},
+		{payload, optOutPath, nil, "metrics_optout other 404"},
+		{"OPTIONS", optOutPath, []string{"Origin: x", requestedMethod + ": GET"}, "metrics_optout OPTIONS 200"},
+		{"GET", profilePath, nil, "profile GET 200"},
+		{"GET", dailyPath, nil, "daily GET 200"},
+		{"DELETE", accountPath + "x", nil, "account DELETE 200"},
+		{"POST", eventsPath, nil, "events POST 400"},
+		{"GET", changesPath, nil, "changes GET 200"},
+		{"GET", "/__heartbeat__", nil, "other GET 200"},
+		{"GET", "/" + payload, nil, "other GET 404"},
+	} {
+		server.exchange(t, request{method: test.method, path: test.path, token: raw, header: test.header})
+		if diff := cmp.Diff([]string{test.want}, got.take()); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", test.method, test.path, diff)
+		}
+	}
+}
+
+// TestChangesAreObserved: each once, and repeats and refusals not.
+func TestChangesAreObserved(t *testing.T) {
+	t.Parallel()
+	var got notes
+	server := start(t, database(t), got.observe)
+	for _, test := range []struct{ body, header, want string }{
+		{"null", "X: x", ""},
+		{"true", "X: x", "change true user"},
+		{"true", "X: x", ""},
+		{"false", `If-Match: "x"`, ""},
+		{"false", "X: x", "change false user"},
+		{"1", "X: x", ""},
+		{"null", "X: x", "change null user"},
+	} {
+		server.post(t, `{"metrics_optout":`+test.body+`}`, test.header)
+		if said := strings.Join(got.take(), ", "); said != test.want {
+			t.Errorf("%s with %s: %q, want %q", test.body, test.header, said, test.want)
+		}
+	}
 }
 
 func TestTheSource(t *testing.T) {
@@ -717,7 +824,15 @@ func TestAddresses(t *testing.T) {
 		{"GET", "/V1/metrics_optout"},
 		{"GET", "/v1//metrics_optout"},
 		{"GET", "/v1/metrics_optout2"},
-		{"GET", "/v1/profile"},
+		{"POST", "/v1/profile"},
+		{"GET", "/v1/Profile"},
+		{"POST", "/v1/changes"},
+		{"POST", "/v1/metrics_optout/daily"},
+		{"GET", "/v1/account/" + identity},
+		{"POST", "/v1/account/" + identity},
+		{"DELETE", "/v1/account"},
+		{"GET", "/v1/events"},
+		{"POST", "/v1/events"}, // none are taken
 		{"POST", "/"},
 		{"POST", "/__version__"},
 		{"POST", "/__heartbeat__"},
@@ -727,7 +842,7 @@ func TestAddresses(t *testing.T) {
 			server.send(t, request{method: test.method, path: test.path, token: raw}).want(t, 404, body404)
 		}
 	}
-	for _, path := range []string{"/", "/__version__", "/__heartbeat__", "/__lbheartbeat__"} {
+	for _, path := range []string{"/v1/profile", "/", "/__version__", "/__heartbeat__", "/__lbheartbeat__"} {
 		embedded.send(t, request{method: "GET", path: path}).want(t, 404, body404)
 	}
 	embedded.send(t, request{method: "GET", path: optOutPath + "?access_token=" + raw}).want(t, 401, body401NoToken)
@@ -735,16 +850,34 @@ func TestAddresses(t *testing.T) {
 
 func TestOwns(t *testing.T) {
 	t.Parallel()
-	for path, want := range map[string]bool{
-		"/v1/metrics_optout": true, "/v1/metrics_optout/": true, "/v1/metrics_optout/x": true,
-		"": false, "/": false, "/v1/metrics_optout2": false, "/v1/metrics": false, "/V1/metrics_optout": false,
-		"/v1/profile": false, "/__heartbeat__": false, "/x/v1/metrics_optout": false,
+	taking := Config{Events: verifier(t, token.Config{Secret: secret})}
+	for request, want := range map[string]bool{
+		"GET /v1/metrics_optout": true, "PUT /v1/metrics_optout": true, "OPTIONS /v1/metrics_optout/": true,
+		"GET /v1/metrics_optout/x": true, "GET /v1/metrics_optout/daily": true, "GET /v1/changes": true, "POST /v1/changes": true,
+		"DELETE /v1/account/x": true, "DELETE /v1/account/x/y": true, "POST /v1/events": true,
+
+		"GET /": false, "GET /v1/metrics_optout2": false, "GET /v1/metrics": false, "GET /V1/metrics_optout": false,
+		"GET /v1/profile": false, "GET /__heartbeat__": false, "GET /x/v1/metrics_optout": false, "GET /v1/changes/x": false,
+		"GET /v1/account/profile": false, "POST /v1/account/x": false, "OPTIONS /v1/account/x": false, "DELETE /v1/account": false,
+		"GET /v1/events": false, "POST /v1/events/x": false, "OPTIONS /v1/events": false,
 	} {
-		if got := New(Config{}).Owns(path); got != want {
-			t.Errorf("embedded: Owns(%q) is %t", path, got)
+		method, path, _ := strings.Cut(request, " ")
+		r := httptest.NewRequest(method, path, nil)
+		if got := New(taking).Owns(r); got != want {
+			t.Errorf("embedded: Owns %s is %t", request, got)
 		}
-		if !New(Config{Standalone: true}).Owns(path) {
-			t.Errorf("standalone: Owns(%q) is false", path)
+		if !New(Config{Standalone: true}).Owns(r) {
+			t.Errorf("standalone: Owns %s is false", request)
+		}
+	}
+	if New(Config{}).Owns(httptest.NewRequest("POST", "/v1/events", nil)) {
+		t.Error("it owns the events that it does not take")
+	}
+	for path, method := range map[string]string{"/v1/account/x": "DELETE", "/v1/events": "POST"} {
+		r := httptest.NewRequest("OPTIONS", path, nil)
+		r.Header.Set(requestedMethod, method)
+		if !New(taking).Owns(r) {
+			t.Errorf("it does not own the preflight of %s %s", method, path)
 		}
 	}
 }
@@ -798,8 +931,8 @@ func TestTheStoreFails(t *testing.T) {
 	}
 	raw := mint(t, "metrics-gate", identity, "profile:write", "")
 	for range 3 {
-		server.send(t, request{method: "GET", path: optOutPath, token: raw}).want(t, 500, body500)
-		server.send(t, request{method: "POST", path: optOutPath, token: raw, body: `{"metrics_optout":true}`}).want(t, 500, body500)
+		server.send(t, request{method: "GET", path: optOutPath, token: raw}).want(t, 503, body503Store)
+		server.send(t, request{method: "POST", path: optOutPath, token: raw, body: `{"metrics_optout":true}`}).want(t, 503, body503Store)
 		server.send(t, request{method: "GET", path: "/__heartbeat__"}).want(t, 503, body503Store)
 	}
 	server.send(t, request{method: "GET", path: "/__lbheartbeat__"}).want(t, 200, `{"http":"okay"}`)
@@ -814,7 +947,7 @@ func TestTheStoreFails(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{
-		"the preference store failed; see that its disk has space and its file may be written",
+		"the preference store failed; see that its database answers, or that its disk has space and its file may be written",
 	}, messages); diff != "" {
 		t.Errorf("one line a minute (-want +got):\n%s", diff)
 	}
@@ -844,7 +977,7 @@ func TestACallerWhoLeftIsNoFailure(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zap.DebugLevel)
 	handler := New(Config{
-		Store: openStore(t, database(t)), Tokens: []*token.Verifier{verifier(t, token.Config{Secret: secret})},
+		Store: openStore(t, database(t)), Tokens: []Verifier{verifier(t, token.Config{Secret: secret})},
 		TrustedClients: []string{"metrics-gate"}, Log: zap.New(core),
 	})
 	ctx, leave := context.WithCancel(t.Context())
@@ -854,7 +987,7 @@ func TestACallerWhoLeftIsNoFailure(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, writeScope, ""))
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
-		if w.Code != http.StatusInternalServerError {
+		if w.Code != http.StatusServiceUnavailable {
 			t.Errorf("%s: %d", method, w.Code)
 		}
 	}

@@ -3,16 +3,18 @@ package profileserver
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"github.com/cenkalti/backoff/v5"
+	"modernc.org/sqlite" // and the driver of that name
 
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -20,43 +22,62 @@ import (
 // SQLite keeps preferences in one file, which several instances, of one
 // process or of several on one machine, may have open at once.
 type SQLite struct {
-	dsn string
+	dsn  string
+	now  func() time.Time
+	feed *feed
 
 	// open guards closed, and is held for reading by whoever uses db, so that
 	// Close waits for them.
 	open   sync.RWMutex
 	closed bool
-	db     *sql.DB
+	db     *sqliteDB
 
-	// writing lets one writer of this instance through at a time: SQLite
-	// knows only one, and the others would poll for their turn, each on a
-	// connection that a reader could use.
-	writing sync.Mutex
+	// writing is held by who writes, and by who tells the feed.
+	writing turn
+
+	stop  context.CancelFunc
+	owned sync.WaitGroup // the goroutines that stop ends
 }
+
+// sqliteDB is the file, opened. What every request asks is prepared, which
+// takes less than half the time.
+type sqliteDB struct {
+	*sql.DB
+	find *sql.Stmt
+}
+
+const findSQLite = `
+	SELECT head, coalesce(deletions, 0), preference, changed, source
+	FROM feed LEFT JOIN preference ON uid = ? LEFT JOIN forgotten ON class = ?`
 
 // Nothing is acknowledged before it is on the disk (synchronous FULL: with
 // NORMAL, a power cut in WAL mode undoes the last commits, and an opt-out may
 // not be undone). A transaction takes the write lock at its start, since one
 // that reads first and then finds a newer state cannot wait: it fails. Who
-// finds the file locked by another instance waits up to 5 s.
+// finds the file locked by another instance waits up to 5 s, as patience has
+// it.
 const settings = "?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate"
 
 // maxConnections bounds the readers. A read takes microseconds; what they
 // wait for is the processor.
 const maxConnections = 8
 
+// pollEvery is how often the store looks for changes that other instances made
+// in the file, who cannot tell.
+const pollEvery = time.Second
+
 // OpenSQLite opens the store in this file. It makes the file, and its folder,
 // where there is none, readable for nobody else, and brings an older file up
 // to date.
 func OpenSQLite(path string) (*SQLite, error) {
-	s, err := openSQLite(path)
+	s, err := openSQLite(path, time.Now)
 	if err != nil {
 		return nil, fmt.Errorf("preference store %s: %w; name a file that this process may write, in a folder on a local disk", path, err)
 	}
 	return s, nil
 }
 
-func openSQLite(path string) (*SQLite, error) {
+func openSQLite(path string, now func() time.Time) (*SQLite, error) {
 	path, err := filepath.Abs(path) // a name like :memory: is a file's as well
 	if err != nil {
 		return nil, err
@@ -64,24 +85,60 @@ func openSQLite(path string) (*SQLite, error) {
 	if err := create(path); err != nil {
 		return nil, err
 	}
-	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + settings}
+	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + settings, now: now, writing: make(turn, 1)}
+	s.feed = newFeed(s.changes)
 	if s.db, err = connect(s.dsn); err != nil {
 		return nil, err
 	}
-	if err := migrate(context.Background(), s.db); err != nil {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	_, head, err := lookUp(ctx, s.db.find, "")
+	if err != nil {
+		stop()
 		return nil, errors.Join(err, s.db.Close())
 	}
+	s.feed.begin(head)
+	s.owned.Go(func() { s.poll(ctx) })
+	s.owned.Go(func() { keepTidy(ctx, s.tidy) })
 	return s, nil
 }
 
-func connect(dsn string) (*sql.DB, error) {
+func connect(dsn string) (*sqliteDB, error) {
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
 	}
 	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(maxConnections)
-	return db, nil
+	// SQLite does not wait while others turn a new file into one with a WAL,
+	// or an old one back: two who both read it wait for neither.
+	find, err := backoff.Retry(context.Background(), func() (*sql.Stmt, error) {
+		find, err := prepare(context.Background(), db)
+		if said := (*sqlite.Error)(nil); errors.As(err, &said) && said.Code()&0xff == sqliteBusy {
+			return nil, err
+		}
+		if err != nil {
+			return nil, backoff.Permanent(err)
+		}
+		return find, nil
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 5 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 100 * time.Millisecond,
+	}), backoff.WithMaxElapsedTime(patience))
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &sqliteDB{db, find}, nil
+}
+
+// sqliteBusy is SQLITE_BUSY (sqlite.org/rescode.html), whose kinds are told
+// apart by higher bits.
+const sqliteBusy = 5
+
+func prepare(ctx context.Context, db *sql.DB) (*sql.Stmt, error) {
+	if err := migrateSQLite(ctx, db); err != nil {
+		return nil, err
+	}
+	return db.PrepareContext(ctx, findSQLite)
 }
 
 var creating sync.Mutex
@@ -107,17 +164,17 @@ func create(path string) error {
 	return file.Close()
 }
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// migrate runs the migrations that the file has not seen, in the order of
-// their names: the n-th brings it to level n, which is kept in user_version.
-// It is one transaction, and the level is read inside it, so that of two
-// instances that open a file at once one migrates and the other finds it
-// done, and one that dies half-way leaves nothing.
-func migrate(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
+// migrateSQLite runs the migrations that the file has not seen, in the order
+// of their names: the n-th brings it to level n, which is kept in
+// user_version. It is one transaction, and the level is read inside it once
+// more, so that of two instances that open a file at once one migrates and the
+// other finds it done, and one that dies half-way leaves nothing.
+func migrateSQLite(ctx context.Context, db *sql.DB) error {
+	var level int
+	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&level); err != nil {
+		return err
+	}
+	if pending, err := pendingMigrations("sqlite", level); err != nil || len(pending) == 0 {
 		return err
 	}
 	tx, err := db.BeginTx(ctx, nil)
@@ -126,27 +183,17 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 
-	var level int
 	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&level); err != nil {
 		return err
 	}
-	switch {
-	case level == len(files):
-		return nil
-	case level > len(files):
-		return fmt.Errorf("it was written by a newer version (level %d, this one knows %d)", level, len(files))
-	}
-	for _, file := range files[level:] {
-		text, err := migrations.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, string(text)); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
-	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, len(files))); err != nil {
+	pending, err := pendingMigrations("sqlite", level)
+	if err != nil {
 		return err
+	}
+	for _, m := range pending {
+		if _, err := tx.ExecContext(ctx, m.text+fmt.Sprintf(`; PRAGMA user_version = %d`, m.level)); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
 	}
 	return tx.Commit()
 }
@@ -155,6 +202,9 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // reload leaves requests behind that have not come to their query yet; those
 // still work, each with a connection of its own that ends with it.
 func (s *SQLite) Close() {
+	s.stop()
+	s.owned.Wait()
+	s.feed.close()
 	s.open.Lock()
 	defer s.open.Unlock()
 	s.closed = true
@@ -162,7 +212,7 @@ func (s *SQLite) Close() {
 }
 
 // use calls f with a database that stays open until f returns.
-func (s *SQLite) use(f func(*sql.DB) error) error {
+func (s *SQLite) use(f func(*sqliteDB) error) error {
 	s.open.RLock()
 	defer s.open.RUnlock()
 	if !s.closed {
@@ -175,50 +225,31 @@ func (s *SQLite) use(f func(*sql.DB) error) error {
 	return errors.Join(f(db), db.Close())
 }
 
+// lookUp reads what is held of an account, and the number of the last change of
+// any: both as they were at one moment.
+func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held record, head int64, err error) {
+	var (
+		optedOut *bool
+		changed  *int64
+		source   *string
+	)
+	if err := find.QueryRowContext(ctx, uid, class(uid)).Scan(&head, &held.deletions, &optedOut, &changed, &source); err != nil {
+		return record{}, 0, err
+	}
+	held.preference = preferenceOf(optedOut)
+	if changed != nil {
+		held.changed, held.source, held.deletions = *changed, *source, 0
+	}
+	return held, head, nil
+}
+
 // get returns what the store holds of the account.
 func (s *SQLite) get(ctx context.Context, uid string) (held record, err error) {
-	err = s.use(func(db *sql.DB) error {
-		held, err = find(ctx, db, uid)
+	err = s.use(func(db *sqliteDB) error {
+		held, _, err = lookUp(ctx, db.find, uid)
 		return err
 	})
 	return held, err
-}
-
-// set records a change, if holds says yes to the tag of what the account
-// holds now, and reports whether it did. Between the question and the write
-// nobody else writes, in this instance or another. To set what is set already
-// changes nothing, the time included.
-func (s *SQLite) set(ctx context.Context, uid string, c change, holds func(etag string) bool) (held bool, err error) {
-	err = s.use(func(db *sql.DB) error {
-		s.writing.Lock()
-		defer s.writing.Unlock()
-		tx, err := db.BeginTx(ctx, nil)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-
-		before, err := find(ctx, tx, uid)
-		if err != nil {
-			return err
-		}
-		if held = holds(before.etag()); !held || before.preference == c.preference {
-			return nil
-		}
-		// Two changes never share a time, even within one millisecond or under
-		// a clock that was set back: the tag depends on it.
-		changed := max(c.at.UnixMilli(), before.changed+1)
-		optedOut := sql.NullBool{Bool: c.preference == policy.OptedOut, Valid: c.preference != policy.Unset}
-		if _, err := tx.ExecContext(ctx, `
-			INSERT INTO preference (uid, preference, changed, source) VALUES (?, ?, ?, ?)
-			ON CONFLICT (uid) DO UPDATE SET
-				preference = excluded.preference, changed = excluded.changed, source = excluded.source`,
-			uid, optedOut, changed, c.source); err != nil {
-			return err
-		}
-		return tx.Commit()
-	})
-	return held && err == nil, err
 }
 
 // ping reports whether the preferences can be read.
@@ -227,24 +258,345 @@ func (s *SQLite) ping(ctx context.Context) error {
 	return err
 }
 
-// querier is a database, or a transaction in it.
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+// transaction is what a writer has: a transaction that holds the write lock.
+type transaction struct {
+	*sql.Tx
+	find *sql.Stmt
+	now  time.Time
 }
 
-func find(ctx context.Context, q querier, uid string) (record, error) {
-	var optedOut sql.NullBool
-	held := record{preference: policy.Unset}
-	err := q.QueryRowContext(ctx, `SELECT preference, changed, source FROM preference WHERE uid = ?`, uid).
-		Scan(&optedOut, &held.changed, &held.source)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return record{}, err
+// write calls f with a transaction that nobody else writes beside, and tells
+// the changes that f returns when they are safely stored.
+func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]update, error)) error {
+	if err := s.writing.take(ctx); err != nil {
+		return err
 	}
-	if optedOut.Valid {
-		held.preference = policy.Allowed
-		if optedOut.Bool {
-			held.preference = policy.OptedOut
+	defer s.writing.give()
+	return s.use(func(db *sqliteDB) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+
+		updates, err := f(transaction{tx, tx.StmtContext(ctx, db.find), s.now()})
+		if err != nil {
+			return err
+		}
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+		for _, u := range updates {
+			tell(ctx, s.feed, u)
+		}
+		return nil
+	})
+}
+
+// did runs a statement and reports whether it changed a row.
+func (tx transaction) did(ctx context.Context, query string, args ...any) (bool, error) {
+	done, err := tx.ExecContext(ctx, query, args...)
+	if err != nil {
+		return false, err
+	}
+	rows, err := done.RowsAffected()
+	return rows > 0, err
+}
+
+// sees remembers an event and reports whether it is new. None is.
+func (tx transaction) sees(ctx context.Context, event string) (bool, error) {
+	if event == "" {
+		return true, nil
+	}
+	return tx.did(ctx, `INSERT INTO event (jti_hash, seen) VALUES (?, ?) ON CONFLICT DO NOTHING`,
+		eventHash(event), tx.now.UnixMilli())
+}
+
+// count counts an account that opted out among today's, unless it is.
+func (tx transaction) count(ctx context.Context, uid string) error {
+	today := day(tx.now)
+	first, err := tx.did(ctx, `
+		INSERT INTO counted (uid, day) VALUES (?, ?)
+		ON CONFLICT (uid) DO UPDATE SET day = excluded.day WHERE day < excluded.day`, uid, today)
+	if err != nil || !first {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO daily (day, users) VALUES (?, 1)
+		ON CONFLICT (day) DO UPDATE SET users = users + 1`, today)
+	return err
+}
+
+// set records a change. To set what is set already changes nothing.
+func (s *SQLite) set(ctx context.Context, uid string, c change) (came result, err error) {
+	err = s.write(ctx, func(tx transaction) ([]update, error) {
+		if fresh, err := tx.sees(ctx, c.event); err != nil || !fresh {
+			return nil, err
+		}
+		before, head, err := lookUp(ctx, tx.find, uid)
+		if err != nil {
+			return nil, err
+		}
+		var after record
+		if after, came = c.decide(before, tx.now.UnixMilli()); came != setChanged {
+			if after.changed != before.changed {
+				_, err = tx.ExecContext(ctx, `UPDATE preference SET changed = ? WHERE uid = ?`, after.changed, uid)
+			}
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `
+			INSERT INTO preference (uid, preference, changed, source, seq) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
+				changed = excluded.changed, source = excluded.source, seq = excluded.seq`,
+			uid, optedOut(after.preference), after.changed, after.source, head+1); err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+1); err != nil {
+			return nil, err
+		}
+		if after.preference == policy.OptedOut {
+			if err := tx.count(ctx, uid); err != nil {
+				return nil, err
+			}
+		}
+		return []update{after.update(head+1, uid)}, nil
+	})
+	return came, err
+}
+
+// remove forgets an account.
+func (s *SQLite) remove(ctx context.Context, uid, event string) (came result, err error) {
+	err = s.write(ctx, func(tx transaction) ([]update, error) {
+		if fresh, err := tx.sees(ctx, event); err != nil || !fresh {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM counted WHERE uid = ?`, uid); err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `
+			INSERT INTO forgotten (class, deletions) VALUES (?, 1)
+			ON CONFLICT (class) DO UPDATE SET deletions = deletions + 1`, class(uid)); err != nil {
+			return nil, err
+		}
+		if gone, err := tx.did(ctx, `DELETE FROM preference WHERE uid = ?`, uid); err != nil || !gone {
+			return nil, err
+		}
+		var head int64
+		if err := tx.QueryRowContext(ctx, `UPDATE feed SET head = head + 1 RETURNING head`).Scan(&head); err != nil {
+			return nil, err
+		}
+		came = setChanged
+		return []update{{id: head, uid: uid, preference: policy.Unset, deleted: true}}, nil
+	})
+	return came, err
+}
+
+// follow begins to tell changes.
+func (s *SQLite) follow(ctx context.Context, after int64) (*follower, error) {
+	return s.feed.follow(ctx, after)
+}
+
+// each calls scan with every row of a query.
+func (db *sqliteDB) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }() // what went wrong, Err says
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
 		}
 	}
-	return held, nil
+	return rows.Err()
+}
+
+// changes reads the rows that changed after the change with this number.
+func (s *SQLite) changes(ctx context.Context, after int64, limit int) (found []update, err error) {
+	err = s.use(func(db *sqliteDB) error {
+		return db.each(ctx, func(rows *sql.Rows) error {
+			var (
+				id       int64
+				uid      string
+				r        record
+				optedOut *bool
+			)
+			if err := rows.Scan(&id, &uid, &optedOut, &r.changed, &r.source); err != nil {
+				return err
+			}
+			r.preference = preferenceOf(optedOut)
+			found = append(found, r.update(id, uid))
+			return nil
+		}, `SELECT seq, uid, preference, changed, source FROM preference WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
+	})
+	return found, err
+}
+
+// poll looks for changes that other instances made, until ctx ends.
+func (s *SQLite) poll(ctx context.Context) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for away := false; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if s.writing.take(ctx) != nil {
+			continue
+		}
+		_, head, err := lookUp(ctx, s.db.find, "")
+		if err == nil {
+			err = s.feed.advance(ctx, head)
+		}
+		switch {
+		case err != nil:
+			away = true
+			s.feed.interrupt()
+		case away:
+			away = false
+			s.feed.begin(head)
+		}
+		s.writing.give()
+	}
+}
+
+// tidy drops what is kept for a while only: who was counted on a day that is
+// over, and the events of last week.
+func (s *SQLite) tidy(ctx context.Context) error {
+	return s.write(ctx, func(tx transaction) ([]update, error) {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM counted WHERE day < ?`, day(tx.now)); err != nil {
+			return nil, err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM event WHERE seen < ?`, tx.now.Add(-eventLife).UnixMilli())
+		return nil, err
+	})
+}
+
+// Daily returns how many users recorded an opt-out, by day.
+func (s *SQLite) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
+	err = s.use(func(db *sqliteDB) error {
+		return db.each(ctx, func(rows *sql.Rows) (err error) {
+			var name string
+			var count DailyCount
+			if err := rows.Scan(&name, &count.Users); err != nil {
+				return err
+			}
+			count.Day, err = time.Parse(time.DateOnly, name)
+			counts = append(counts, count)
+			return err
+		}, `SELECT day, users FROM daily WHERE day BETWEEN ? AND ? ORDER BY day`, day(from), day(to))
+	})
+	return counts, err
+}
+
+// Import records rows.
+func (s *SQLite) Import(ctx context.Context, rows iter.Seq2[Row, error], progress func(Imported)) (Imported, error) {
+	return importRows(ctx, rows, s.store, progress)
+}
+
+// store records a batch of rows.
+func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err error) {
+	err = s.write(ctx, func(tx transaction) ([]update, error) {
+		_, head, err := lookUp(ctx, tx.find, "")
+		if err != nil {
+			return nil, err
+		}
+		upsert, err := tx.PrepareContext(ctx, `
+			INSERT INTO preference (uid, preference, changed, source, seq) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
+				changed = excluded.changed, source = excluded.source, seq = excluded.seq
+			WHERE preference.changed < excluded.changed`)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = upsert.Close() }()
+		var updates []update
+		for _, row := range batch {
+			r := record{preference: row.Preference, changed: tx.now.UnixMilli(), source: row.Source}
+			if !row.Changed.IsZero() {
+				r.changed = min(r.changed, row.Changed.UnixMilli())
+			}
+			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.preference), r.changed, r.source, head+1)
+			if err != nil {
+				return nil, err
+			}
+			if n, err := done.RowsAffected(); err != nil {
+				return nil, err
+			} else if n > 0 {
+				head++
+				updates = append(updates, r.update(head, row.UID))
+			}
+		}
+		changed = int64(len(updates))
+		_, err = tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head)
+		return updates, err
+	})
+	return changed, err
+}
+
+// Export returns all rows. One statement sees one state of the file.
+func (s *SQLite) Export(ctx context.Context) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		err := s.use(func(db *sqliteDB) error {
+			return db.each(ctx, func(rows *sql.Rows) error {
+				var (
+					row      Row
+					optedOut *bool
+					changed  int64
+				)
+				if err := rows.Scan(&row.UID, &optedOut, &changed, &row.Source); err != nil {
+					return err
+				}
+				row.Preference, row.Changed = preferenceOf(optedOut), time.UnixMilli(changed).UTC()
+				if !yield(row, nil) {
+					return errEnough
+				}
+				return nil
+			}, `SELECT uid, preference, changed, source FROM preference ORDER BY uid`)
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(Row{}, err)
+		}
+	}
+}
+
+// errEnough ends a query whose rows are no longer wanted.
+var errEnough = errors.New("enough")
+
+// Backup writes the store, as it is at one moment, into a new file that nobody
+// else can read, while others read and write it.
+func (s *SQLite) Backup(ctx context.Context, file string) error {
+	err := s.backup(ctx, file)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("backup to %s: there is such a file, and it stays as it is; name a new one", file)
+	}
+	if err != nil {
+		return fmt.Errorf("backup to %s: %w; name a new file, in a folder that this process may write, on a disk with space", file, err)
+	}
+	return nil
+}
+
+func (s *SQLite) backup(ctx context.Context, file string) error {
+	// An absolute path is never taken for a URI. SQLite fills an empty file
+	// that is there, and would make one that everybody may read.
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	empty, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := empty.Close(); err != nil {
+		return err
+	}
+	err = s.use(func(db *sqliteDB) error {
+		_, err := db.ExecContext(ctx, `VACUUM INTO ?`, file)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	return nil
 }

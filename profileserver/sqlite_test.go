@@ -16,12 +16,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
-
-func always(string) bool { return true }
 
 // execute runs SQL on a file past the store.
 func execute(t *testing.T, path, query string) {
@@ -55,7 +52,7 @@ func TestOpenMakesAPrivateFile(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "new", "er")
 	path := filepath.Join(folder, "a?b#c%41 d.db")
 	store := openStore(t, path)
-	if _, err := store.set(t.Context(), "u", change{policy.OptedOut, "user", time.Now()}, always); err != nil {
+	if _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{folder: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
@@ -72,7 +69,7 @@ func TestAFileOfThatName(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ":memory:")
 	first, second := openStore(t, path), openStore(t, path)
-	if _, err := first.set(t.Context(), "u", change{policy.OptedOut, "user", time.Now()}, always); err != nil {
+	if _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
 		t.Fatal(err)
 	}
 	if held, err := second.get(t.Context(), "u"); err != nil || held.preference != policy.OptedOut {
@@ -83,7 +80,7 @@ func TestAFileOfThatName(t *testing.T) {
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	store := openStore(t, database(t))
-	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "5000", "user_version": "1"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "5000", "user_version": "2"} {
 		var got string
 		if err := store.db.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %s, want %s (%v)", pragma, got, want, err)
@@ -110,11 +107,11 @@ func TestOpenRefuses(t *testing.T) {
 		{"a newer version", func(t *testing.T, path string) string {
 			execute(t, path, `PRAGMA user_version = 99`)
 			return "profile.db"
-		}, "it was written by a newer version (level 99, this one knows 1)"},
+		}, "it was written by a newer version (level 99, this one knows 2)"},
 		{"a table of that name", func(t *testing.T, path string) string {
 			execute(t, path, `CREATE TABLE preference (x)`)
 			return "profile.db"
-		}, "migrations/001_preference.sql: "},
+		}, "migrations/sqlite/001_preference.sql: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -205,71 +202,9 @@ func TestProcesses(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// Every change is made at the same time, so each moves it on by one.
-	if changed := number(t, path, `SELECT changed FROM preference WHERE uid = 'contended'`); changed != won[0]+won[1]+won[2] {
-		t.Errorf("%d changes, told %v", changed, won)
+	if head := number(t, path, `SELECT head FROM feed`); head != won[0]+won[1]+won[2] {
+		t.Errorf("%d changes, told %v", head, won)
 	}
-}
-
-// TestStoreAgainstModel makes changes in any order, over two handles on one
-// file, under any clock, and holds the store against a map.
-func TestStoreAgainstModel(t *testing.T) {
-	t.Parallel()
-	path := database(t)
-	handle := rapid.SampledFrom([]*SQLite{openStore(t, path), openStore(t, path)})
-	runs := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		runs++
-		names := []string{fmt.Sprint("a", runs), fmt.Sprint("b", runs)} // of this run alone
-		ctx := context.Background()
-		model := map[string]record{}
-		tags := map[string]map[string]record{}
-		uids := rapid.SampledFrom(names)
-		rt.Repeat(map[string]func(*rapid.T){
-			"set": func(rt *rapid.T) {
-				uid := uids.Draw(rt, "uid")
-				before, known := model[uid]
-				if !known {
-					before = record{preference: policy.Unset}
-				}
-				to := rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(rt, "to")
-				at := rapid.Int64Range(0, 5).Draw(rt, "at")
-				source := rapid.SampledFrom([]string{"user", "browser"}).Draw(rt, "source")
-				allow := rapid.Bool().Draw(rt, "allow")
-				held, err := handle.Draw(rt, "handle").set(ctx, uid, change{to, source, time.UnixMilli(at)}, func(tag string) bool {
-					if tag != before.etag() {
-						rt.Errorf("asked with %s, want %s", tag, before.etag())
-					}
-					return allow
-				})
-				if err != nil || held != allow {
-					rt.Fatalf("%t, %v", held, err)
-				}
-				if allow && to != before.preference {
-					model[uid] = record{to, max(at, before.changed+1), source}
-				}
-			},
-			"": func(rt *rapid.T) {
-				for _, uid := range names {
-					want, known := model[uid]
-					if !known {
-						want = record{preference: policy.Unset}
-					}
-					got, err := handle.Draw(rt, "handle").get(ctx, uid)
-					if err != nil || got != want {
-						rt.Fatalf("%s: %v, %v, want %v", uid, got, err, want)
-					}
-					if tags[uid] == nil {
-						tags[uid] = map[string]record{}
-					}
-					if state, seen := tags[uid][got.etag()]; seen && state != got {
-						rt.Fatalf("%s names %v and %v", got.etag(), state, got)
-					}
-					tags[uid][got.etag()] = got
-				}
-			},
-		})
-	})
 }
 
 // TestWritersThatWaitTakeNoConnection has one writer at work and more behind
@@ -279,10 +214,10 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 	store := openStore(t, database(t))
 	var all sync.WaitGroup
 	write := func(begun func()) {
-		if _, err := store.set(t.Context(), "u", change{policy.OptedOut, "user", time.Now()}, func(string) bool {
+		if _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser, holds: func(string) bool {
 			begun()
 			return true
-		}); err != nil {
+		}}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -313,14 +248,15 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
-	for _, r := range []record{{policy.Unset, 0, ""}, {policy.OptedOut, 1, "user"}, {policy.OptedOut, 2, "browser"}, {policy.Allowed, 2, "user"}} {
-		got[fmt.Sprint(r.preference, r.changed)] = r.etag()
+	for _, r := range []record{{policy.Unset, 0, "", 0}, {policy.OptedOut, 1, "user", 0}, {policy.OptedOut, 2, "browser", 0}, {policy.Allowed, 2, "user", 0}, {policy.Unset, 0, "", 7}} {
+		got[fmt.Sprint(r.preference, r.changed, r.deletions)] = r.etag()
 	}
 	want := map[string]string{
-		"null 0":  `"15001825877b5fc214f35449c37c455b"`,
-		"true 1":  `"f2cae22fcfdf3d8a1631f7ef960c7041"`,
-		"true 2":  `"c49c965a67ec57a7d41aa4651bb647d0"`,
-		"false 2": `"a9f8230b51912fe75f8016d1edaf7033"`,
+		"null 0 0":  `"15001825877b5fc214f35449c37c455b"`,
+		"true 1 0":  `"f2cae22fcfdf3d8a1631f7ef960c7041"`,
+		"true 2 0":  `"c49c965a67ec57a7d41aa4651bb647d0"`,
+		"false 2 0": `"a9f8230b51912fe75f8016d1edaf7033"`,
+		"null 0 7":  `"09617667e697e458a79e403ecd3994a4"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -332,14 +268,14 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 	store := openStore(t, database(t))
 	write := func(p policy.Preference) {
 		t.Helper()
-		if held, err := store.set(t.Context(), "u", change{p, "user", time.Now()}, always); err != nil || !held {
-			t.Errorf("%t, %v", held, err)
+		if held, err := store.set(t.Context(), "u", change{preference: p, source: fromUser}); err != nil || held != setChanged {
+			t.Errorf("%v, %v", held, err)
 		}
 	}
 	write(policy.OptedOut)
 
 	closed := make(chan struct{})
-	err := store.use(func(db *sql.DB) error {
+	err := store.use(func(db *sqliteDB) error {
 		go func() {
 			defer close(closed)
 			store.Close()
@@ -348,7 +284,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 			store.open.RUnlock()
 			runtime.Gosched()
 		}
-		held, err := find(t.Context(), db, "u")
+		held, _, err := lookUp(t.Context(), db.find, "u")
 		if held.preference != policy.OptedOut {
 			t.Errorf("under way: %v", held)
 		}
@@ -364,4 +300,158 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 		t.Errorf("after Close: %v, %v", held, err)
 	}
 	store.Close() // once more is harmless
+}
+
+// TestAnOlderFileIsBroughtUpToDate opens a file of the first version.
+func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
+	t.Parallel()
+	path := database(t)
+	first, err := migrations.ReadFile("migrations/sqlite/001_preference.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute(t, path, string(first)+`;
+		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
+		PRAGMA user_version = 1`)
+	store := openStore(t, path)
+	want := record{preference: policy.OptedOut, changed: 5, source: fromBrowser}
+	if held := mustGet(t, store, "u"); held != want {
+		t.Errorf("%v, want %v", held, want)
+	}
+	mustSet(t, store, "v", change{preference: policy.OptedOut})
+	f, err := store.follow(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if told := readIDs(t, f, 1); len(told) != 2 {
+		t.Errorf("told %v", told)
+	}
+}
+
+// TestBackup makes backups while accounts are written, each as one change: a
+// backup holds as many as its head says.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	store := openStore(t, database(t))
+	folder := t.TempDir()
+	writing, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	begun := make(chan struct{})
+	all.Go(func() {
+		for i := 0; writing.Err() == nil; i++ {
+			if _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err != nil {
+				t.Error(err)
+			}
+			if i == 10 {
+				close(begun)
+			}
+		}
+	})
+	<-begun
+	for i := range 3 {
+		file := filepath.Join(folder, fmt.Sprint(i, " it's.db"))
+		if err := store.Backup(t.Context(), file); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(file)
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		head, rows := number(t, file, `SELECT head FROM feed`), number(t, file, `SELECT count(*) FROM preference`)
+		if head != rows || head < 10 {
+			t.Errorf("%d rows at %d", rows, head)
+		}
+		if held := mustGet(t, openStore(t, file), "0"); held.preference != policy.OptedOut {
+			t.Errorf("held %v", held)
+		}
+		if err := store.Backup(t.Context(), file); err == nil || !strings.Contains(err.Error(), "there is such a file") {
+			t.Errorf("over another: %v", err)
+		}
+	}
+	stop()
+	all.Wait()
+	nowhere := filepath.Join(folder, "no", "where.db")
+	if err := store.Backup(t.Context(), nowhere); err == nil || !strings.Contains(err.Error(), "name a new file") {
+		t.Errorf("%v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	file := filepath.Join(folder, "cancelled.db")
+	if err := store.Backup(cancelled, file); err == nil {
+		t.Error("it was to be cancelled")
+	}
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("what failed is left: %v", err)
+	}
+}
+
+// TestALockedFile has another process hold the write lock for longer than
+// anybody waits.
+func TestALockedFile(t *testing.T) {
+	t.Parallel()
+	path := database(t)
+	store := openStore(t, path)
+	other, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	lock, err := other.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := lock.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err == nil {
+				t.Error("written")
+			}
+		})
+	}
+	all.Wait()
+	if took := time.Since(began); took > 4*patience {
+		t.Errorf("20 writers waited %v", took)
+	}
+	if held := mustGet(t, store, "0"); held.preference != policy.Unset {
+		t.Errorf("held %v", held)
+	}
+	if _, err := lock.ExecContext(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	mustSet(t, store, "0", change{preference: policy.OptedOut})
+}
+
+// TestAFullDisk has a process of its own meet the end of the space that it may
+// write: what it was told is written stays, the rest fails, and it goes on
+// when there is space.
+func TestAFullDisk(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := database(t)
+	var complaint bytes.Buffer
+	child := exec.CommandContext(t.Context(), self)
+	child.Env = append(os.Environ(), childDisk+"="+path)
+	child.Stderr = &complaint
+	out, err := child.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, complaint.String())
+	}
+	written, err := strconv.Atoi(string(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows := number(t, path, `SELECT count(*) FROM preference`); rows != written || written < 100 {
+		t.Errorf("%d rows, told %d", rows, written)
+	}
+	if whole := number(t, path, `SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'`); whole != 1 {
+		t.Error("the file is broken")
+	}
 }

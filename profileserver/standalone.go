@@ -42,8 +42,7 @@ func (s *Server) showVersion(w http.ResponseWriter, _ *http.Request) *failure {
 // the store answers.
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) *failure {
 	if err := s.store.ping(r.Context()); err != nil {
-		s.failed(r, err)
-		return storeAway
+		return s.failed(r, err)
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // tokenCache remembers tokens that verified, and what they say. It is
@@ -43,7 +44,7 @@ type shard struct {
 // point into. That text only grows, so that a part of it that was handed out
 // stays what it is, even when the generation itself is gone.
 type generation struct {
-	entries map[tokenKey]entry
+	entries map[token.Digest]entry
 	uids    strings.Builder
 }
 
@@ -82,10 +83,10 @@ func newTokenCache(entries int) *tokenCache {
 	return c
 }
 
-func newGeneration() *generation { return &generation{entries: map[tokenKey]entry{}} }
+func newGeneration() *generation { return &generation{entries: map[token.Digest]entry{}} }
 
 // get returns what is known of the token at the time now, in Unix seconds.
-func (c *tokenCache) get(key *tokenKey, now int64) (verified, bool) {
+func (c *tokenCache) get(key *token.Digest, now int64) (verified, bool) {
 	s := c.shardOf(key)
 	s.mu.RLock()
 	found, ok := s.young.get(key)
@@ -104,10 +105,10 @@ func (c *tokenCache) get(key *tokenKey, now int64) (verified, bool) {
 }
 
 // put stores a token that verified.
-func (c *tokenCache) put(key *tokenKey, v verified) { c.shardOf(key).put(key, v) }
+func (c *tokenCache) put(key *token.Digest, v verified) { c.shardOf(key).put(key, v) }
 
 // shardOf picks by a byte of the digest, which is as good as random.
-func (c *tokenCache) shardOf(key *tokenKey) *shard {
+func (c *tokenCache) shardOf(key *token.Digest) *shard {
 	return &c.shards[int(key[0])&(len(c.shards)-1)].shard
 }
 
@@ -123,24 +124,17 @@ func (c *tokenCache) len() (n int) {
 	return n
 }
 
-func (s *shard) put(key *tokenKey, v verified) {
+func (s *shard) put(key *token.Digest, v verified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.old.entries, *key)
-	if known, ok := s.young.entries[*key]; ok {
-		// The same token says the same again, so its account id stays where
-		// it is. Were it written again, a token in use would fill the memory.
-		known.until = v.until
-		s.young.entries[*key] = known
-		return
-	}
-	if len(s.young.entries) >= s.capacity {
+	if _, ok := s.young.entries[*key]; !ok && len(s.young.entries) >= s.capacity {
 		s.old, s.young = s.young, newGeneration()
 	}
 	s.young.put(key, v)
 }
 
-func (g *generation) get(key *tokenKey) (verified, bool) {
+func (g *generation) get(key *token.Digest) (verified, bool) {
 	e, ok := g.entries[*key]
 	if !ok {
 		return verified{}, false
@@ -150,14 +144,20 @@ func (g *generation) get(key *tokenKey) (verified, bool) {
 	return verified{uid: uid, until: e.until, issued: e.issued, hasClaim: e.hasClaim, claim: e.claim}, true
 }
 
-func (g *generation) put(key *tokenKey, v verified) {
+func (g *generation) put(key *token.Digest, v verified) {
+	start := g.uids.Len()
+	if known, ok := g.get(key); ok && known.uid == v.uid {
+		// Were it written again, a token in use would fill the memory.
+		start = int(g.entries[*key].uidStart)
+	} else {
+		g.uids.WriteString(v.uid)
+	}
 	g.entries[*key] = entry{
 		until:    v.until,
 		issued:   v.issued,
-		uidStart: uint32(g.uids.Len()), //nolint:gosec // 255 bytes for each entry of one shard
-		uidBytes: uint8(len(v.uid)),    //nolint:gosec // at most 255, see token.IsUID
+		uidStart: uint32(start),     //nolint:gosec // 255 bytes for each entry of one shard
+		uidBytes: uint8(len(v.uid)), //nolint:gosec // at most 255, see token.IsUID
 		hasClaim: v.hasClaim,
 		claim:    v.claim,
 	}
-	g.uids.WriteString(v.uid)
 }

@@ -14,11 +14,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
 )
 
-func numberedKey(n int) *tokenKey {
+func numberedKey(n int) *token.Digest {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
-	key := tokenKey(sum[:])
+	key := token.Digest(sum[:])
 	return &key
 }
 
@@ -136,6 +137,19 @@ func TestUseDoesNotFillTheMemory(t *testing.T) {
 	}
 	if written != 10*32 {
 		t.Errorf("%d bytes of account ids for 10 tokens of 32", written)
+	}
+}
+
+// TestATokenThatChangesHands: whoever is asked about an opaque token may name
+// another account than the last time.
+func TestATokenThatChangesHands(t *testing.T) {
+	t.Parallel()
+	cache := newTokenCache(100)
+	for _, uid := range []string{"alice", "bob", "alice"} {
+		cache.put(numberedKey(0), verified{uid: uid, until: 2})
+		if got, _ := cache.get(numberedKey(0), 1); got.uid != uid {
+			t.Errorf("%q is found for %q", got.uid, uid)
+		}
 	}
 }
 

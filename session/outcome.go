@@ -17,11 +17,13 @@ const (
 	// Verified means that the credential proves an account.
 	Verified
 	// Expired means that everything about the credential holds but its time.
+	// It names its account, unless it is opaque and nobody says whose it was.
 	Expired
 	// Malformed means that the credential cannot be read, or lacks what it
 	// needs.
 	Malformed
-	// BadSignature means that the signature is not by a key that counts.
+	// BadSignature means that the signature is not by a key that counts or, of
+	// an opaque token, that whoever was asked does not vouch for it.
 	BadSignature
 	// WrongIssuer means that somebody else issued it.
 	WrongIssuer
@@ -29,7 +31,8 @@ const (
 	WrongAudience
 	// UnknownKey means that it names a key that the key set does not hold.
 	UnknownKey
-	// KeysUnavailable means that the key set could not be fetched yet.
+	// KeysUnavailable means that the key set could not be fetched yet or, of an
+	// opaque token, that nobody could be asked about it.
 	KeysUnavailable
 	// TooLong means that it is longer than token.MaxTokenBytes and was not
 	// read.
@@ -84,10 +87,11 @@ var failures = []struct {
 	{token.ErrExpired, Expired},
 	{token.ErrMalformed, Malformed},
 	{token.ErrBadSignature, BadSignature},
+	{token.ErrInactive, BadSignature},
 	{token.ErrWrongIssuer, WrongIssuer},
 	{token.ErrWrongAudience, WrongAudience},
 	{token.ErrUnknownKey, UnknownKey},
-	{token.ErrKeysUnavailable, KeysUnavailable},
+	{token.ErrUnavailable, KeysUnavailable},
 	{token.ErrTooLong, TooLong},
 }
 

@@ -38,8 +38,8 @@ func TestProfileServerFaults(t *testing.T) {
 			behind, profile := newContentServer(t), newProfile(t)
 			addr, lenient := rig.FreeAddr(t), rig.FreeAddr(t)
 			caddy := rig.Start(t,
-				rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 250ms")), rig.ProxyTo(behind.addr())),
-				rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block("timeout 250ms")), rig.ProxyTo(behind.addr())))
+				rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 250ms", "follow off")), rig.ProxyTo(behind.addr())),
+				rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block("timeout 250ms", "follow off")), rig.ProxyTo(behind.addr())))
 			known := rig.Cookie(rig.Session(profile.account(allow)))
 			rig.Until(t, "the first lookup", func() bool { return send(t, behind, addr, "POST /metrics", "{}", known).collected() })
 			before := len(gateLines(caddy))

@@ -161,6 +161,10 @@ func (p *profile) stall() (release func()) {
 }
 
 func (p *profile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/v1/changes" {
+		w.WriteHeader(http.StatusNotFound) // it has no feed to follow
+		return
+	}
 	now := p.inFlight.Add(1)
 	defer p.inFlight.Add(-1)
 	for most := p.most.Load(); now > most && !p.most.CompareAndSwap(most, now); most = p.most.Load() {

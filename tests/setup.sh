@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
-# Chromium, for the tests of what a browser does and sees. On Debian it does so
-# by itself where it may.
+# Chromium, for the tests of what a browser does and sees, and PostgreSQL, of
+# which tests start servers of their own. On Debian it does so by itself where
+# it may.
 set -euo pipefail
 
 missing=()
 for browser in firefox-esr chromium; do
 	command -v "$browser" >/dev/null || missing+=("$browser")
 done
+# Debian keeps the server's programs out of the PATH.
+command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 [ ${#missing[@]} = 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-	echo "tests/setup.sh: installing ${missing[*]} for the browser tests"
+	echo "tests/setup.sh: installing ${missing[*]} for the tests"
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 	exit 0
 fi
-echo "tests/setup.sh: the tests need ${missing[*]} in the PATH; install it (Debian: sudo apt-get install ${missing[*]}) and run this again" >&2
+echo "tests/setup.sh: the tests need ${missing[*]}; install it (Debian: sudo apt-get install ${missing[*]}) and run this again" >&2
 exit 1

@@ -2,6 +2,7 @@ package token
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -10,12 +11,13 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// Claims is what a token says that was signed by a key of the verifier.
+// Claims is what a token says that was signed by a key of the verifier, or
+// what an introspector was told of it.
 type Claims struct {
 	// Issued is the claim iat, and zero where the token has none.
 	Issued time.Time
-	// Expires is the claim exp, which every token has. The verifier's leeway
-	// is not part of it.
+	// Expires is the claim exp, and zero where the token has none, which only
+	// Config.ExpiryOptional allows. The verifier's leeway is not part of it.
 	Expires time.Time
 
 	values jwt.MapClaims
@@ -34,6 +36,18 @@ func (c *Claims) Value(name string) (any, bool) {
 	return value, ok
 }
 
+// keepScalars lets go of lists and objects, which nobody asks for and which
+// would be most of the memory that remembered claims take.
+func (c *Claims) keepScalars() {
+	maps.DeleteFunc(c.values, func(_ string, value any) bool {
+		switch value.(type) {
+		case []any, map[string]any:
+			return true
+		}
+		return false
+	})
+}
+
 // latestTime is the end of the year 9999. What lies beyond is a time in
 // milliseconds, which would make a token good for ages.
 const latestTime = 253402300799
@@ -42,6 +56,7 @@ type claimRules struct {
 	issuers, audiences []string
 	leeway             time.Duration
 	mediaType          string
+	expiryOptional     bool
 }
 
 // check holds a token whose signature is good against all the rules, in one
@@ -85,11 +100,11 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 		return nil, fmt.Errorf("%w: its nbf is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
 	case issued.After(latest):
 		return nil, fmt.Errorf("%w: its iat is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
-	case expires.IsZero():
+	case expires.IsZero() && !r.expiryOptional:
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
 	}
 	checked := &Claims{Issued: issued, Expires: expires, values: claims}
-	if !now.Before(expires.Add(r.leeway)) {
+	if !expires.IsZero() && !now.Before(expires.Add(r.leeway)) {
 		return checked, ErrExpired
 	}
 	return checked, nil
@@ -119,8 +134,9 @@ func timeClaim(claims jwt.MapClaims, name string) (time.Time, error) {
 	if !ok || seconds < 0 || seconds > latestTime {
 		return time.Time{}, fmt.Errorf("%w: its %s is not a number of seconds between 1970 and 9999", ErrMalformed, name)
 	}
-	whole, fraction := math.Modf(seconds)
-	return time.Unix(int64(whole), int64(fraction*1e9)), nil
+	// A float has no more than microseconds to spare here, and cut off instead
+	// of rounded it would lose the last of its milliseconds.
+	return time.UnixMicro(int64(math.Round(seconds * 1e6))), nil
 }
 
 // mediaType makes values of typ comparable (RFC 7515, section 4.1.9).

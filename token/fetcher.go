@@ -2,12 +2,9 @@ package token
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -37,9 +34,7 @@ const (
 // and its limit on a request's wait is one on the fetch as well, so that an
 // issuer who takes longer than a request may wait is never heard.
 type fetcher struct {
-	url     string
-	source  string // the URL without its query, which may hold a credential
-	client  *http.Client
+	*endpoint
 	take    func(body []byte) error
 	onError func(error)
 
@@ -53,36 +48,22 @@ type fetcher struct {
 }
 
 func newFetcher(address string, client *http.Client, take func([]byte) error, onError func(error)) (*fetcher, error) {
-	parsed, err := url.Parse(address)
-	if err != nil || parsed.Hostname() == "" {
-		return nil, errors.New("its URL cannot be read; write one that starts with https://")
+	endpoint, err := newEndpoint(address, client)
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLoopback(parsed.Hostname())):
-		return nil, fmt.Errorf("whoever can change an answer of %s://%s can sign in as anybody; write a URL that starts with https:// (http:// is for loopback only)", parsed.Scheme, parsed.Host)
-	case parsed.User != nil:
-		return nil, errors.New("its URL holds a user name or password; write it without them")
-	}
-	limited := *client
-	limited.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	if onError == nil {
 		onError = func(error) {}
 	}
 	return &fetcher{
-		url:     address,
-		source:  (&url.URL{Scheme: parsed.Scheme, Host: parsed.Host, Path: parsed.Path}).String(),
-		client:  &limited,
-		take:    take,
-		onError: onError,
-		ended:   make(chan struct{}), // the first fetch
-		asked:   make(chan struct{}, 1),
-		limit:   rate.NewLimiter(rate.Every(askEvery), 1),
-		done:    make(chan struct{}),
+		endpoint: endpoint,
+		take:     take,
+		onError:  onError,
+		ended:    make(chan struct{}), // the first fetch
+		asked:    make(chan struct{}, 1),
+		limit:    rate.NewLimiter(rate.Every(askEvery), 1),
+		done:     make(chan struct{}),
 	}, nil
-}
-
-func isLoopback(host string) bool {
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // ownClient keeps no connection open: the next fetch is minutes away.
@@ -186,19 +167,13 @@ func (f *fetcher) fetch(ctx context.Context) error {
 		return err
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
-	response, err := f.client.Do(request)
+	response, err := f.send(request)
 	if err != nil {
-		if failed, ok := errors.AsType[*url.Error](err); ok {
-			return failed.Err // the rest repeats the URL
-		}
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	switch {
-	case response.StatusCode/100 == 3:
-		return fmt.Errorf("status %d, and redirects are not followed; write the URL that it leads to", response.StatusCode)
-	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("status %d instead of 200", response.StatusCode)
+	if response.StatusCode != http.StatusOK {
+		return wrongStatus(response.StatusCode)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, response.Body, maxFetchBytes))
 	if err != nil {

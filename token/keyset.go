@@ -97,7 +97,7 @@ func (s *keySet) known() []jwkset.JWK {
 
 func (s *keySet) unknown() error {
 	if len(s.known()) == 0 {
-		return ErrKeysUnavailable
+		return ErrUnavailable
 	}
 	return ErrUnknownKey
 }

@@ -218,8 +218,8 @@ func TestFirstFetch(t *testing.T) {
 			p := publishing()
 			p.says(answer{status: 200, body: keySet(key("a")), after: 2 * time.Second})
 			v := fetching(t, p, nil)
-			verify(t, v, named("a"), token.ErrKeysUnavailable, 50*time.Millisecond)
-			verify(t, v, sign("RS256", rsaKey, nil, validClaims(time.Now(), nil)), token.ErrKeysUnavailable, 50*time.Millisecond)
+			verify(t, v, named("a"), token.ErrUnavailable, 50*time.Millisecond)
+			verify(t, v, sign("RS256", rsaKey, nil, validClaims(time.Now(), nil)), token.ErrUnavailable, 50*time.Millisecond)
 			pass(2 * time.Second)
 			verify(t, v, named("a"), nil, 0)
 			if n := p.fetches.Load(); n != 1 {
@@ -269,8 +269,8 @@ func TestFailingKeySet(t *testing.T) {
 				var told reports
 				v := fetching(t, p, told.add)
 				pass(time.Minute)
-				if _, err := v.Verify(named("a"), time.Now()); !errors.Is(err, token.ErrKeysUnavailable) {
-					t.Errorf("got %v, want %v", err, token.ErrKeysUnavailable)
+				if _, err := v.Verify(named("a"), time.Now()); !errors.Is(err, token.ErrUnavailable) {
+					t.Errorf("got %v, want %v", err, token.ErrUnavailable)
 				}
 				said := told.first(t)
 				if !strings.Contains(said, failure.says) || !strings.Contains(said, "fetching the key set from https://id.example.org/jwks:") {
@@ -449,7 +449,7 @@ func TestClose(t *testing.T) {
 			if took := time.Since(began); took != time.Second {
 				t.Errorf("took %v, want the second that the fetch clings", took)
 			}
-			verify(t, v, named("a"), token.ErrKeysUnavailable, 0)
+			verify(t, v, named("a"), token.ErrUnavailable, 0)
 		})
 	})
 	t.Run("of one that fetches nothing", func(t *testing.T) {
@@ -489,7 +489,7 @@ func TestOwnClient(t *testing.T) {
 			t.Fatal(fetchErr)
 		default:
 		}
-		if !errors.Is(err, token.ErrKeysUnavailable) {
+		if !errors.Is(err, token.ErrUnavailable) {
 			t.Fatal(err)
 		}
 	}

@@ -50,6 +50,9 @@ func NewMinter(config MinterConfig) (*Minter, error) {
 	return &Minter{config, jwt.GetSigningMethod(algorithms(key.Public())[0]), key}, nil
 }
 
+// ClientID returns the claim client_id, or "" where there is none.
+func (m *Minter) ClientID() string { return m.config.ClientID }
+
 // Mint returns a token for an account. The scope is a list of words separated
 // by spaces. The source says where a write comes from, and is a claim only
 // where it is not empty.

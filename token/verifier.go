@@ -1,5 +1,6 @@
 // Package token verifies bearer tokens and mints them: JSON Web Tokens
-// (RFC 7519) as signed session credentials and access tokens.
+// (RFC 7519) as signed session credentials and access tokens. About opaque
+// tokens it asks whoever has issued them (RFC 7662).
 //
 // The key decides which algorithms a token may use, never the token (RFC
 // 8725, section 3.1), and the headers in which a token brings its own key
@@ -36,9 +37,13 @@ var (
 	// ErrUnknownKey: the key set does not have the key that the token names,
 	// or the token names none and too many keys come into question.
 	ErrUnknownKey = errors.New("the token does not name a key of the key set")
-	// ErrKeysUnavailable: no key set has been fetched yet, so that nothing
-	// can be said about the token.
-	ErrKeysUnavailable = errors.New("no key set has been fetched yet")
+	// ErrUnavailable: whoever knows could not be asked, so that nothing can be
+	// said about the token: no key set has been fetched yet, or introspection
+	// failed.
+	ErrUnavailable = errors.New("nobody could be asked about the token")
+	// ErrInactive: whoever has issued it, or should have, says by introspection
+	// that it is not good.
+	ErrInactive = errors.New("the token is not active")
 	// ErrWrongIssuer: iss is missing or none of Config.Issuers.
 	ErrWrongIssuer = errors.New("the token is from another issuer")
 	// ErrWrongAudience: aud is missing or holds none of Config.Audiences.
@@ -47,8 +52,9 @@ var (
 	ErrExpired = errors.New("the token has expired")
 )
 
-// ConfigError says which setting is wrong, and how: secret, key, jwks, leeway
-// or, of a minter, lifetime.
+// ConfigError says which setting is wrong, and how: secret, key, jwks, leeway;
+// of a minter, lifetime; of an introspector, url, manner, bearer, basic,
+// issuer, audience, timeout, max_age, max_entries or concurrency.
 type ConfigError struct {
 	Setting string
 	Err     error
@@ -98,6 +104,10 @@ type Config struct {
 	// not checked.
 	Type string
 
+	// ExpiryOptional says that tokens without exp are good, as security event
+	// tokens are (RFC 8417, section 2.2). Default: they are malformed.
+	ExpiryOptional bool
+
 	// KeySetClient fetches JWKSURL, within this package's limits on time,
 	// size and redirects. Default: one of the verifier's own.
 	KeySetClient *http.Client `json:"-"`
@@ -121,6 +131,7 @@ func NewVerifier(config Config) (*Verifier, error) {
 	v := &Verifier{rules: claimRules{
 		issuers: config.Issuers, audiences: config.Audiences,
 		leeway: config.Leeway, mediaType: mediaType(config.Type),
+		expiryOptional: config.ExpiryOptional,
 	}}
 	if config.Leeway < 0 {
 		return nil, &ConfigError{"leeway", fmt.Errorf("%v is negative; write a duration such as 60s", config.Leeway)}
@@ -193,7 +204,7 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 	parsed, err := v.parser.ParseWithClaims(raw, claims, v.find)
 	if err != nil {
 		// What the libraries say is left out: it quotes the token.
-		for _, reason := range []error{ErrMalformed, ErrUnknownKey, ErrKeysUnavailable} {
+		for _, reason := range []error{ErrMalformed, ErrUnknownKey, ErrUnavailable} {
 			if errors.Is(err, reason) {
 				return nil, reason
 			}

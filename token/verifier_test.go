@@ -140,6 +140,29 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestExpiryOptional takes a security event token, which has no exp, and holds
+// one that has it to it.
+func TestExpiryOptional(t *testing.T) {
+	t.Parallel()
+	v := newVerifier(t, token.Config{Secret: secret, ExpiryOptional: true})
+	claims, err := v.Verify(sign("HS256", secret, nil, validClaims(now, fields{"exp": nil})), now)
+	if err != nil || !claims.Expires.IsZero() {
+		t.Errorf("without exp: %v", err)
+	}
+	for name, test := range map[string]struct {
+		exp  any
+		want error
+	}{
+		"expired":      {now.Unix(), token.ErrExpired},
+		"null":         {json.RawMessage("null"), token.ErrMalformed},
+		"not a number": {"soon", token.ErrMalformed},
+	} {
+		if _, err := v.Verify(sign("HS256", secret, nil, validClaims(now, fields{"exp": test.exp})), now); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+	}
+}
+
 // TestVerify holds what each token gets, on a verifier that checks
 // everything. Whatever is refused is refused for one reason, with claims only
 // if it expired, and without a word of the token in the error.

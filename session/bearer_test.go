@@ -55,21 +55,28 @@ func signWith(t testing.TB, secret []byte, c jwt.MapClaims) string {
 	return signed
 }
 
-func newJWT(t testing.TB, change func(*JWTConfig)) *JWT {
+// settings are those of a session by JSON Web Token.
+type settings struct {
+	Token token.Config
+	BearerConfig
+}
+
+func newJWT(t testing.TB, change func(*settings)) *Bearer {
 	t.Helper()
-	config := JWTConfig{
+	config := settings{
 		Token: token.Config{
 			Secret: secret, Issuers: []string{"https://id.example.org"}, Audiences: []string{"web"}, Leeway: time.Minute,
 		},
-		Cookie: "session",
+		BearerConfig: BearerConfig{Cookie: "session"},
 	}
 	if change != nil {
 		change(&config)
 	}
-	source, err := NewJWT(config)
+	verifier, err := token.NewVerifier(config.Token)
 	if err != nil {
 		t.Fatal(err)
 	}
+	source := NewBearer(verifier, config.BearerConfig)
 	t.Cleanup(source.Close)
 	return source
 }
@@ -80,7 +87,7 @@ func withCookie(value string) *http.Request {
 
 // twice finds the session twice, since the second time it may come from the
 // cache, and must be the same.
-func twice(t *testing.T, source *JWT, r *http.Request, now time.Time) (Subject, Outcome) {
+func twice(t *testing.T, source *Bearer, r *http.Request, now time.Time) (Subject, Outcome) {
 	t.Helper()
 	subject, outcome := source.Find(r, now)
 	again, outcomeAgain := source.Find(r, now)
@@ -182,7 +189,7 @@ func TestWhereTheTokenIs(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			source := newJWT(t, func(c *JWTConfig) { c.Cookie, c.Header, c.Scheme = test.cookie, test.header, test.scheme })
+			source := newJWT(t, func(c *settings) { c.Cookie, c.Header, c.Scheme = test.cookie, test.header, test.scheme })
 			subject, outcome := twice(t, source, &http.Request{Header: test.sent}, noon)
 			if outcome != test.want || subject.UID != test.uid {
 				t.Errorf("%v proves %q, want %v and %q", outcome, subject.UID, test.want, test.uid)
@@ -221,7 +228,7 @@ func TestOptOutClaim(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			raw := sign(t, claims(jwt.MapClaims{"optout": test.claim, "iat": test.iat}))
-			source := newJWT(t, func(c *JWTConfig) { c.OptOutClaim = "optout" })
+			source := newJWT(t, func(c *settings) { c.OptOutClaim = "optout" })
 			got, _ := twice(t, source, withCookie(raw), noon)
 			test.want.Session, test.want.UID, test.want.Token = policy.Verified, alice, raw
 			if diff := cmp.Diff(test.want, got); diff != "" {
@@ -238,7 +245,7 @@ func TestOptOutClaim(t *testing.T) {
 func TestUIDClaim(t *testing.T) {
 	t.Parallel()
 	raw := sign(t, claims(jwt.MapClaims{"fxa-uid": "other"}))
-	source := newJWT(t, func(c *JWTConfig) { c.UIDClaim = "fxa-uid" })
+	source := newJWT(t, func(c *settings) { c.UIDClaim = "fxa-uid" })
 	if subject, _ := twice(t, source, withCookie(raw), noon); subject.UID != "other" {
 		t.Errorf("%+v", subject)
 	}
@@ -261,7 +268,7 @@ func TestAWithdrawnKeyStopsWorking(t *testing.T) {
 			source := newJWT(t, nil)
 			r := withCookie(sign(t, claims(jwt.MapClaims{"exp": noon.Add(test.expires).Unix()})))
 			source.Find(r, noon)
-			other := newJWT(t, func(c *JWTConfig) { c.Token.Secret = []byte("another secret for these tests, also long") })
+			other := newJWT(t, func(c *settings) { c.Token.Secret = []byte("another secret for these tests, also long") })
 			source.verifier = other.verifier
 			if _, outcome := twice(t, source, r, noon.Add(test.last)); outcome != Verified {
 				t.Errorf("it is %v after %v", outcome, test.last)
@@ -277,7 +284,7 @@ func TestAWithdrawnKeyStopsWorking(t *testing.T) {
 // is room for, and expects every verified one to be still remembered.
 func TestFailuresDisplaceNobody(t *testing.T) {
 	t.Parallel()
-	source := newJWT(t, func(c *JWTConfig) { c.CacheEntries = 16 })
+	source := newJWT(t, func(c *settings) { c.CacheEntries = 16 })
 	var users []*http.Request
 	for n := range 8 {
 		users = append(users, withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))))
@@ -289,7 +296,7 @@ func TestFailuresDisplaceNobody(t *testing.T) {
 		source.Find(withCookie(fmt.Sprintf("garbage%d", n)), noon)
 		source.Find(withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n), "exp": 1}))), noon)
 	}
-	other := newJWT(t, func(c *JWTConfig) { c.Token.Secret = forger })
+	other := newJWT(t, func(c *settings) { c.Token.Secret = forger })
 	source.verifier = other.verifier
 	for n, r := range users {
 		if subject, outcome := source.Find(r, noon); outcome != Verified || subject.UID != fmt.Sprint(n) {
@@ -324,7 +331,7 @@ func TestKeysThatAreNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	static := newJWT(t, func(c *JWTConfig) { c.Token.Secret, c.Token.JWKS = nil, []byte(keySet(t)) })
+	static := newJWT(t, func(c *settings) { c.Token.Secret, c.Token.JWKS = nil, []byte(keySet(t)) })
 	if _, outcome := twice(t, static, withCookie(raw), noon); outcome != UnknownKey {
 		t.Errorf("a key that the set does not hold: %v", outcome)
 	}
@@ -333,7 +340,7 @@ func TestKeysThatAreNotThere(t *testing.T) {
 		w.WriteHeader(http.StatusInternalServerError)
 	}))
 	t.Cleanup(broken.Close)
-	fetched := newJWT(t, func(c *JWTConfig) { c.Token.Secret, c.Token.JWKSURL = nil, broken.URL })
+	fetched := newJWT(t, func(c *settings) { c.Token.Secret, c.Token.JWKSURL = nil, broken.URL })
 	if _, outcome := twice(t, fetched, withCookie(raw), noon); outcome != KeysUnavailable {
 		t.Errorf("a key set that cannot be fetched: %v", outcome)
 	}
@@ -354,28 +361,13 @@ func TestUnknownErrorsVerifyNothing(t *testing.T) {
 	}
 }
 
-func TestConfigsThatAreRefused(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		config JWTConfig
-		say    string
-	}{
-		"no key":           {JWTConfig{}, "write"},
-		"negative entries": {JWTConfig{Token: token.Config{Secret: secret}, CacheEntries: -1}, "such as 100000"},
-	} {
-		if _, err := NewJWT(test.config); err == nil || !strings.Contains(err.Error(), test.say) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 func TestCachedTokenAllocatesNothing(t *testing.T) {
 	raw := sign(t, claims(jwt.MapClaims{"optout": true}))
 	for name, r := range map[string]*http.Request{
 		"cookie": withCookie(raw),
 		"header": {Header: http.Header{"Authorization": {"Bearer " + raw}}},
 	} {
-		var source Source = newJWT(t, func(c *JWTConfig) { c.Header, c.OptOutClaim = "Authorization", "optout" })
+		var source Source = newJWT(t, func(c *settings) { c.Header, c.OptOutClaim = "Authorization", "optout" })
 		sources := Sources{source}
 		observe := func(int, Outcome) {}
 		if subject := sources.Find(r, noon, observe); subject.Session != policy.Verified {

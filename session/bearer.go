@@ -2,7 +2,6 @@ package session
 
 import (
 	"cmp"
-	"fmt"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -12,11 +11,16 @@ import (
 	"github.com/metricsgate/metricsgate/token"
 )
 
-// JWTConfig says where a session's token is and what counts in it.
-type JWTConfig struct {
-	// Token says how tokens are verified.
-	Token token.Config
+// Verifier verifies bearer tokens. *token.Verifier and *token.Introspector do.
+type Verifier interface {
+	// Verify returns the claims of a token that holds at the time now. With
+	// token.ErrExpired it may return claims too, and with no other error.
+	Verify(raw string, now time.Time) (*token.Claims, error)
+	Close()
+}
 
+// BearerConfig says where a session's token is and what counts in it.
+type BearerConfig struct {
 	// Cookie is the name of the cookie with the token. Where Header is set
 	// too, the cookie is looked at first. Default: none.
 	Cookie string
@@ -44,11 +48,12 @@ type JWTConfig struct {
 	CacheEntries int
 }
 
-// JWT is a session that is proven by a JSON Web Token in a cookie or header.
-type JWT struct {
-	config   JWTConfig
-	verifier *token.Verifier
-	digests  *digester
+// Bearer is a session that is proven by a bearer token in a cookie or header,
+// be it a JSON Web Token or an opaque one.
+type Bearer struct {
+	config   BearerConfig
+	verifier Verifier
+	digests  *token.Digester
 	cache    *tokenCache
 }
 
@@ -60,9 +65,8 @@ type JWT struct {
 // so that more than nine verifications out of ten fall away.
 const verifiedFor = 5 * time.Minute
 
-// NewJWT returns a source that has to be closed. It does not wait for the
-// network.
-func NewJWT(config JWTConfig) (*JWT, error) {
+// NewBearer returns a source that has to be closed, which closes the verifier.
+func NewBearer(verifier Verifier, config BearerConfig) *Bearer {
 	if config.Cookie == "" && config.Header == "" {
 		config.Header = "Authorization"
 	}
@@ -72,31 +76,20 @@ func NewJWT(config JWTConfig) (*JWT, error) {
 	}
 	config.UIDClaim = cmp.Or(config.UIDClaim, "sub")
 	config.CacheEntries = cmp.Or(config.CacheEntries, 100_000)
-	if config.CacheEntries < 0 {
-		return nil, fmt.Errorf("%d cache entries: write how many verified tokens to remember at most, such as 100000", config.CacheEntries)
-	}
-	digests, err := newDigester()
-	if err != nil {
-		return nil, err
-	}
-	verifier, err := token.NewVerifier(config.Token)
-	if err != nil {
-		return nil, err
-	}
-	return &JWT{config: config, verifier: verifier, digests: digests, cache: newTokenCache(config.CacheEntries)}, nil
+	return &Bearer{config: config, verifier: verifier, digests: token.NewDigester(), cache: newTokenCache(config.CacheEntries)}
 }
 
 // Close ends what the source runs in the background. Requests that are still
 // in flight may go on to use it.
-func (j *JWT) Close() { j.verifier.Close() }
+func (b *Bearer) Close() { b.verifier.Close() }
 
 // Len returns how many verified tokens are remembered.
-func (j *JWT) Len() int { return j.cache.len() }
+func (b *Bearer) Len() int { return b.cache.len() }
 
 // Find looks for the token and verifies it, unless the same one verified
 // within the last minutes; then it does not allocate.
-func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
-	raw, conflicting := j.credential(r.Header)
+func (b *Bearer) Find(r *http.Request, now time.Time) (Subject, Outcome) {
+	raw, conflicting := b.credential(r.Header)
 	switch {
 	case conflicting:
 		return failed(Conflicting)
@@ -106,17 +99,17 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		// Before the digest, which would read all of it.
 		return failed(TooLong)
 	}
-	key := j.digests.key(raw)
-	if known, ok := j.cache.get(&key, now.Unix()); ok {
+	key := b.digests.Digest(raw)
+	if known, ok := b.cache.get(&key, now.Unix()); ok {
 		return known.subject(raw, now), Verified
 	}
 
-	claims, err := j.verifier.Verify(raw, now)
+	claims, err := b.verifier.Verify(raw, now)
 	outcome := outcomeOf(err)
-	if outcome != Verified && outcome != Expired {
+	if claims == nil {
 		return failed(outcome)
 	}
-	uid, _ := claims.String(j.config.UIDClaim)
+	uid, _ := claims.String(b.config.UIDClaim)
 	if !token.IsUID(uid) {
 		return failed(Malformed)
 	}
@@ -128,26 +121,26 @@ func (j *JWT) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		until:  min(claims.Expires.Unix(), now.Add(verifiedFor).Unix()),
 		issued: claims.Issued.Unix(),
 	}
-	fresh.claim, fresh.hasClaim = j.claim(claims)
+	fresh.claim, fresh.hasClaim = b.claim(claims)
 	// Within the leeway a token is good and yet past its exp: it would only
 	// push out others.
 	if fresh.until > now.Unix() {
-		j.cache.put(&key, fresh)
+		b.cache.put(&key, fresh)
 	}
 	return fresh.subject(raw, now), Verified
 }
 
 // credential finds the token: the cookie, else the header. An empty value is
 // none. Two that differ, be it in one cookie or in one header, conflict.
-func (j *JWT) credential(h http.Header) (raw string, conflicting bool) {
-	if j.config.Cookie != "" {
-		value, found, conflicting := Cookie(h, j.config.Cookie)
+func (b *Bearer) credential(h http.Header) (raw string, conflicting bool) {
+	if b.config.Cookie != "" {
+		value, found, conflicting := Cookie(h, b.config.Cookie)
 		if found {
 			return value, conflicting
 		}
 	}
-	for _, value := range h[j.config.Header] {
-		value = j.withoutScheme(textproto.TrimString(value))
+	for _, value := range h[b.config.Header] {
+		value = b.withoutScheme(textproto.TrimString(value))
 		if value == "" {
 			continue
 		}
@@ -159,24 +152,24 @@ func (j *JWT) credential(h http.Header) (raw string, conflicting bool) {
 
 // withoutScheme returns the token of a header of the scheme (RFC 9110,
 // section 11.4), and nothing for a header of another.
-func (j *JWT) withoutScheme(value string) string {
-	if j.config.Scheme == "" {
+func (b *Bearer) withoutScheme(value string) string {
+	if b.config.Scheme == "" {
 		return value
 	}
 	// Applications take a tab for the space as well.
 	end := strings.IndexAny(value, " \t")
-	if end < 0 || !strings.EqualFold(value[:end], j.config.Scheme) {
+	if end < 0 || !strings.EqualFold(value[:end], b.config.Scheme) {
 		return ""
 	}
 	return textproto.TrimString(value[end:])
 }
 
 // claim reads the preference that the token carries, if it carries one.
-func (j *JWT) claim(claims *token.Claims) (preference policy.Preference, found bool) {
-	if j.config.OptOutClaim == "" {
+func (b *Bearer) claim(claims *token.Claims) (preference policy.Preference, found bool) {
+	if b.config.OptOutClaim == "" {
 		return policy.Unknown, false
 	}
-	value, found := claims.Value(j.config.OptOutClaim)
+	value, found := claims.Value(b.config.OptOutClaim)
 	switch value {
 	case true, "true":
 		return policy.OptedOut, found

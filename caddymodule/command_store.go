@@ -1,0 +1,78 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/profileserver"
+)
+
+// storeName is the preference store that a command works on.
+type storeName string
+
+// flag adds --store to a command.
+func (s *storeName) flag(cmd *cobra.Command) {
+	cmd.Flags().StringVar((*string)(s), "store", "",
+		"the preference store: a SQLite file, a postgres:// URL, or a placeholder such as {env.PROFILE_DSN} that holds one of them")
+	_ = cmd.MarkFlagRequired("store")
+}
+
+// resolve replaces placeholders, so that no password has to stand in the list
+// of processes, and says whether the store is a PostgreSQL database.
+func (s storeName) resolve() (name string, postgres bool, err error) {
+	name, err = resolve(caddy.NewReplacer(), string(s))
+	if err != nil {
+		return "", false, fmt.Errorf("--store: %w", err)
+	}
+	return name, strings.HasPrefix(name, "postgres://") || strings.HasPrefix(name, "postgresql://"), nil
+}
+
+// open opens a store that exists already: a name with a typing mistake must
+// not become an empty file that everything is read from.
+func (s storeName) open(ctx context.Context) (profileserver.Store, error) {
+	name, postgres, err := s.resolve()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(name); !postgres && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("--store: there is no file %s; check its path, or write: caddy metrics-gate migrate --store %[1]s", name)
+	}
+	return openStore(ctx, name)
+}
+
+func openStore(ctx context.Context, name string) (profileserver.Store, error) {
+	store, err := profileserver.OpenStore(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("--store: %w", err)
+	}
+	return store, nil
+}
+
+// writeFile writes a new file that nobody else may read. It takes the place of
+// one that exists only by force. What could not be written whole is removed.
+func writeFile(path string, force bool, write func(io.Writer) error) error {
+	if force {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists; name another file, or write --force", path)
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(file), file.Sync(), file.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// Introspect says who is asked about opaque bearer tokens.
+type Introspect struct {
+	// URL is where the server answers: https, or http on this machine.
+	// Placeholders such as {env.NAME} are resolved at start. Required.
+	URL string `json:"url,omitempty"`
+
+	// Manner is how it is asked: "fxa" is POST /v1/verify of Firefox Accounts,
+	// "rfc7662" is OAuth 2.0 Token Introspection. Default: fxa where the
+	// URL's path ends in /verify, else rfc7662.
+	Manner string `json:"manner,omitempty"`
+
+	// Bearer is the token that authorizes the question. Only for rfc7662.
+	// Write it as {env.NAME} or {file./path}. Default: none.
+	Bearer string `json:"bearer,omitempty"`
+
+	// Basic is the client id and secret that authorize the question, instead
+	// of Bearer. Only for rfc7662. Default: none.
+	Basic *BasicCredential `json:"basic,omitempty"`
+
+	// Issuer lists the accepted values of iss in the answer. Only for rfc7662.
+	// Default: any, since whoever is asked answers for its own tokens.
+	Issuer []string `json:"issuer,omitempty"`
+
+	// Audience lists the accepted values of aud in the answer, one of which
+	// must be there. Only for rfc7662. Default: any, with a warning at start.
+	Audience []string `json:"audience,omitempty"`
+
+	// Timeout is how long a request that meets a new token can wait for the
+	// answer. Default: 300ms.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// MaxAge is how long the answer that a token is good is used, but never
+	// past the token's own end; so it is how late a revocation can act.
+	// Default: 1m.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+}
+
+// BasicCredential is the id and secret of an OAuth client.
+type BasicCredential struct {
+	// ID is the client id.
+	ID string `json:"id,omitempty"`
+
+	// Secret is the client's secret. Write it as {env.NAME} or {file./path}.
+	Secret string `json:"secret,omitempty"`
+}
+
+// introspectionConfig resolves the placeholders of i. It uses no network.
+func (i *Introspect) introspectionConfig(repl *caddy.Replacer) (token.IntrospectionConfig, error) {
+	config := token.IntrospectionConfig{
+		Manner:  token.Manner(i.Manner),
+		Timeout: time.Duration(i.Timeout),
+		MaxAge:  time.Duration(i.MaxAge),
+		OnError: logIntrospectionError,
+	}
+	var err error
+	config.URL, err = resolve(repl, i.URL)
+	problems := []error{at(err, "url")}
+	if i.Bearer != "" {
+		config.Bearer, err = resolve(repl, i.Bearer)
+		problems = append(problems, at(err, "bearer"))
+	}
+	if i.Basic != nil {
+		var idErr, secretErr error
+		config.BasicID, idErr = resolve(repl, i.Basic.ID)
+		config.BasicSecret, secretErr = resolve(repl, i.Basic.Secret)
+		problems = append(problems, at(errors.Join(idErr, secretErr), "basic"))
+	}
+	config.Issuers, err = resolveAll(repl, i.Issuer)
+	problems = append(problems, at(err, "issuer"))
+	config.Audiences, err = resolveAll(repl, i.Audience)
+	problems = append(problems, at(err, "audience"))
+	return config, errors.Join(problems...)
+}
+
+// parse reads the URL and the block that may follow it, in which the caller
+// may know more words.
+func (i *Introspect) parse(d *caddyfile.Dispenser, where string, more options) error {
+	if !d.NextArg() {
+		return errUsage
+	}
+	i.URL = d.Val()
+	words := options{
+		"manner": choice(&i.Manner, string(token.FxA), string(token.RFC7662)),
+		"bearer": text("{env.NAME} or {file./path}", &i.Bearer),
+		"basic": {usage: "<id> <secret>", parse: func(d *caddyfile.Dispenser) error {
+			i.Basic = new(BasicCredential)
+			if !d.Args(&i.Basic.ID, &i.Basic.Secret) {
+				return errUsage
+			}
+			return nil
+		}},
+		"issuer":   list("<iss>", &i.Issuer),
+		"audience": list("<aud>", &i.Audience),
+		"timeout":  duration(time.Millisecond, func(timeout caddy.Duration) { i.Timeout = timeout }),
+		"max_age":  duration(time.Millisecond, func(age caddy.Duration) { i.MaxAge = age }),
+	}
+	maps.Copy(words, more)
+	return words.parse(d, where)
+}
+
+// warn says at start what the configuration leaves open.
+func (i *Introspect) warn(logger *zap.Logger, where string) {
+	if manner := cmp.Or(token.Manner(i.Manner), token.MannerOf(i.URL)); manner == token.RFC7662 && len(i.Audience) == 0 {
+		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
+	}
+	if i.Bearer != "" && !isPlaceholder(i.Bearer) || i.Basic != nil && !isPlaceholder(i.Basic.Secret) {
+		logger.Warn(literalSecret, zap.String("where", where))
+	}
+}
+
+func logIntrospectionError(err error) {
+	caddy.Log().Named("http.handlers.metrics_gate").Warn("tokens cannot be asked about: those that are not remembered prove nothing until it works again", zap.Error(err))
+}

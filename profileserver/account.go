@@ -1,0 +1,30 @@
+package profileserver
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// deleteAccount forgets the account that the path names. That there is nothing
+// to forget is as good.
+func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure {
+	if refused := s.mayOperate(r, writeScope, time.Now()); refused != nil {
+		return refused
+	}
+	uid := strings.TrimPrefix(r.URL.Path, accountPath) // unescaped, once
+	if !token.IsUID(uid) {
+		return badAccount
+	}
+	came, err := s.store.remove(r.Context(), uid, "")
+	if err != nil {
+		return s.failed(r, err)
+	}
+	if came == setChanged {
+		s.observer.Change("deleted", fromAdmin)
+	}
+	writeJSON(w, http.StatusOK, []byte(`{}`))
+	return nil
+}

@@ -1,0 +1,184 @@
+package profileserver
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// timeForm is RFC 3339 in milliseconds, which is what a time is stored in.
+const timeForm = "2006-01-02T15:04:05.000Z"
+
+// lastTime is the last millisecond that timeForm can tell.
+var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
+
+// A column is read from a value of the file, and written to it.
+type column struct {
+	name  string
+	read  func(*Row, string) error
+	write func(Row) string
+}
+
+var columns = []column{
+	{"uid", readUID, func(r Row) string { return r.UID }},
+	{"preference", readPreference, func(r Row) string { return r.Preference.String() }},
+	{"changed", readChanged, func(r Row) string { return r.Changed.UTC().Format(timeForm) }},
+	{"source", readSource, func(r Row) string { return r.Source }},
+}
+
+func readUID(row *Row, value string) error {
+	if row.UID = value; !token.IsUID(value) {
+		return errors.New("write the account's id, which is 1 to 255 bytes of UTF-8 without control characters")
+	}
+	return nil
+}
+
+func readPreference(row *Row, value string) error {
+	switch value {
+	case "", "null":
+		row.Preference = policy.Unset
+	case "false":
+		row.Preference = policy.Allowed
+	case "true":
+		row.Preference = policy.OptedOut
+	default:
+		return errors.New("write true for opted out, false for explicitly allowed, or null where no choice was made")
+	}
+	return nil
+}
+
+func readChanged(row *Row, value string) (err error) {
+	if value == "" {
+		return nil
+	}
+	if ms, notNumber := strconv.ParseInt(value, 10, 64); notNumber == nil {
+		row.Changed = time.UnixMilli(ms).UTC()
+	} else {
+		row.Changed, err = time.Parse(time.RFC3339, value)
+	}
+	if err != nil || row.Changed.UnixMilli() < 0 || row.Changed.After(lastTime) {
+		return errors.New("write a time since 1970 such as 2026-11-24T12:00:00Z, or its milliseconds since 1970, or nothing for now")
+	}
+	return nil
+}
+
+func readSource(row *Row, value string) error {
+	switch row.Source = value; value {
+	case "", fromUser, fromBrowser, fromAdmin:
+		return nil
+	default:
+		return errors.New("write user, browser or admin, or nothing for admin")
+	}
+}
+
+// WriteCSV writes rows in the form that ReadCSV reads, and returns how many.
+func WriteCSV(w io.Writer, rows iter.Seq2[Row, error]) (written int64, err error) {
+	writer := csv.NewWriter(w)
+	record := make([]string, len(columns))
+	for i, c := range columns {
+		record[i] = c.name
+	}
+	if err := writer.Write(record); err != nil {
+		return 0, err
+	}
+	for row, err := range rows {
+		if err != nil {
+			return written, err
+		}
+		for i, c := range columns {
+			record[i] = c.write(row)
+		}
+		if err := writer.Write(record); err != nil {
+			return written, err
+		}
+		written++
+	}
+	writer.Flush()
+	return written, writer.Error()
+}
+
+// maxRecord bounds what is read for one row, in bytes: a quotation mark that
+// is never closed would have the rest of the file read as one value.
+const maxRecord = 64 << 10
+
+// ReadCSV reads rows from CSV (RFC 4180). Its header line names the columns,
+// in any order: uid and preference (true, false or null; empty is null), and,
+// where they are known, changed (RFC 3339, or milliseconds since 1970) and
+// source (user, browser or admin). It ends with the first error, which names
+// the line and the column, and nobody's uid.
+func ReadCSV(r io.Reader) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		limited := &io.LimitedReader{R: r}
+		reader := csv.NewReader(limited)
+		reader.ReuseRecord = true
+		next := func() ([]string, error) {
+			limited.N = maxRecord
+			values, err := reader.Read()
+			broken := (*csv.ParseError)(nil)
+			switch {
+			case limited.N == 0:
+				return nil, fmt.Errorf("more than %d bytes without the end of a row; close the quotation marks", maxRecord)
+			case errors.As(err, &broken):
+				return nil, fmt.Errorf("line %d: %w; write one value for each column, and in quotation marks those that hold a comma or a quotation mark, the latter twice", broken.Line, broken.Err)
+			}
+			return values, err
+		}
+		header, err := next()
+		if err != nil && !errors.Is(err, io.EOF) {
+			yield(Row{}, err)
+			return
+		}
+		order, err := columnsOf(header)
+		if err != nil {
+			yield(Row{}, fmt.Errorf("line 1: %w", err))
+			return
+		}
+		for {
+			values, err := next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			var row Row
+			for i := 0; i < len(values) && err == nil; i++ {
+				if err = order[i].read(&row, values[i]); err != nil {
+					line, _ := reader.FieldPos(i)
+					err = fmt.Errorf("line %d, column %s: %w", line, order[i].name, err)
+				}
+			}
+			if !yield(row, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// columnsOf returns the columns that a header names.
+func columnsOf(header []string) (order []column, err error) {
+	const advice = "write a header line such as uid,preference,changed,source, of which uid and preference are required"
+	for i, name := range header {
+		if i == 0 {
+			name = strings.TrimPrefix(name, "\ufeff") // as spreadsheets begin a file
+		}
+		at := slices.IndexFunc(columns, func(c column) bool { return c.name == name })
+		if at < 0 || slices.ContainsFunc(order, func(c column) bool { return c.name == name }) {
+			// Where the header is missing, this is a uid, so it is not repeated.
+			return nil, fmt.Errorf("column %d has another name, or one that was there before; %s", i+1, advice)
+		}
+		order = append(order, columns[at])
+	}
+	for _, required := range columns[:2] {
+		if !slices.ContainsFunc(order, func(c column) bool { return c.name == required.name }) {
+			return nil, fmt.Errorf("there is no column %s; %s", required.name, advice)
+		}
+	}
+	return order, nil
+}

@@ -1,0 +1,191 @@
+package profileserver
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// collect returns rows, and the error that ended them.
+func collect(r io.Reader) (rows []Row, err error) {
+	for row, err := range ReadCSV(r) {
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func TestReadCSV(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		name, text string
+		want       []Row
+	}{
+		{"all columns", "uid,preference,changed,source\na,true,2026-11-24T12:00:00.000Z,browser\nb,false,2026-11-24T13:00:00+01:00,user\nc,null,1795521600000,admin\n", []Row{
+			{"a", policy.OptedOut, noon, fromBrowser}, {"b", policy.Allowed, noon, fromUser}, {"c", policy.Unset, noon, fromAdmin},
+		}},
+		{"in another order", "preference,source,uid\ntrue,,a\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
+		{"what may be empty", "uid,preference,changed,source\na,,,\n", []Row{{UID: "a", Preference: policy.Unset}}},
+		{"the two that are required", "uid,preference\na,true\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
+		{"from a spreadsheet", "\ufeffuid,preference\r\n\"a,\"\"b\"\"\",true\r\n\r\n", []Row{{UID: `a,"b"`, Preference: policy.OptedOut}}},
+		{"without a last line end", "uid,preference\na,true", []Row{{UID: "a", Preference: policy.OptedOut}}},
+		{"no rows", "uid,preference\n", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := collect(iotest.OneByteReader(strings.NewReader(test.text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal := cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })
+			if diff := cmp.Diff(test.want, got, equal); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestReadCSVSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	const header = "uid,preference,changed,source\n"
+	for _, test := range []struct{ name, text, want string }{
+		{"nothing", "", "line 1: there is no column uid; write a header line such as uid,preference,changed,source"},
+		{"no header", "somebody,true\n", "line 1: column 1 has another name"},
+		{"a name twice", "uid,preference,uid\n", "line 1: column 3 has another name, or one that was there before"},
+		{"no preference", "uid,changed\n", "line 1: there is no column preference"},
+		{"no uid", header + "a,true,,\n,true,,\n", "line 3, column uid: write the account's id"},
+		{"a long uid", header + strings.Repeat("somebody", 32) + ",true,,\n", "line 2, column uid: write the account's id"},
+		{"a uid over two lines", header + "\"some\nbody\",true,,\n", "line 2, column uid: write the account's id"},
+		{"another preference", header + "somebody,True,,\n", "line 2, column preference: write true for opted out, false for explicitly allowed, or null"},
+		{"unknown", header + "somebody,unknown,,\n", "line 2, column preference: write true"},
+		{"a date alone", header + "somebody,true,2026-11-24,\n", "line 2, column changed: write a time since 1970 such as 2026-11-24T12:00:00Z"},
+		{"before there was time", header + "somebody,true,1969-12-31T23:59:59Z,\n", "line 2, column changed: write a time since 1970"},
+		{"after there is time", header + "somebody,true,9223372036854775807,\n", "line 2, column changed: write a time since 1970"},
+		{"another source", header + "somebody,true,,import\n", "line 2, column source: write user, browser or admin, or nothing"},
+		{"a value too few", header + "a,true,,\nsomebody,true\n", "line 3: wrong number of fields; write one value for each column"},
+		{"a value too many", header + "somebody,true,,,\n", "line 2: wrong number of fields; write one value for each column"},
+		{"a bare quotation mark", header + "some\"body,true,,\n", "line 2: bare \" in non-quoted-field; write"},
+		{"a quotation mark that is not closed", header + "\"somebody,true,,\n", "line 2: extraneous or missing \" in quoted-field; write"},
+		{"and a large file", header + "\"somebody,true,,\n" + strings.Repeat("somebody,true,,\n", maxRecord), "more than 65536 bytes without the end of a row; close the quotation marks"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := collect(strings.NewReader(test.text))
+			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("%v, want %s…", err, test.want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "somebody") || strings.Contains(err.Error(), "body\n")) {
+				t.Errorf("it names somebody: %v", err)
+			}
+		})
+	}
+}
+
+func TestReadCSVPassesErrorsOn(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("the disk is gone")
+	rows, err := collect(io.MultiReader(strings.NewReader("uid,preference\na,true\n"), iotest.ErrReader(broken)))
+	if !errors.Is(err, broken) || len(rows) != 1 {
+		t.Errorf("%v, %v", rows, err)
+	}
+}
+
+func TestWriteCSV(t *testing.T) {
+	t.Parallel()
+	text := new(strings.Builder)
+	n, err := WriteCSV(text, only(
+		Row{`a,"b"`, policy.OptedOut, time.UnixMilli(1).UTC(), fromUser},
+		Row{"c", policy.Unset, time.UnixMilli(1795521600000), fromAdmin},
+	))
+	want := "uid,preference,changed,source\n\"a,\"\"b\"\"\",true,1970-01-01T00:00:00.001Z,user\nc,null,2026-11-24T12:00:00.000Z,admin\n"
+	if err != nil || n != 2 || text.String() != want {
+		t.Errorf("%d, %v: %s", n, err, text)
+	}
+	broken := errors.New("the store is gone")
+	failing := func(yield func(Row, error) bool) { yield(Row{}, broken) }
+	if _, err := WriteCSV(io.Discard, failing); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	if _, err := WriteCSV(refusing{}, only(Row{Preference: policy.Unset})); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("%v", err)
+	}
+}
+
+// refusing is a full disk.
+type refusing struct{}
+
+func (refusing) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+// TestWhatIsWrittenCanBeRead writes rows of any kind and reads them.
+func TestWhatIsWrittenCanBeRead(t *testing.T) {
+	t.Parallel()
+	rows := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Row {
+		return Row{
+			UID:        rapid.String().Filter(token.IsUID).Draw(t, "uid"),
+			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
+			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
+			Source:     rapid.SampledFrom([]string{fromUser, fromBrowser, fromAdmin}).Draw(t, "source"),
+		}
+	}))
+	rapid.Check(t, func(rt *rapid.T) {
+		want := rows.Draw(rt, "rows")
+		text := new(strings.Builder)
+		if _, err := WriteCSV(text, only(want...)); err != nil {
+			rt.Fatal(err)
+		}
+		got, err := collect(strings.NewReader(text.String()))
+		if err != nil || len(got) != len(want) {
+			rt.Fatalf("%d rows of %d, %v", len(got), len(want), err)
+		}
+		for i := range want {
+			if got[i] != want[i] {
+				rt.Fatalf("%v, want %v", got[i], want[i])
+			}
+		}
+	})
+}
+
+// FuzzReadCSV reads anything; what is a row can be written, and read again.
+func FuzzReadCSV(f *testing.F) {
+	f.Add("uid,preference,changed,source\na,true,2026-11-24T12:00:00.000Z,browser\n")
+	f.Add("\ufeffpreference,uid\r\n,\"a,\"\"\"\r\n")
+	f.Add("uid,preference,changed\na,null,-1\n")
+	f.Add("uid,preference\n\"a\n,true")
+	f.Fuzz(func(t *testing.T, text string) {
+		rows, _ := collect(strings.NewReader(text))
+		for _, row := range rows {
+			if !token.IsUID(row.UID) || row.Preference == policy.Unknown {
+				t.Fatalf("%+v", row)
+			}
+		}
+		again := new(strings.Builder)
+		if _, err := WriteCSV(again, only(rows...)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range rows {
+			if rows[i].Changed.IsZero() {
+				rows = rows[:i] // which has no written form
+				break
+			}
+		}
+		got, _ := collect(strings.NewReader(again.String()))
+		for i, row := range rows {
+			row.Changed = row.Changed.Truncate(time.Millisecond)
+			if i >= len(got) || !got[i].Changed.Equal(row.Changed) || got[i].UID != row.UID || got[i].Preference != row.Preference || got[i].Source != row.Source {
+				t.Fatalf("%+v, want %+v", got, row)
+			}
+		}
+	})
+}

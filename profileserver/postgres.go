@@ -1,0 +1,601 @@
+package profileserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// Postgres keeps preferences in a PostgreSQL database, which any number of
+// instances share. All of its tables are in the schema metrics_gate.
+type Postgres struct {
+	pool   *pgxpool.Pool
+	feed   *feed
+	health func(error)
+
+	// writing lets one writer of this instance through; the database does so
+	// among instances.
+	writing turn
+
+	stop  context.CancelFunc
+	owned sync.WaitGroup // the goroutines that stop ends
+}
+
+// channel is where the instances tell one another of changes.
+const channel = "metrics_gate_changes"
+
+// keepAlive is after how much silence the connection that listens is tried.
+const keepAlive = 10 * time.Second
+
+// OpenPostgres opens the store in the database of this URL, or of this
+// connection string in PostgreSQL's other form. It does not wait for the
+// server: that is connected to, and the database brought up to date, in the
+// background; until then requests fail. The function health, unless nil, is
+// told when that failed, or when the connection is lost that changes are
+// learnt by, and with nil when it is there again.
+func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
+	config, err := parseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p := &Postgres{health: health, writing: make(turn, 1), stop: stop}
+	p.feed = newFeed(p.changes)
+	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		stop()
+		return nil, fmt.Errorf("PostgreSQL: %w", err)
+	}
+	p.owned.Go(func() { p.listen(ctx) })
+	p.owned.Go(func() { keepTidy(ctx, p.tidy) })
+	return p, nil
+}
+
+// parseDSN reads a connection string. What pgx says of one that it cannot read
+// may repeat parts of it, and so the password.
+func parseDSN(dsn string) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		reason := "the connection string cannot be read"
+		if file := (*fs.PathError)(nil); errors.As(err, &file) {
+			reason = file.Error()
+		}
+		return nil, fmt.Errorf("PostgreSQL: %s; write postgres://user:password@host:5432/database?sslmode=verify-full, with %%-escapes for what is special in the password", reason)
+	}
+	if timeout := &config.ConnConfig.ConnectTimeout; *timeout == 0 || *timeout > patience {
+		*timeout = patience
+	}
+	// An instance that vanishes in the middle of a write holds up all others
+	// until the server gives up on it.
+	const abandoned = "idle_in_transaction_session_timeout"
+	if _, set := config.ConnConfig.RuntimeParams[abandoned]; !set {
+		config.ConnConfig.RuntimeParams[abandoned] = "10s"
+	}
+	return config, nil
+}
+
+// Migrate brings the database of this connection string up to date, and
+// changes nothing where it is.
+func Migrate(ctx context.Context, dsn string) error {
+	config, err := parseDSN(dsn)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return discreet(err)
+	}
+	defer closeConn(conn)
+	return discreet(migratePostgres(ctx, conn))
+}
+
+// migrationLock is the number of the lock that one who migrates holds.
+const migrationLock = 0x6d657472696373 // "metrics"
+
+// migratePostgres runs the migrations that the database has not seen, all in
+// one transaction, under a lock, so that of instances that start at once one
+// migrates and the others find it done.
+func migratePostgres(ctx context.Context, conn *pgx.Conn) error {
+	const count = `SELECT count(*) FROM metrics_gate.migration`
+	var level int
+	err := conn.QueryRow(ctx, count).Scan(&level)
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && (said.Code == undefinedTable || said.Code == undefinedSchema) {
+		err = nil
+	}
+	if err != nil {
+		return forbidden(err)
+	}
+	if pending, err := pendingMigrations("postgres", level); err != nil || len(pending) == 0 {
+		return err
+	}
+	return forbidden(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `
+			CREATE SCHEMA IF NOT EXISTS metrics_gate;
+			CREATE TABLE IF NOT EXISTS metrics_gate.migration (
+				level   integer     NOT NULL PRIMARY KEY,
+				applied timestamptz NOT NULL DEFAULT now()
+			)`); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, count).Scan(&level); err != nil {
+			return err
+		}
+		pending, err := pendingMigrations("postgres", level)
+		if err != nil {
+			return err
+		}
+		for _, m := range pending {
+			if _, err := tx.Exec(ctx, m.text); err != nil {
+				return fmt.Errorf("%s: %w", m.name, err)
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO metrics_gate.migration (level) VALUES ($1)`, m.level); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// PostgreSQL's error codes (its manual, appendix A).
+const (
+	undefinedTable  = "42P01"
+	undefinedSchema = "3F000"
+	notPermitted    = "42501"
+)
+
+// forbidden says what to do where the role may not do what it must.
+func forbidden(err error) error {
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == notPermitted {
+		return fmt.Errorf("%w; run caddy metrics-gate migrate as a role that may create the schema metrics_gate, and grant this one its usage and SELECT, INSERT, UPDATE, DELETE on all its tables", err)
+	}
+	return err
+}
+
+// discreet returns an error that names nobody: the details of one from the
+// server can hold a row, and so a uid.
+func discreet(err error) error {
+	if err == nil {
+		return nil
+	}
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) {
+		said.Detail, said.Where, said.InternalQuery = "", "", ""
+	}
+	return fmt.Errorf("PostgreSQL: %w", err)
+}
+
+// within calls f with a context that ends before a request's caller gives up,
+// be the server dead.
+func within(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return discreet(f(ctx))
+}
+
+// closeConn says goodbye to a server that may be gone.
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the server forgets it all the same
+}
+
+// Close lets go of the database, as soon as the queries under way have ended.
+// Requests that come to theirs later fail.
+func (p *Postgres) Close() {
+	p.stop()
+	p.owned.Wait()
+	p.feed.close()
+	p.pool.Close()
+}
+
+// listen learns of the changes that all instances make, this one included, and
+// tells them to the feed, until ctx ends. While it cannot, nobody may follow:
+// a change that goes untold is one that a gate misses.
+func (p *Postgres) listen(ctx context.Context) {
+	pause := backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+	}
+	report := func(err error) {
+		if p.health != nil {
+			p.health(err)
+		}
+	}
+	failing := false
+	for {
+		err := p.hearAll(ctx, func() {
+			pause.Reset()
+			if failing {
+				failing = false
+				report(nil)
+			}
+		})
+		p.feed.interrupt()
+		if ctx.Err() != nil {
+			return
+		}
+		if !failing {
+			failing = true
+			report(discreet(err))
+		}
+		select {
+		case <-time.After(pause.NextBackOff()):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// hearAll connects, brings the database up to date, and listens until that
+// fails. It calls begun when it hears.
+func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
+	conn, err := pgx.ConnectConfig(ctx, p.pool.Config().ConnConfig)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	if err := migratePostgres(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
+		return err
+	}
+	// Changes after this one are heard.
+	_, seen, err := found(conn.QueryRow(ctx, find, key("")...))
+	if err != nil {
+		return forbidden(err)
+	}
+	p.feed.begin(seen.head)
+	begun()
+	for {
+		heard, err := hear(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case heard == nil: // nothing for a while
+		case heard.UID == nil:
+			err = p.feed.advance(ctx, heard.ID)
+		default:
+			tell(ctx, p.feed, heard.update())
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// hear waits for a notice. After a silence it asks the server for a sign of
+// life and returns none.
+func hear(ctx context.Context, conn *pgx.Conn) (*notice, error) {
+	waiting, cancel := context.WithTimeout(ctx, keepAlive)
+	defer cancel()
+	heard, err := conn.WaitForNotification(waiting)
+	if err != nil {
+		if conn.IsClosed() || ctx.Err() != nil {
+			return nil, err
+		}
+		alive, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return nil, conn.Ping(alive)
+	}
+	n := new(notice)
+	return n, json.Unmarshal([]byte(heard.Payload), n)
+}
+
+// notice is what instances tell one another: an update, or, without a uid,
+// that there are changes up to this number. The uid is bytes, which JSON has
+// in base64.
+type notice struct {
+	ID         int64             `json:"id"`
+	UID        []byte            `json:"uid,omitempty"`
+	Preference policy.Preference `json:"metrics_optout,omitzero"`
+	Changed    int64             `json:"changed,omitempty"`
+	Source     string            `json:"source,omitempty"`
+	Deleted    bool              `json:"deleted,omitempty"`
+}
+
+func noticeOf(u update) notice {
+	return notice{u.id, []byte(u.uid), u.preference, u.changed.UnixMilli(), u.source, u.deleted}
+}
+
+func (n notice) update() update {
+	r := record{preference: n.Preference, changed: n.Changed, source: n.Source}
+	u := r.update(n.ID, string(n.UID))
+	u.deleted = n.Deleted
+	return u
+}
+
+// moment is what the database says besides a record.
+type moment struct {
+	head int64 // the number of the last change of any account
+	now  int64 // the time, in milliseconds since 1970
+}
+
+// find reads what is held of an account. The time is the database's, so that
+// it is one for all instances.
+const find = `
+	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deletions, 0), preference, changed, source
+	FROM metrics_gate.feed LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.forgotten ON class = $2`
+
+// key is what find is asked with.
+func key(uid string) []any { return []any{[]byte(uid), class(uid)} }
+
+// found reads what find finds.
+func found(row pgx.Row) (held record, at moment, err error) {
+	var (
+		optedOut *bool
+		changed  *int64
+		source   *string
+	)
+	if err := row.Scan(&at.head, &at.now, &held.deletions, &optedOut, &changed, &source); err != nil {
+		return record{}, moment{}, err
+	}
+	held.preference = preferenceOf(optedOut)
+	if changed != nil {
+		held.changed, held.source, held.deletions = *changed, *source, 0
+	}
+	return held, at, nil
+}
+
+// get returns what is held of an account.
+func (p *Postgres) get(ctx context.Context, uid string) (held record, err error) {
+	err = within(ctx, func(ctx context.Context) error {
+		held, _, err = found(p.pool.QueryRow(ctx, find, key(uid)...))
+		return err
+	})
+	return held, err
+}
+
+// ping reports whether preferences can be read.
+func (p *Postgres) ping(ctx context.Context) error {
+	_, err := p.get(ctx, "")
+	return err
+}
+
+// write calls f with a transaction that nobody else writes beside, in which
+// what is held of the account, and the moment, were found. Who writes locks
+// the one row of the feed first: so numbers come in the order of the commits.
+func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Context, tx pgx.Tx, held record, at moment) error) error {
+	if err := p.writing.take(ctx); err != nil {
+		return err
+	}
+	defer p.writing.give()
+	return within(ctx, func(ctx context.Context) error {
+		// Each statement sees what was committed before it: find, what was
+		// before the lock was had.
+		readCommitted := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+		return pgx.BeginTxFunc(ctx, p.pool, readCommitted, func(tx pgx.Tx) (err error) {
+			var held record
+			var at moment
+			first := &pgx.Batch{}
+			first.Queue(`SELECT FROM metrics_gate.feed FOR UPDATE`)
+			first.Queue(find, key(uid)...).QueryRow(func(row pgx.Row) error {
+				held, at, err = found(row)
+				return err
+			})
+			if err := tx.SendBatch(ctx, first).Close(); err != nil {
+				return err
+			}
+			return f(ctx, tx, held, at)
+		})
+	})
+}
+
+// sees remembers an event and reports whether it is new. None is.
+func sees(ctx context.Context, tx pgx.Tx, event string, at moment) (bool, error) {
+	if event == "" {
+		return true, nil
+	}
+	done, err := tx.Exec(ctx, `INSERT INTO metrics_gate.event (jti_hash, seen) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
+		eventHash(event), at.now)
+	return done.RowsAffected() > 0, err
+}
+
+// finish sends the last statements of a transaction, and the notice that all instances get when they are
+// committed, at once.
+func finish(ctx context.Context, tx pgx.Tx, statements *pgx.Batch, n notice) error {
+	text, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	statements.Queue(`SELECT pg_notify($1, $2)`, channel, string(text))
+	return tx.SendBatch(ctx, statements).Close()
+}
+
+// set records a change. To set what is set already changes nothing.
+func (p *Postgres) set(ctx context.Context, uid string, c change) (came result, err error) {
+	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, before record, at moment) error {
+		if fresh, err := sees(ctx, tx, c.event, at); err != nil || !fresh {
+			return err
+		}
+		var after record
+		if after, came = c.decide(before, at.now); came != setChanged {
+			if after.changed != before.changed {
+				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET changed = $2 WHERE uid = $1`, []byte(uid), after.changed)
+				return err
+			}
+			return nil
+		}
+		statements := &pgx.Batch{}
+		statements.Queue(`
+			INSERT INTO metrics_gate.preference (uid, preference, changed, source, seq) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
+				changed = excluded.changed, source = excluded.source, seq = excluded.seq`,
+			[]byte(uid), optedOut(after.preference), after.changed, after.source, at.head+1)
+		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
+		if after.preference == policy.OptedOut {
+			statements.Queue(`
+				WITH first AS (
+					INSERT INTO metrics_gate.counted AS c (uid, day) VALUES ($1, $2)
+					ON CONFLICT (uid) DO UPDATE SET day = excluded.day WHERE c.day < excluded.day RETURNING day
+				)
+				INSERT INTO metrics_gate.daily AS d (day, users) SELECT day, 1 FROM first
+				ON CONFLICT (day) DO UPDATE SET users = d.users + 1`,
+				[]byte(uid), day(time.UnixMilli(at.now)))
+		}
+		return finish(ctx, tx, statements, noticeOf(after.update(at.head+1, uid)))
+	})
+	return came, err
+}
+
+// remove forgets an account.
+func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, err error) {
+	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, held record, at moment) error {
+		if fresh, err := sees(ctx, tx, event, at); err != nil || !fresh {
+			return err
+		}
+		statements := &pgx.Batch{}
+		statements.Queue(`DELETE FROM metrics_gate.counted WHERE uid = $1`, []byte(uid))
+		statements.Queue(`
+			INSERT INTO metrics_gate.forgotten AS f (class, deletions) VALUES ($1, 1)
+			ON CONFLICT (class) DO UPDATE SET deletions = f.deletions + 1`, class(uid))
+		if held.source == "" { // there is no row
+			return tx.SendBatch(ctx, statements).Close()
+		}
+		came = setChanged
+		statements.Queue(`DELETE FROM metrics_gate.preference WHERE uid = $1`, []byte(uid))
+		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
+		return finish(ctx, tx, statements, notice{ID: at.head + 1, UID: []byte(uid), Preference: policy.Unset, Deleted: true})
+	})
+	return came, err
+}
+
+// follow begins to tell changes.
+func (p *Postgres) follow(ctx context.Context, after int64) (*follower, error) {
+	return p.feed.follow(ctx, after)
+}
+
+// changes reads the rows that changed after the change with this number.
+func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates []update, err error) {
+	err = within(ctx, func(ctx context.Context) error {
+		rows, err := p.pool.Query(ctx, `
+			SELECT seq, uid, preference, changed, source FROM metrics_gate.preference
+			WHERE seq > $1 ORDER BY seq LIMIT $2`, after, limit)
+		if err != nil {
+			return err
+		}
+		updates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (update, error) {
+			var (
+				id       int64
+				uid      []byte
+				optedOut *bool
+				r        record
+			)
+			err := row.Scan(&id, &uid, &optedOut, &r.changed, &r.source)
+			r.preference = preferenceOf(optedOut)
+			return r.update(id, string(uid)), err
+		})
+		return err
+	})
+	return updates, err
+}
+
+// tidy drops what is kept for a while only: who was counted on a day that is
+// over, and the events of last week.
+func (p *Postgres) tidy(ctx context.Context) error {
+	return within(ctx, func(ctx context.Context) error {
+		_, at, err := found(p.pool.QueryRow(ctx, find, key("")...))
+		if err != nil {
+			return err
+		}
+		now := time.UnixMilli(at.now)
+		if _, err := p.pool.Exec(ctx, `DELETE FROM metrics_gate.counted WHERE day < $1`, day(now)); err != nil {
+			return err
+		}
+		_, err = p.pool.Exec(ctx, `DELETE FROM metrics_gate.event WHERE seen < $1`, now.Add(-eventLife).UnixMilli())
+		return err
+	})
+}
+
+// Daily returns how many users recorded an opt-out, by day.
+func (p *Postgres) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
+	err = within(ctx, func(ctx context.Context) error {
+		rows, err := p.pool.Query(ctx, `
+			SELECT day, users FROM metrics_gate.daily WHERE day BETWEEN $1 AND $2 ORDER BY day`, day(from), day(to))
+		if err != nil {
+			return err
+		}
+		counts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[DailyCount])
+		return err
+	})
+	return counts, err
+}
+
+// Import records rows.
+func (p *Postgres) Import(ctx context.Context, rows iter.Seq2[Row, error], progress func(Imported)) (Imported, error) {
+	return importRows(ctx, rows, p.store, progress)
+}
+
+// store records a batch of rows, whose accounts differ.
+func (p *Postgres) store(ctx context.Context, batch []Row) (changed int64, err error) {
+	n := len(batch)
+	uids, preferences, times, sources := make([][]byte, n), make([]*bool, n), make([]int64, n), make([]string, n)
+	for i, row := range batch {
+		uids[i], preferences[i], times[i], sources[i] = []byte(row.UID), optedOut(row.Preference), math.MaxInt64, row.Source
+		if !row.Changed.IsZero() {
+			times[i] = row.Changed.UnixMilli()
+		}
+	}
+	err = p.write(ctx, "", func(ctx context.Context, tx pgx.Tx, _ record, at moment) error {
+		done, err := tx.Exec(ctx, `
+			INSERT INTO metrics_gate.preference AS p (uid, preference, changed, source, seq)
+			SELECT uid, preference, least(changed, $5), source, $6 + n
+			FROM unnest($1::bytea[], $2::boolean[], $3::bigint[], $4::text[]) WITH ORDINALITY
+				AS row (uid, preference, changed, source, n)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
+				changed = excluded.changed, source = excluded.source, seq = excluded.seq
+			WHERE p.changed < excluded.changed`,
+			uids, preferences, times, sources, at.now, at.head)
+		if changed = done.RowsAffected(); err != nil || changed == 0 {
+			return err
+		}
+		head := at.head + int64(n)
+		statements := &pgx.Batch{}
+		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, head)
+		return finish(ctx, tx, statements, notice{ID: head})
+	})
+	return changed, err
+}
+
+// Export returns all rows. One statement sees one state of the database.
+func (p *Postgres) Export(ctx context.Context) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		rows, err := p.pool.Query(ctx, `SELECT uid, preference, changed, source FROM metrics_gate.preference ORDER BY uid`)
+		if err != nil {
+			yield(Row{}, discreet(err))
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var (
+				uid      []byte
+				optedOut *bool
+				changed  int64
+				source   string
+			)
+			if err := rows.Scan(&uid, &optedOut, &changed, &source); err != nil {
+				yield(Row{}, discreet(err))
+				return
+			}
+			preference := preferenceOf(optedOut)
+			if !yield(Row{string(uid), preference, time.UnixMilli(changed).UTC(), source}, nil) {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(Row{}, discreet(err))
+		}
+	}
+}

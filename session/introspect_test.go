@@ -1,0 +1,144 @@
+package session
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// verifyServer answers as POST /v1/verify of Firefox Accounts does to the
+// tokens good, expired, long and broken, and to all others.
+func verifyServer(t testing.TB) (url string, requests *atomic.Int32) {
+	t.Helper()
+	requests = new(atomic.Int32)
+	answer := func(w http.ResponseWriter, status int, body string) {
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		verified := func(user string) {
+			answer(w, 200, fmt.Sprintf(`{"user":%q,"client_id":"98e6508e88680e1a","scope":["profile"]}`, user))
+		}
+		switch string(body) {
+		case `{"token":"good"}`:
+			verified(alice)
+		case `{"token":"expired"}`:
+			answer(w, 400, `{"code":400,"errno":115}`)
+		case `{"token":"long"}`:
+			verified(strings.Repeat("u", 256))
+		case `{"token":"broken"}`:
+			answer(w, 503, `{"code":503,"errno":999}`)
+		default:
+			answer(w, 400, `{"code":400,"errno":108}`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + "/v1/verify", requests
+}
+
+func newIntrospected(t testing.TB, url string, config BearerConfig) *Bearer {
+	t.Helper()
+	verifier, err := token.NewIntrospector(token.IntrospectionConfig{URL: url, Timeout: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := NewBearer(verifier, config)
+	t.Cleanup(source.Close)
+	return source
+}
+
+func TestWhatAnOpaqueTokenProves(t *testing.T) {
+	t.Parallel()
+	url, _ := verifyServer(t)
+	for _, test := range []struct {
+		name, raw string
+		want      Outcome
+	}{
+		{"good", "good", Verified},
+		{"none", "", Absent},
+		{"forged", "forged", BadSignature},
+		{"expired", "expired", Expired},
+		{"with characters that no token has", "a:b", Malformed},
+		{"of an account that is none", "long", Malformed},
+		{"while nobody can be asked", "broken", KeysUnavailable},
+		{"too long", strings.Repeat("x", token.MaxTokenBytes+1), TooLong},
+		{"two that differ", "good; session=expired", Conflicting},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			source := newIntrospected(t, url, BearerConfig{Cookie: "session"})
+			subject, outcome := twice(t, source, withCookie(test.raw), noon)
+			want := Subject{Session: test.want.session()} // an expired one names nobody
+			if test.want == Verified {
+				want.UID, want.Token = alice, "good"
+			}
+			if diff := cmp.Diff(want, subject); diff != "" || outcome != test.want {
+				t.Errorf("it is %v, want %v; subject (-want +got):\n%s", outcome, test.want, diff)
+			}
+			if remembered := source.Len() == 1; remembered != (test.want == Verified) {
+				t.Errorf("remembered is %v", remembered)
+			}
+		})
+	}
+}
+
+func TestOpaqueTokenInAHeader(t *testing.T) {
+	t.Parallel()
+	url, _ := verifyServer(t)
+	source := newIntrospected(t, url, BearerConfig{UIDClaim: "client_id"})
+	r := &http.Request{Header: http.Header{"Authorization": {"bearer good"}}}
+	if subject, outcome := twice(t, source, r, noon); outcome != Verified || subject.UID != "98e6508e88680e1a" {
+		t.Errorf("%v: %+v", outcome, subject)
+	}
+}
+
+// TestOpaqueTokensAreAskedAboutAgain: neither memory outlives max_age.
+func TestOpaqueTokensAreAskedAboutAgain(t *testing.T) {
+	t.Parallel()
+	url, requests := verifyServer(t)
+	source := newIntrospected(t, url, BearerConfig{Cookie: "session"})
+	for _, test := range []struct {
+		after time.Duration
+		asked int32
+	}{{0, 1}, {59 * time.Second, 1}, {time.Minute, 2}, {119 * time.Second, 2}, {2 * time.Minute, 3}} {
+		if _, outcome := source.Find(withCookie("good"), noon.Add(test.after)); outcome != Verified || requests.Load() != test.asked {
+			t.Errorf("after %v: %v, asked %d times, want %d", test.after, outcome, requests.Load(), test.asked)
+		}
+	}
+}
+
+func TestCachedOpaqueTokenAllocatesNothing(t *testing.T) {
+	url, _ := verifyServer(t)
+	var source Source = newIntrospected(t, url, BearerConfig{Cookie: "session"})
+	r := withCookie("good")
+	if subject, _ := source.Find(r, noon); subject.Session != policy.Verified {
+		t.Fatalf("%+v", subject)
+	}
+	if n := testing.AllocsPerRun(100, func() { source.Find(r, noon) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkIntrospect(b *testing.B) {
+	url, _ := verifyServer(b)
+	source := newIntrospected(b, url, BearerConfig{Cookie: "session"})
+	r := withCookie("good")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, outcome := source.Find(r, noon); outcome != Verified {
+			b.Fatal(outcome)
+		}
+	}
+}

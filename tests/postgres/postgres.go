@@ -1,0 +1,247 @@
+// Package postgres starts real PostgreSQL servers for tests, each in a folder
+// of its own and reached by a socket in it, so that there is no port to be
+// found free. Nothing is left of them when the tests that use them have ended.
+package postgres
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Cluster is a PostgreSQL server.
+type Cluster struct {
+	// DSN is the URL of an empty database, for its superuser.
+	DSN string
+
+	t       testing.TB
+	folder  string
+	process *os.Process
+	ended   chan struct{} // closed when the process has
+}
+
+// inUse is what the tests of this process share, while there are any.
+var inUse struct {
+	sync.Mutex
+	tests     int
+	template  string   // the folder of a server that never ran
+	cluster   *Cluster // of all tests that do not ask for their own
+	databases int      // made in it so far
+}
+
+// Database returns the URL of a new, empty database, on a server that other
+// tests of this process use as well. It is there until the test ends.
+func Database(t testing.TB) string {
+	t.Helper()
+	inUse.Lock()
+	defer inUse.Unlock()
+	share(t)
+	if inUse.cluster == nil {
+		inUse.cluster = newCluster(t)
+	}
+	conn, err := pgx.Connect(context.Background(), inUse.cluster.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	inUse.databases++
+	name := fmt.Sprint("test", inUse.databases)
+	if _, err := conn.Exec(context.Background(), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return inUse.cluster.url(name)
+}
+
+// Start starts a server for this test alone, which may stop it and start it
+// again. It ends with the test.
+func Start(t testing.TB) *Cluster {
+	t.Helper()
+	inUse.Lock()
+	defer inUse.Unlock()
+	share(t)
+	c := newCluster(t)
+	t.Cleanup(c.remove)
+	return c
+}
+
+// share counts the test among those that use servers. The first makes the
+// template, which takes initdb seconds; with the last, all is removed.
+func share(t testing.TB) {
+	t.Helper()
+	inUse.tests++
+	t.Cleanup(func() {
+		inUse.Lock()
+		defer inUse.Unlock()
+		if inUse.tests--; inUse.tests > 0 {
+			return
+		}
+		if inUse.cluster != nil {
+			inUse.cluster.remove()
+			inUse.cluster = nil
+		}
+		if err := os.RemoveAll(inUse.template); err != nil {
+			t.Error(err)
+		}
+		inUse.template = ""
+	})
+	if inUse.template == "" {
+		inUse.template = newFolder(t)
+		run(t, program(t, "initdb"), "--pgdata="+filepath.Join(inUse.template, "data"),
+			"--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+	}
+}
+
+func newCluster(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, folder: newFolder(t)}
+	c.DSN = c.url("postgres")
+	run(t, "cp", "-R", filepath.Join(inUse.template, "data"), c.folder)
+	c.Restart()
+	return c
+}
+
+func (c *Cluster) url(database string) string {
+	return "postgres:///" + database + "?user=postgres&host=" + url.QueryEscape(c.folder)
+}
+
+// Restart starts the server, after it was stopped if it runs, and returns when
+// it accepts connections.
+func (c *Cluster) Restart() {
+	c.t.Helper()
+	c.Stop()
+	command := command(program(c.t, "postgres"), "-D", filepath.Join(c.folder, "data"), "-k", c.folder,
+		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "lc_messages=C")
+	log, err := command.StderrPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ready, ended := make(chan error, 2), make(chan struct{})
+	go func() {
+		defer close(ended)
+		// The server is told to end when the thread that started it does, so
+		// that none is left where the tests are killed. The thread must
+		// therefore be there as long as the server.
+		runtime.LockOSThread()
+		command.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+		if err := command.Start(); err != nil {
+			ready <- err
+			return
+		}
+		c.process = command.Process
+		var said bytes.Buffer
+		lines := bufio.NewScanner(log)
+		for lines.Scan() {
+			fmt.Fprintln(&said, lines.Text())
+			if strings.Contains(lines.Text(), "ready to accept connections") {
+				ready <- nil
+				break
+			}
+		}
+		_, _ = io.Copy(io.Discard, log) // or the server would wait for a reader
+		ready <- fmt.Errorf("postgres ended: %w: %s", command.Wait(), &said)
+	}()
+	if err := <-ready; err != nil {
+		c.t.Fatal(err)
+	}
+	c.ended = ended
+}
+
+// Stop has the server end all sessions and stop, as an administrator would.
+func (c *Cluster) Stop() { c.end(syscall.SIGINT) }
+
+// Kill has all of the server's processes end at once, as in a crash: it
+// recovers from its log at the next start.
+func (c *Cluster) Kill() { c.end(syscall.SIGQUIT) }
+
+func (c *Cluster) end(how syscall.Signal) {
+	if c.ended == nil {
+		return
+	}
+	_ = c.process.Signal(how) // it may have ended by itself
+	<-c.ended
+	c.ended = nil
+}
+
+func (c *Cluster) remove() {
+	c.Kill()
+	if err := os.RemoveAll(c.folder); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// newFolder makes a folder for whom the server runs as. It is short, since a
+// socket's path must be, and not the test's own, which only its user may enter.
+func newFolder(t testing.TB) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "pg-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who := credential(); who != nil {
+		if err := os.Chown(folder, int(who.Uid), int(who.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
+
+// command prepares a program as the user whom the server runs as. PostgreSQL
+// refuses to run as root.
+func command(name string, args ...string) *exec.Cmd {
+	c := exec.Command(name, args...)
+	c.Dir = os.TempDir() // where that user may be
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
+	return c
+}
+
+func run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+}
+
+// credential is whom the server runs as: this user, or where that is root the
+// one whom Debian's package made, or nobody.
+func credential() *syscall.Credential {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		if who, err := user.Lookup(name); err == nil {
+			uid, _ := strconv.ParseUint(who.Uid, 10, 32)
+			gid, _ := strconv.ParseUint(who.Gid, 10, 32)
+			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		}
+	}
+	return nil
+}
+
+// program finds one of PostgreSQL's programs, which Debian keeps out of the
+// PATH.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if len(found) == 0 {
+		t.Fatalf("there is no %s in the PATH or in /usr/lib/postgresql; tests/setup.sh installs PostgreSQL", name)
+	}
+	return found[len(found)-1]
+}

@@ -1,0 +1,70 @@
+package postgres_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/metricsgate/metricsgate/tests/postgres"
+)
+
+func execute(t *testing.T, dsn, query string) error {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, query)
+	return err
+}
+
+func TestDatabasesAreApart(t *testing.T) {
+	t.Parallel()
+	a, b := postgres.Database(t), postgres.Database(t)
+	for _, dsn := range []string{a, b} {
+		if err := execute(t, dsn, `CREATE TABLE t (x int)`); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestClusterIsThereAgainAfterACrash(t *testing.T) {
+	t.Parallel()
+	c := postgres.Start(t)
+	if err := execute(t, c.DSN, `CREATE TABLE t (x int)`); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []func(){c.Stop, c.Kill} {
+		end()
+		if err := execute(t, c.DSN, `SELECT * FROM t`); err == nil {
+			t.Error("a server that ended answers")
+		}
+		c.Restart()
+		if err := execute(t, c.DSN, `SELECT * FROM t`); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	var folders []string
+	t.Run("use", func(t *testing.T) {
+		for _, dsn := range []string{postgres.Database(t), postgres.Start(t).DSN} {
+			config, err := pgx.ParseConfig(dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			folders = append(folders, config.Host)
+		}
+	})
+	for _, folder := range folders {
+		if _, err := os.Stat(folder); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", filepath.Base(folder), err)
+		}
+	}
+}

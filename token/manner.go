@@ -1,0 +1,112 @@
+package token
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Manner is how a server is asked about a token, and answers.
+type Manner string
+
+const (
+	// FxA is POST /v1/verify of the OAuth server of Firefox Accounts.
+	FxA Manner = "fxa"
+	// RFC7662 is OAuth 2.0 Token Introspection.
+	RFC7662 Manner = "rfc7662"
+)
+
+// MannerOf returns the manner that a URL suggests: FxA where its path ends in
+// /verify, else RFC7662.
+func MannerOf(address string) Manner {
+	if u, err := url.Parse(address); err == nil && path.Base(u.Path) == "verify" {
+		return FxA
+	}
+	return RFC7662
+}
+
+// read tells the claims of a good token out of an answer, or why there are
+// none in it.
+func (m Manner) read(status int, body []byte) (jwt.MapClaims, error) {
+	var fields jwt.MapClaims
+	isObject := json.Unmarshal(body, &fields) == nil && fields != nil
+	switch status {
+	case http.StatusOK:
+		if !isObject {
+			return nil, unavailable("its answer is not a JSON object; check the URL")
+		}
+		if m == FxA {
+			return verified(fields)
+		}
+		return introspected(fields)
+	case http.StatusBadRequest, http.StatusUnauthorized:
+		// The error numbers of FxA's OAuth server, of which 109 is for a token
+		// that is not even of the right form.
+		switch fields["errno"] {
+		case 108.0, 109.0:
+			return nil, ErrInactive
+		case 115.0:
+			return nil, ErrExpired
+		}
+	}
+	if status == http.StatusUnauthorized || status == http.StatusForbidden {
+		return nil, unavailable("it refuses the gate's own credential with status %d; check bearer or basic", status)
+	}
+	return nil, unavailable("%w", wrongStatus(status))
+}
+
+// verified reads the answer of FxA's POST /v1/verify.
+func verified(fields jwt.MapClaims) (jwt.MapClaims, error) {
+	user, _ := fields["user"].(string)
+	client, _ := fields["client_id"].(string)
+	if user == "" || client == "" {
+		return nil, unavailable("its answer lacks user or client_id; check the URL, or set the manner rfc7662")
+	}
+	return jwt.MapClaims{"sub": user, "client_id": client, "scope": scopeOf(fields["scope"])}, nil
+}
+
+// introspected reads the answer of RFC 7662, section 2.2.
+func introspected(fields jwt.MapClaims) (jwt.MapClaims, error) {
+	switch active, ok := fields["active"].(bool); {
+	case !ok:
+		return nil, unavailable("its answer lacks active; check the URL, or set the manner fxa")
+	case !active:
+		return nil, ErrInactive
+	case fields["token_type"] == "refresh_token": // as FxA's server calls it
+		return nil, fmt.Errorf("%w: it is a refresh token", ErrMalformed)
+	}
+	for _, name := range []string{"exp", "iat", "nbf"} {
+		switch value := fields[name].(type) {
+		case nil: // null is how some say that there is none
+			delete(fields, name)
+		case float64:
+			if value > latestTime { // FxA's server has milliseconds
+				fields[name] = value / 1000
+			}
+		}
+	}
+	fields["scope"] = scopeOf(fields["scope"])
+	return fields, nil
+}
+
+// scopeOf returns a scope as RFC 6749, section 3.3, writes it, also where it
+// is told as a list.
+func scopeOf(value any) string {
+	list, ok := value.([]any)
+	if !ok {
+		scope, _ := value.(string)
+		return scope
+	}
+	var scopes []string
+	for _, entry := range list {
+		if scope, ok := entry.(string); ok {
+			scopes = append(scopes, scope)
+		}
+	}
+	return strings.Join(scopes, " ")
+}
