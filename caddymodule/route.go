@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -113,11 +114,26 @@ type gatedRoute struct {
 }
 
 // routeTable finds the gated route of a request. Most requests are not
-// gated, so the way to "no" is short: paths that are as long as no gated
-// path are never compared.
+// gated, so the way to "no" is short: most paths end as no gated path does,
+// and of the others only those of the right length are compared.
 type routeTable struct {
 	exact    map[int][]*gatedRoute // by length of the path
 	prefixes []*gatedRoute         // longest first
+
+	// endings are how the exact paths end, see ending.
+	endings [256]bool
+}
+
+// ending is a hash of a path's last two bytes, in either case of letters. No
+// way of writing a path changes them, other than to end it with a slash or a
+// dot segment: those have an ending of their own, zero, and so has the path
+// whose letters have cases beyond ASCII.
+func ending(path string) uint8 {
+	last := len(path) - 1
+	if last < 1 || path[last] == '/' || path[last] == '.' || path[last] >= utf8.RuneSelf || path[last-1] >= utf8.RuneSelf {
+		return 0
+	}
+	return max(1, path[last]|0x20^(path[last-1]|0x20)<<3)
 }
 
 // add puts a route into the table and refuses one that repeats another's
@@ -139,6 +155,7 @@ func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
 			t.exact = map[int][]*gatedRoute{}
 		}
 		t.exact[len(route.path)] = append(siblings, route)
+		t.endings[ending(route.path)] = true
 		return nil
 	}
 	t.prefixes = append(t.prefixes, route)
@@ -154,6 +171,9 @@ func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
 // for one application, and below /beacon for another. A route for GET is one
 // for HEAD as well, unless HEAD has its own.
 func (t *routeTable) match(method, urlPath string) *gatedRoute {
+	if end := ending(urlPath); end != 0 && !t.endings[end] && len(t.prefixes) == 0 {
+		return nil
+	}
 	if urlPath == "" { // of a target like http://host, which proxies send on as /
 		urlPath = "/"
 	}
