@@ -1,6 +1,6 @@
 # What a newcomer needs: make run, make test. What CI runs: make lint test.
 
-.PHONY: run build test lint fuzz bench cover
+.PHONY: run build test lint fuzz bench bench-baseline bench-load bench-memory plots cover
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -22,8 +22,24 @@ fuzz:
 		done; \
 	done
 
-bench: ## benchmarks of every step; compare two runs with: go tool -modfile=tools/go.mod benchstat
-	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
+bench: ## benchmarks of every step, compared with those of this machine; docs/performance.md says more
+	./bench/bench.sh
+
+bench-baseline: ## has the latest make bench be what later ones are compared with
+	./bench/bench.sh baseline
+
+# BENCH_ROUNDS (5) and BENCH_SECONDS (3) shorten both; BENCH_USERS is a list of
+# how many users are cached.
+bench-load: ## the binary under load, beside bare Caddy, forward_auth and what else is installed
+	@mkdir -p bench/results
+	go run ./bench/cmd/load -out bench/results/load.json
+
+bench-memory: ## the binary with up to a million users cached
+	@mkdir -p bench/results
+	go run ./bench/cmd/load -memory -out bench/results/memory.json
+
+plots: ## tables and plots of docs/performance.md, from the latest results
+	go run ./bench/cmd/plot
 
 cover: ## statement coverage by package
 	go test -cover ./policy ./token ./session ./profileclient ./profileserver ./caddymodule

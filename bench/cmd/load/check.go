@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/bench/stub"
+)
+
+// somebody is a user who prefers that, out of those who are not under load.
+func somebody(preference string) string {
+	for user := -1; ; user-- {
+		if uid := stub.UID(user); stub.Preference(uid) == preference {
+			return uid
+		}
+	}
+}
+
+// beaconCase is a beacon and whether the application may see it.
+type beaconCase struct {
+	name    string
+	request []byte
+	blocked bool
+}
+
+// checkSessions holds that a gate does what it is there for: nothing is easier
+// to make fast than one that does not look.
+func checkSessions(r *rig, c *contender) error {
+	optedOut, allowed, undecided := somebody("true"), somebody("false"), somebody("null")
+	cookie := func(value string) []byte { return wire("POST", "/metrics", value, stub.Beacon(optedOut), "") }
+	month := time.Now().Add(30 * 24 * time.Hour)
+	return r.holds(c, []beaconCase{
+		{"opted out", beacon(optedOut), true},
+		{"opted out, report of an error", failure(optedOut), true},
+		{"opted out, another method", wire("GET", "/metrics", session(optedOut), "", ""), false},
+		{"allowed", beacon(allowed), false},
+		{"no choice", beacon(undecided), false},
+		{"no session", cookie("a=b"), false},
+		{"no session, signal", cookie("metrics_optout=1"), true},
+		{"forged", cookie("session=" + stub.SessionBy(optedOut, "another secret, of 32 bytes or more", month)), false},
+		{"garbage", cookie("session=abc.def.ghi"), false},
+	})
+}
+
+func checkNames(r *rig, c *contender) error {
+	return r.holds(c, []beaconCase{
+		{"names somebody who opted out", naming(somebody("true")), true},
+		{"names somebody who allowed", naming(somebody("false")), false},
+		{"names somebody without a choice", naming(somebody("null")), false},
+		{"names nobody", wire("POST", "/metrics", "a=b", stub.Beacon("none"), ""), false},
+	})
+}
+
+// checkInjected holds that the page comes with the handshake's script.
+func checkInjected(_ *rig, c *contender) error {
+	connection, err := net.Dial("tcp", c.addr)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	if _, err := connection.Write(page(somebody("null"))); err != nil {
+		return err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && !strings.Contains(string(body), "/.well-known/metrics-gate/handshake.") {
+		err = errors.New("the page has no script")
+	}
+	return err
+}
+
+// holds sends each beacon twice, as a miss and as a hit, and looks whether the
+// application got it.
+func (r *rig) holds(c *contender, cases []beaconCase) error {
+	connection := client{addr: c.addr}
+	defer connection.close()
+	for _, one := range cases {
+		for range 2 {
+			before := r.count(r.upstream)
+			if !connection.send(one.request) {
+				return fmt.Errorf("%s: the beacon has no answer", one.name)
+			}
+			if blocked := r.count(r.upstream) == before; blocked != one.blocked {
+				return fmt.Errorf("%s: blocked is %v, and must be %v", one.name, blocked, one.blocked)
+			}
+		}
+	}
+	return nil
+}
+
+// count is how many requests one of our own servers got.
+func (r *rig) count(addr string) int {
+	response, err := http.Get("http://" + addr + "/count")
+	if err != nil {
+		panic(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	n, err := strconv.Atoi(string(body))
+	if err != nil {
+		panic(err)
+	}
+	return n
+}

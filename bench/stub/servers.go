@@ -1,0 +1,93 @@
+package stub
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Handler is one of the servers: upstream, profile or decide. decide asks the
+// profile server at the address.
+func Handler(role, profile string) http.Handler {
+	switch role {
+	case "upstream":
+		return upstream()
+	case "profile":
+		return profileServer()
+	}
+	return newDecisions(profile)
+}
+
+// page is a sign-in page of about 8 KB.
+var page = "<!doctype html><html lang=en><head><meta charset=utf-8><title>Sign in</title></head><body>" +
+	strings.Repeat("<p>lorem ipsum dolor sit amet, consectetur adipiscing elit</p>\n", 128) + "</body></html>"
+
+// upstream is the application. GET /count says how many beacons it got.
+func upstream() http.Handler {
+	mux := http.NewServeMux()
+	var beacons atomic.Int64
+	reply := func(kind, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/metrics") {
+				beacons.Add(1)
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+			w.Header().Set("Content-Type", kind)
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	mux.HandleFunc("/metrics", reply("application/json", Answer))
+	mux.HandleFunc("/metrics-errors", reply("application/json", Answer))
+	mux.HandleFunc("/signin", reply("text/html; charset=utf-8", page))
+	mux.HandleFunc("/app.js", reply("application/javascript", strings.Repeat("lorem(ipsum);\n", 73)))
+	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, beacons.Load()) })
+	return mux
+}
+
+// profileServer answers for the account that a header names, or else for the
+// subject of the bearer token, which it does not verify: that is not what is
+// measured. GET /count says how often it was asked, POST /delay/5 has its
+// answers take so many ms.
+func profileServer() http.Handler {
+	mux := http.NewServeMux()
+	var lookups, delay atomic.Int64
+	mux.HandleFunc("GET /v1/metrics_optout", func(w http.ResponseWriter, r *http.Request) {
+		lookups.Add(1)
+		if d := delay.Load(); d > 0 {
+			<-time.After(time.Duration(d))
+		}
+		preference := Preference(subject(r))
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("ETag", `"`+preference+`"`)
+		fmt.Fprintf(w, `{"metrics_optout":%s}`, preference)
+	})
+	mux.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, lookups.Load()) })
+	mux.HandleFunc("POST /delay/{ms}", func(_ http.ResponseWriter, r *http.Request) {
+		ms, _ := strconv.Atoi(r.PathValue("ms"))
+		delay.Store(int64(ms) * int64(time.Millisecond))
+	})
+	return mux
+}
+
+func subject(r *http.Request) string {
+	if uid := r.Header.Get("X-User-Id"); uid != "" {
+		return uid
+	}
+	parts := strings.Split(r.Header.Get("Authorization"), ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	raw, _ := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Sub string `json:"sub"`
+	}
+	_ = json.Unmarshal(raw, &claims)
+	return claims.Sub
+}

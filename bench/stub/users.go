@@ -1,0 +1,75 @@
+// Package stub holds what the measurements put around a gate: users with their
+// sessions, the application, the profile server, and the decision service that
+// stands behind forward_auth. All of them are made up, and none is secret.
+package stub
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Secret signs the sessions; every gate knows it.
+const Secret = "bench-secret-0123456789abcdef0123456789abcdef"
+
+// Answer is what the application says to a beacon, and what a gate says in its
+// place.
+const Answer = `{"success":true}`
+
+// UID is the account of the user with the number, in the content server's form.
+func UID(user int) string {
+	sum := sha256.Sum256(strconv.AppendInt([]byte("user"), int64(user), 10))
+	return hex.EncodeToString(sum[:16])
+}
+
+// Preference is what an account prefers: of ten, one has opted out, one has
+// allowed, and eight have made no choice.
+func Preference(uid string) string {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(uid))
+	switch sum.Sum32() % 10 {
+	case 0:
+		return "true"
+	case 1:
+		return "false"
+	}
+	return "null"
+}
+
+// Session is a token that proves the account for a month.
+func Session(uid string) string { return SessionBy(uid, Secret, time.Now().Add(30*24*time.Hour)) }
+
+// SessionBy is a token for the account that is signed with the secret and
+// expires when said.
+func SessionBy(uid, secret string, expires time.Time) string {
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"iss": "https://accounts.example.org", "aud": "content", "sub": uid,
+		"iat": time.Now().Unix(), "exp": expires.Unix(), "jti": uid[:16],
+	}).SignedString([]byte(secret))
+	if err != nil {
+		panic(err) // HMAC takes any key
+	}
+	return signed
+}
+
+// Beacon is 2 KB of telemetry of the kind that the content server gets, and
+// names the account.
+func Beacon(uid string) string {
+	var b strings.Builder
+	b.WriteString(`{"broker":"firefox","duration":84123,"flowBeginTime":1764000000000,"flowId":"` + strings.Repeat("9f", 32) +
+		`","uid":"` + uid + `","screen":{"clientHeight":969,"clientWidth":1848,"devicePixelRatio":1,"height":1080,"width":1920},"events":[`)
+	for i := 0; b.Len() < 2000; i++ {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		n := strconv.Itoa(i)
+		b.WriteString(`{"offset":1` + n + `37,"type":"screen.signin.step-` + n + `"}`)
+	}
+	b.WriteString(`],"utm_source":"none"}`)
+	return b.String()
+}
