@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"time"
 
@@ -22,7 +23,8 @@ names the columns:
   uid         the account
   preference  true (opted out), false (explicitly allowed) or null
   changed     when the choice was made, such as 2026-11-24T12:00:00Z, or its
-              milliseconds since 1970; without it, an import says now
+              milliseconds since 1970; without it, an import takes the time
+              of the file, or now where it reads standard input
   source      user, browser or admin; without it, an import says admin`,
 	}
 	cmd.AddCommand(importCommand(), exportCommand())
@@ -37,20 +39,24 @@ func importCommand() *cobra.Command {
 		Short: "Reads preferences from CSV into a store",
 		Long: `
 Reads preferences from CSV into a store, with bounded memory. Of two choices
-of an account the newer one stays, so it is safe to run again, with the same
-file too. A line that is wrong ends it: what came before is stored, and the
+of an account the newer one stays, so a file can safely be imported again. What
+comes by standard input without times counts as chosen now. A line that is wrong ends it: what came before is stored, and the
 error names the line. Servers may be running, and tell their followers.`,
 		Example: `  caddy metrics-gate preferences import --store /var/lib/metrics-gate/profile.db --file optouts.csv
   zcat optouts.csv.gz | caddy metrics-gate preferences import --store '{env.PROFILE_DSN}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := cmd.InOrStdin()
+			var dated time.Time
 			if file != "-" {
 				opened, err := os.Open(file)
 				if err != nil {
 					return fmt.Errorf("--file: %w", err)
 				}
 				defer func() { _ = opened.Close() }()
+				if about, err := opened.Stat(); err == nil {
+					dated = about.ModTime()
+				}
 				in = opened
 			}
 			opened, err := store.open(cmd.Context())
@@ -60,7 +66,7 @@ error names the line. Servers may be running, and tell their followers.`,
 			defer opened.Close()
 
 			progress := newProgress(cmd.ErrOrStderr())
-			done, err := opened.Import(cmd.Context(), profileserver.ReadCSV(in), progress.show)
+			done, err := opened.Import(cmd.Context(), since(dated, profileserver.ReadCSV(in)), progress.show)
 			progress.print(done)
 			if err != nil {
 				return fmt.Errorf("%w (rows stored before that: %d; once it is mended, import the whole file again, which is safe)", err, done.Read)
@@ -71,6 +77,21 @@ error names the line. Servers may be running, and tell their followers.`,
 	store.flag(cmd)
 	cmd.Flags().StringVar(&file, "file", "-", "the CSV file; - is standard input")
 	return cmd
+}
+
+// since gives rows without a time that of their file: it was true then, and who
+// chose later must not lose that when the file is imported once more.
+func since(dated time.Time, rows iter.Seq2[profileserver.Row, error]) iter.Seq2[profileserver.Row, error] {
+	return func(yield func(profileserver.Row, error) bool) {
+		for row, err := range rows {
+			if row.Changed.IsZero() {
+				row.Changed = dated
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
 }
 
 // progressPause is how often an import says how far it is.

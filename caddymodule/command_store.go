@@ -21,7 +21,7 @@ type storeName string
 // flag adds --store to a command.
 func (s *storeName) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar((*string)(s), "store", "",
-		"the preference store: a SQLite file, a postgres:// URL, or a placeholder such as {env.PROFILE_DSN} that holds one of them")
+		"the preference store: a SQLite file, a PostgreSQL connection string (postgres://…), or a placeholder such as {env.PROFILE_DSN} that holds one of them")
 	_ = cmd.MarkFlagRequired("store")
 }
 
@@ -32,7 +32,11 @@ func (s storeName) resolve() (name string, postgres bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("--store: %w", err)
 	}
-	return name, strings.HasPrefix(name, "postgres://") || strings.HasPrefix(name, "postgresql://"), nil
+	postgres = profileserver.IsPostgres(name)
+	if !postgres && strings.Contains(name, "://") { // whose password is not repeated
+		return "", false, errors.New("--store: this is neither a path nor a PostgreSQL URL; write postgres://user:password@host:5432/database")
+	}
+	return name, postgres, nil
 }
 
 // open opens a store that exists already: a name with a typing mistake must

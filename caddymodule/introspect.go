@@ -40,6 +40,11 @@ type Introspect struct {
 	// must be there. Only for rfc7662. Default: any, with a warning at start.
 	Audience []string `json:"audience,omitempty"`
 
+	// Client lists the accepted values of client_id in the answer: those to
+	// whose tokens this site listens. Default: any, with a warning at start
+	// where it is a session.
+	Client []string `json:"client,omitempty"`
+
 	// Timeout is how long a request that meets a new token can wait for the
 	// answer. Default: 300ms.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
@@ -84,6 +89,8 @@ func (i *Introspect) introspectionConfig(repl *caddy.Replacer) (token.Introspect
 	problems = append(problems, at(err, "issuer"))
 	config.Audiences, err = resolveAll(repl, i.Audience)
 	problems = append(problems, at(err, "audience"))
+	config.ClientIDs, err = resolveAll(repl, i.Client)
+	problems = append(problems, at(err, "client"))
 	return config, errors.Join(problems...)
 }
 
@@ -106,6 +113,7 @@ func (i *Introspect) parse(d *caddyfile.Dispenser, where string, more options) e
 		}},
 		"issuer":   list("<iss>", &i.Issuer),
 		"audience": list("<aud>", &i.Audience),
+		"client":   list("<id>", &i.Client),
 		"timeout":  duration(time.Millisecond, func(timeout caddy.Duration) { i.Timeout = timeout }),
 		"max_age":  duration(time.Millisecond, func(age caddy.Duration) { i.MaxAge = age }),
 	}

@@ -269,12 +269,14 @@ func acquireVerifier(held *leases, config token.Config) (*token.Verifier, error)
 // ServeHTTP answers the profile server's own addresses and passes on the
 // rest, of which the profile gets the preference as a member.
 func (p *ProfileServer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !p.server.Owns(r) {
-		return p.server.Merge(w, r, next.ServeHTTP)
-	}
-	if strings.HasPrefix(r.URL.Path, "/v1/account/") {
-		// The address names the account, and no log may.
+	owned := p.server.Owns(r)
+	if owned || strings.HasPrefix(r.URL.Path, "/v1/account/") {
+		// This stays out of the access log: the address can name the account,
+		// and the size of an answer its preference.
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
+	if !owned {
+		return p.server.Merge(w, r, next.ServeHTTP)
 	}
 	p.server.ServeHTTP(w, r)
 	return nil

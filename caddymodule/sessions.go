@@ -291,6 +291,10 @@ func (s *Session) warn(logger *zap.Logger, where string) {
 		s.JWT.warn(logger, where)
 	case s.Introspect != nil:
 		s.Introspect.warn(logger, where)
+		if len(s.Introspect.Client) == 0 {
+			logger.Warn("no client is set: a token that any client was given proves its user here, and may choose for them on the preference page; write client <id>",
+				zap.String("where", where))
+		}
 	}
 }
 

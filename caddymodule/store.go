@@ -47,11 +47,14 @@ func (s *Store) open(repl *caddy.Replacer, held *leases) (profileserver.Store, e
 	if err != nil {
 		return nil, at(err, "store "+word)
 	}
+	if word == "sqlite" && (profileserver.IsPostgres(target) || strings.Contains(target, "://")) {
+		return nil, at(errors.New("this is no path of a file; write store postgres <dsn> for a database"), "store sqlite")
+	}
 	store, err := preferenceStores.acquire(held, []string{word, target}, func() (profileserver.Store, error) {
 		if word == "postgres" {
 			return profileserver.OpenPostgres(target, logStoreHealth)
 		}
-		return profileserver.OpenSQLite(target)
+		return profileserver.OpenSQLite(target, logStoreHealth)
 	})
 	return store, at(err, "store "+word)
 }
@@ -61,7 +64,7 @@ func (s *Store) open(repl *caddy.Replacer, held *leases) (profileserver.Store, e
 func logStoreHealth(err error) {
 	logger := caddy.Log().Named("http.handlers.profile_server")
 	if err != nil {
-		logger.Warn("the preference store is away: until it is back requests are answered with 503, and changes are not told", zap.Error(err))
+		logger.Warn("trouble with the preference store: while it does not answer, requests get 503 and changes are not told", zap.Error(err))
 		return
 	}
 	logger.Info("the preference store is there")

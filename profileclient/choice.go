@@ -116,6 +116,15 @@ func origin(h http.Header) (source string, changed time.Time) {
 	default:
 		return "", time.Time{}
 	}
-	changed, _ = http.ParseTime(h.Get("Last-Modified"))
+	if changed = exactly(h); changed.IsZero() {
+		changed, _ = http.ParseTime(h.Get("Last-Modified"))
+	}
 	return source, changed
+}
+
+// exactly reads when a preference changed, to the millisecond, where the server
+// says it.
+func exactly(h http.Header) time.Time {
+	changed, _ := time.Parse(time.RFC3339, h.Get("Metrics-Optout-Changed"))
+	return changed
 }

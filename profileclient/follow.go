@@ -26,8 +26,12 @@ const (
 	// dead: three of the server's heartbeats.
 	silence = 45 * time.Second
 
-	// refusedPause is how rarely a server is asked again that has no feed, or
-	// none for this credential.
+	// steady is how long a connection has to last for the next one to be tried
+	// at once.
+	steady = 5 * time.Second
+
+	// refusedPause is how rarely a server is asked again that never had a feed,
+	// or none for this credential. One that had, is being configured.
 	refusedPause = 5 * time.Minute
 
 	// maxEvent bounds one event. A change takes a few hundred bytes, six
@@ -67,6 +71,7 @@ type feed struct {
 
 	// What follows belongs to the goroutine that follows.
 
+	known  bool    // there was a connection once
 	cursor int64   // the id of the last event, or -1
 	lost   instant // of the last byte on the connection before this one
 }
@@ -123,12 +128,13 @@ func (c *Client) follow() {
 			return
 		}
 		// A connection that breaks again and again must not make everything
-		// due every second.
-		if outcome == FeedConnected && time.Since(began) > pause.MaxInterval {
+		// due every second; a server that is reloaded some times in a row
+		// must not be left for half a minute.
+		if outcome == FeedConnected && time.Since(began) > steady {
 			pause.Reset()
 		}
 		wait = pause.NextBackOff()
-		if outcome == FeedRefused {
+		if c.feed.refused.Load() {
 			wait = refusedPause + rand.N(refusedPause/5) //nolint:gosec // it only spreads load
 		}
 		// A server that restarts is no news.
@@ -161,13 +167,14 @@ func (c *Client) listen() (FeedOutcome, error) {
 
 	response, outcome, err := c.connect(ctx)
 	if c.closing.Err() == nil {
-		c.feed.refused.Store(outcome == FeedRefused)
+		c.feed.refused.Store(outcome == FeedRefused && !c.feed.known)
 		c.observer.FeedConnect(outcome)
 	}
 	if err != nil {
 		return outcome, err
 	}
 	defer func() { _ = response.Body.Close() }()
+	c.feed.known = true
 
 	body := hearing{response.Body, func() {
 		idle.Reset(silence)

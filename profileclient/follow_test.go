@@ -27,6 +27,7 @@ type teller struct {
 
 	feed    sync.Mutex           // guards what follows
 	changed map[string]time.Time // Last-Modified of answers, by uid
+	exact   map[string]time.Time // Metrics-Optout-Changed of answers, by uid
 	// status and kind are what a follower is answered with, if not with a
 	// stream; away says that it gets no connection, hang no answer.
 	status     int
@@ -61,6 +62,10 @@ func (t *teller) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer t.feed.Unlock()
 	if changed, known := t.changed[subject]; known && err == nil {
 		response.Header.Set("Last-Modified", changed.UTC().Format(http.TimeFormat))
+		response.Header.Set("Metrics-Optout-Source", "user")
+	}
+	if exact, known := t.exact[subject]; known && err == nil {
+		response.Header.Set("Metrics-Optout-Changed", exact.UTC().Format("2006-01-02T15:04:05.000Z"))
 		response.Header.Set("Metrics-Optout-Source", "user")
 	}
 	return response, err
@@ -168,7 +173,7 @@ type following struct {
 func unfollowed(t *testing.T, configure func(*profileclient.Config), test func(t *testing.T, f following)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		teller := &teller{changed: map[string]time.Time{}}
+		teller := &teller{changed: map[string]time.Time{}, exact: map[string]time.Time{}}
 		b := newBench(t, func(config *profileclient.Config) {
 			teller.memory = config.Transport.(*memory)
 			config.URL = "http://profile.test/v1"
@@ -800,6 +805,37 @@ func TestFeedOverHTTP(t *testing.T) {
 			tell <- told(41, "ann", "true", 0)
 			<-changes
 			expect(t, "after", lookup(), policy.OptedOut)
+		})
+	}
+}
+
+// TestOrderWithinASecond has a server that says to the millisecond when a
+// preference changed: what was learnt or chosen here is not undone by an event
+// from before, told late.
+func TestOrderWithinASecond(t *testing.T) {
+	t.Parallel()
+	exact := func(f following, second float64) {
+		f.teller.answer(func(t *teller) { t.exact["ann"] = noon.Add(time.Duration(second * float64(time.Second))) })
+	}
+	for name, know := range map[string]func(t *testing.T, f following){
+		"learnt": func(_ *testing.T, f following) { f.teller.hold("true", "ann") },
+		"chosen": func(t *testing.T, f following) {
+			if err := f.Choose(t.Context(), profileclient.Account{UID: "ann"}, policy.OptedOut, ""); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			connected(t, nil, func(t *testing.T, f following) {
+				exact(f, 10.7)
+				know(t, f)
+				expect(t, name, f.lookup("ann"), policy.OptedOut)
+				f.teller.tell(told(41, "ann", "false", 10.2))
+				expect(t, "an event from before", f.lookup("ann"), policy.OptedOut)
+				f.teller.tell(told(42, "ann", "false", 10.701))
+				expect(t, "a later one", f.lookup("ann"), policy.Allowed)
+			})
 		})
 	}
 }

@@ -170,12 +170,13 @@ func (c *Client) post(ctx context.Context, a Account, aim purpose, preference po
 	if status := response.StatusCode; status != http.StatusOK && status != http.StatusNoContent {
 		return status, nil
 	}
+	changed := exactly(response.Header)
 	c.change(a.UID, func(e *entry, now instant) {
 		// Of two writes at once nobody here knows which the server took last.
 		if e.changed <= began {
 			version := e.version // the new one is greater
 			*e = c.chosen(preference, now)
-			e.version = version
+			e.version = max(version, changed.UnixMilli())
 		}
 		e.changed = now
 	})

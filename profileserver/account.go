@@ -14,6 +14,12 @@ func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure 
 	if refused := s.mayOperate(r, writeScope, time.Now()); refused != nil {
 		return refused
 	}
+	// A uid may hold any slash that is escaped; one that is not begins another
+	// address, and it would be bad to say that an account is gone because of
+	// a slash too many.
+	if strings.Contains(strings.TrimPrefix(r.URL.EscapedPath(), accountPath), "/") {
+		return notFound
+	}
 	uid := strings.TrimPrefix(r.URL.Path, accountPath) // unescaped, once
 	if !token.IsUID(uid) {
 		return badAccount

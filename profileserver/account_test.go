@@ -118,3 +118,14 @@ func TestOperatorsWrite(t *testing.T) {
 		}
 	}
 }
+
+// TestASlashTooManyDeletesNobody: an operator who mistypes must not be told
+// that the account is gone.
+func TestASlashTooManyDeletesNobody(t *testing.T) {
+	t.Parallel()
+	server := start(t, database(t), func(c *Config) { c.OperatorClients = []string{"operator"} })
+	for _, path := range []string{accountPath + "x/", accountPath + "x/y", accountPath + "/x"} {
+		server.send(t, request{method: "DELETE", path: path, token: mint(t, "operator", "op", writeScope, "")}).want(t, 404, body404)
+	}
+	server.send(t, request{method: "DELETE", path: accountPath + "x%2Fy", token: mint(t, "operator", "op", writeScope, "")}).want(t, 200, `{}`)
+}

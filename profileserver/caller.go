@@ -67,8 +67,9 @@ func (s *Server) mayOperate(r *http.Request, scope string, now time.Time) *failu
 }
 
 // mayFollow returns nil if the request's token may follow the changes of all
-// accounts: an operator's may with the scope that reads, a gate's with a scope
-// of its own.
+// accounts: an operator's may with the scope that reads; a gate's with a scope
+// of its own, and only where it is the client itself that asks. A trusted
+// client's users can be granted many a scope, and none may follow the others.
 func (s *Server) mayFollow(r *http.Request, now time.Time) *failure {
 	claims, refused := s.claims(r, now)
 	switch {
@@ -76,10 +77,20 @@ func (s *Server) mayFollow(r *http.Request, now time.Time) *failure {
 		return refused
 	case !s.isTrusted(claims):
 		return untrustedClient
-	case grants(claims, changesScope), s.isOperator(claims) && grants(claims, readScope):
+	case s.isOperator(claims) && (grants(claims, readScope) || grants(claims, changesScope)):
+		return nil
+	case isOwn(claims) && grants(claims, changesScope):
 		return nil
 	}
 	return insufficientScope
+}
+
+// isOwn reports whether the token speaks for the client itself, and for no user
+// of it: RFC 9068, section 2.2, has the client for its subject then.
+func isOwn(claims *token.Claims) bool {
+	client, _ := claims.String("client_id")
+	subject, _ := claims.String("sub")
+	return client != "" && subject == client
 }
 
 // claims returns what the request's bearer token says, if it holds.

@@ -80,15 +80,16 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	for {
 		wait, cancel := context.WithTimeout(ctx, silence)
 		text, err := follower.next(wait)
+		silent := wait.Err() != nil // or it is the store that took too long
 		cancel()
 		switch {
 		case ctx.Err() != nil, errors.Is(err, errFeedAway), errors.Is(err, errTooSlow):
 			return
-		case errors.Is(err, context.DeadlineExceeded):
-			text = []byte(":\n\n")
-		case err != nil:
+		case err != nil && !silent:
 			s.failed(r, err)
 			return
+		case err != nil:
+			text = []byte(":\n\n")
 		}
 		if send(w, text) != nil {
 			return

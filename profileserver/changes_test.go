@@ -510,3 +510,26 @@ func TestStoreThatFailsEndsStreams(t *testing.T) {
 	stream.want(t, "retry: 1000\nid: 0\n\n")
 	stream.wantEnd(t)
 }
+
+// TestAStoreThatTakesTooLongIsNoSilence: who is behind must not be told that
+// nothing changed, while it cannot be read what did.
+func TestAStoreThatTakesTooLongIsNoSilence(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFeed(func(context.Context, int64, int) ([]update, error) {
+			return nil, fmt.Errorf("PostgreSQL: %w", context.DeadlineExceeded)
+		})
+		f.begin(10)
+		behind, err := f.follow(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var failures int
+		s := New(Config{Observer: Observer{StoreFailure: func() { failures++ }}})
+		w := httptest.NewRecorder()
+		s.stream(t.Context(), w, httptest.NewRequest("GET", changesPath, nil), behind)
+		if want := "retry: 1000\nid: 1\n\n"; failures != 1 || w.Body.String() != want {
+			t.Errorf("%d failures, %q", failures, w.Body)
+		}
+	})
+}

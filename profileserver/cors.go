@@ -19,7 +19,7 @@ func (s *Server) allowOrigin(h http.Header, r *http.Request) (allowed bool) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Expose-Headers", "ETag, Last-Modified, "+sourceHeader+", WWW-Authenticate")
+	h.Set("Access-Control-Expose-Headers", "ETag, Last-Modified, "+sourceHeader+", "+changedHeader+", WWW-Authenticate")
 	return true
 }
 

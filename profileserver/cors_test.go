@@ -23,7 +23,7 @@ func crossOrigin(h http.Header) map[string]string {
 
 func TestOtherOrigins(t *testing.T) {
 	t.Parallel()
-	const page, exposed = "https://app.example.org", "ETag, Last-Modified, Metrics-Optout-Source, WWW-Authenticate"
+	const page, exposed = "https://app.example.org", "ETag, Last-Modified, Metrics-Optout-Source, Metrics-Optout-Changed, WWW-Authenticate"
 	some := start(t, database(t), standalone, operators, takesEvents(t), func(c *Config) { c.Origins = []string{page, "http://localhost:3000"} })
 	all := start(t, database(t), standalone, func(c *Config) { c.Origins = []string{"*"} })
 	none := start(t, database(t), standalone)

@@ -21,6 +21,10 @@ const timeForm = "2006-01-02T15:04:05.000Z"
 // lastTime is the last millisecond that timeForm can tell.
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
 
+// fewestMilliseconds is in March 1973, before anybody could choose. As seconds,
+// it is in the year 5138.
+const fewestMilliseconds = 100_000_000_000
+
 // A column is read from a value of the file, and written to it.
 type column struct {
 	name  string
@@ -61,12 +65,15 @@ func readChanged(row *Row, value string) (err error) {
 		return nil
 	}
 	if ms, notNumber := strconv.ParseInt(value, 10, 64); notNumber == nil {
+		if ms > 0 && ms < fewestMilliseconds {
+			return errors.New("this reads as seconds since 1970; write the milliseconds, or a time such as 2026-11-24T12:00:00Z")
+		}
 		row.Changed = time.UnixMilli(ms).UTC()
 	} else {
 		row.Changed, err = time.Parse(time.RFC3339, value)
 	}
 	if err != nil || row.Changed.UnixMilli() < 0 || row.Changed.After(lastTime) {
-		return errors.New("write a time since 1970 such as 2026-11-24T12:00:00Z, or its milliseconds since 1970, or nothing for now")
+		return errors.New("write a time since 1970 such as 2026-11-24T12:00:00Z, or its milliseconds since 1970, or nothing where it is not known")
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func readEvents(claims *token.Claims) (securityEvent, bool) {
 	id, _ := claims.String("jti")
 	value, _ := claims.Value("events")
 	events, _ := value.(map[string]any)
-	if id == "" || len(events) == 0 {
+	if id == "" || len(events) == 0 || claims.Issued.IsZero() { // RFC 8417, section 2.2
 		return securityEvent{}, false
 	}
 	e := securityEvent{id: id, made: claims.Issued, wishes: map[string]wish{}}
@@ -181,7 +181,7 @@ func (s *Server) apply(ctx context.Context, e securityEvent) (came result, err e
 			preference = policy.OptedOut
 		}
 		value = preference.String()
-		came, err = s.store.set(ctx, e.uid, change{preference: preference, source: fromUser, made: e.made, event: e.id})
+		_, came, err = s.store.set(ctx, e.uid, change{preference: preference, source: fromUser, made: e.made, event: e.id})
 	}
 	if err == nil && came == setChanged {
 		s.observer.Change(value, fromUser)

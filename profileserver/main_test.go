@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 func inStore(path string, task func(Store) (int, error)) (int, error) {
-	store, err := OpenSQLite(path)
+	store, err := OpenSQLite(path, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -53,7 +53,7 @@ func fillDisk(store Store) (written int, err error) {
 	next := 0
 	write := func() error {
 		next++
-		_, err := store.set(ctx, fmt.Sprint(next), change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := store.set(ctx, fmt.Sprint(next), change{preference: policy.OptedOut, source: fromUser})
 		if err == nil {
 			written++
 		}
@@ -97,7 +97,7 @@ func contend(store Store) (won int, err error) {
 		if before.preference == policy.OptedOut {
 			to = policy.Allowed
 		}
-		came, err := store.set(ctx, "contended", change{preference: to, source: fromUser, holds: func(tag string) bool {
+		_, came, err := store.set(ctx, "contended", change{preference: to, source: fromUser, holds: func(tag string) bool {
 			return tag == before.etag()
 		}})
 		if err != nil {

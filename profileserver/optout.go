@@ -18,6 +18,9 @@ const field = "metrics_optout"
 // sourceHeader says where the choice came from: user, browser or admin.
 const sourceHeader = "Metrics-Optout-Source"
 
+// changedHeader says when the preference last changed, to the millisecond.
+const changedHeader = "Metrics-Optout-Changed"
+
 // maxBody is far more than {"metrics_optout":false} needs, however it is
 // indented.
 const maxBody = 4 << 10
@@ -57,6 +60,7 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.P
 		// alone: two changes may share the second that a date tells.
 		w.Header().Set("Last-Modified", time.UnixMilli(held.changed).UTC().Format(http.TimeFormat))
 		w.Header().Set(sourceHeader, held.source)
+		tellChanged(w.Header(), held)
 	}
 	body := show(held.preference)
 	switch {
@@ -81,7 +85,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 	if refused != nil {
 		return refused
 	}
-	came, err := s.store.set(r.Context(), who.uid, change{preference: preference, source: who.source, holds: func(tag string) bool {
+	held, came, err := s.store.set(r.Context(), who.uid, change{preference: preference, source: who.source, holds: func(tag string) bool {
 		return ifMatch(r.Header, tag) && ifNoneMatch(r.Header, tag)
 	}})
 	switch {
@@ -92,8 +96,17 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 	case came == setChanged:
 		s.observer.Change(preference.String(), who.source)
 	}
+	tellChanged(w.Header(), held)
 	writeJSON(w, http.StatusOK, []byte(`{}`))
 	return nil
+}
+
+// tellChanged says when the preference last changed, to the millisecond: a gate
+// compares it with what the feed of changes tells.
+func tellChanged(h http.Header, held record) {
+	if held.source != "" {
+		h.Set(changedHeader, time.UnixMilli(held.changed).UTC().Format(timeForm))
+	}
 }
 
 // readBody reads {"metrics_optout":null|false|true} and nothing else.

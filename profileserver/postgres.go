@@ -52,6 +52,9 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	if health == nil {
+		health = func(error) {}
+	}
 	p := &Postgres{health: health, writing: make(turn, 1), stop: stop}
 	p.feed = newFeed(p.changes)
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -59,7 +62,7 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 		return nil, fmt.Errorf("PostgreSQL: %w", err)
 	}
 	p.owned.Go(func() { p.listen(ctx) })
-	p.owned.Go(func() { keepTidy(ctx, p.tidy) })
+	p.owned.Go(func() { keepTidy(ctx, p.tidy, health) })
 	return p, nil
 }
 
@@ -209,18 +212,13 @@ func (p *Postgres) listen(ctx context.Context) {
 	pause := backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
 	}
-	report := func(err error) {
-		if p.health != nil {
-			p.health(err)
-		}
-	}
 	failing := false
 	for {
 		err := p.hearAll(ctx, func() {
 			pause.Reset()
 			if failing {
 				failing = false
-				report(nil)
+				p.health(nil)
 			}
 		})
 		p.feed.interrupt()
@@ -229,7 +227,7 @@ func (p *Postgres) listen(ctx context.Context) {
 		}
 		if !failing {
 			failing = true
-			report(discreet(err))
+			p.health(discreet(err))
 		}
 		select {
 		case <-time.After(pause.NextBackOff()):
@@ -326,25 +324,26 @@ type moment struct {
 // find reads what is held of an account. The time is the database's, so that
 // it is one for all instances.
 const find = `
-	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deletions, 0), preference, changed, source
-	FROM metrics_gate.feed LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.forgotten ON class = $2`
+	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deleted.at, 0), preference, changed, said, source
+	FROM metrics_gate.feed LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = $2`
 
 // key is what find is asked with.
-func key(uid string) []any { return []any{[]byte(uid), class(uid)} }
+func key(uid string) []any { return []any{[]byte(uid), hash(uid)} }
 
 // found reads what find finds.
 func found(row pgx.Row) (held record, at moment, err error) {
 	var (
 		optedOut *bool
 		changed  *int64
+		said     *int64
 		source   *string
 	)
-	if err := row.Scan(&at.head, &at.now, &held.deletions, &optedOut, &changed, &source); err != nil {
+	if err := row.Scan(&at.head, &at.now, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
 		return record{}, moment{}, err
 	}
 	held.preference = preferenceOf(optedOut)
 	if changed != nil {
-		held.changed, held.source, held.deletions = *changed, *source, 0
+		held = record{held.preference, *changed, *source, *said, 0}
 	}
 	return held, at, nil
 }
@@ -399,7 +398,7 @@ func sees(ctx context.Context, tx pgx.Tx, event string, at moment) (bool, error)
 		return true, nil
 	}
 	done, err := tx.Exec(ctx, `INSERT INTO metrics_gate.event (jti_hash, seen) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
-		eventHash(event), at.now)
+		hash(event), at.now)
 	return done.RowsAffected() > 0, err
 }
 
@@ -415,25 +414,24 @@ func finish(ctx context.Context, tx pgx.Tx, statements *pgx.Batch, n notice) err
 }
 
 // set records a change. To set what is set already changes nothing.
-func (p *Postgres) set(ctx context.Context, uid string, c change) (came result, err error) {
+func (p *Postgres) set(ctx context.Context, uid string, c change) (after record, came result, err error) {
 	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, before record, at moment) error {
 		if fresh, err := sees(ctx, tx, c.event, at); err != nil || !fresh {
 			return err
 		}
-		var after record
 		if after, came = c.decide(before, at.now); came != setChanged {
-			if after.changed != before.changed {
-				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET changed = $2 WHERE uid = $1`, []byte(uid), after.changed)
+			if after.said != before.said {
+				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET said = $2 WHERE uid = $1`, []byte(uid), after.said)
 				return err
 			}
 			return nil
 		}
 		statements := &pgx.Batch{}
 		statements.Queue(`
-			INSERT INTO metrics_gate.preference (uid, preference, changed, source, seq) VALUES ($1, $2, $3, $4, $5)
+			INSERT INTO metrics_gate.preference (uid, preference, changed, said, source, seq) VALUES ($1, $2, $3, $4, $5, $6)
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, source = excluded.source, seq = excluded.seq`,
-			[]byte(uid), optedOut(after.preference), after.changed, after.source, at.head+1)
+				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
+			[]byte(uid), optedOut(after.preference), after.changed, after.said, after.source, at.head+1)
 		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
 		if after.preference == policy.OptedOut {
 			statements.Queue(`
@@ -447,7 +445,7 @@ func (p *Postgres) set(ctx context.Context, uid string, c change) (came result, 
 		}
 		return finish(ctx, tx, statements, noticeOf(after.update(at.head+1, uid)))
 	})
-	return came, err
+	return after, came, err
 }
 
 // remove forgets an account.
@@ -459,8 +457,8 @@ func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, 
 		statements := &pgx.Batch{}
 		statements.Queue(`DELETE FROM metrics_gate.counted WHERE uid = $1`, []byte(uid))
 		statements.Queue(`
-			INSERT INTO metrics_gate.forgotten AS f (class, deletions) VALUES ($1, 1)
-			ON CONFLICT (class) DO UPDATE SET deletions = f.deletions + 1`, class(uid))
+			INSERT INTO metrics_gate.deleted AS d (uid_hash, at) VALUES ($1, $2)
+			ON CONFLICT (uid_hash) DO UPDATE SET at = greatest(d.at + 1, excluded.at)`, hash(uid), at.now)
 		if held.source == "" { // there is no row
 			return tx.SendBatch(ctx, statements).Close()
 		}
@@ -514,7 +512,11 @@ func (p *Postgres) tidy(ctx context.Context) error {
 		if _, err := p.pool.Exec(ctx, `DELETE FROM metrics_gate.counted WHERE day < $1`, day(now)); err != nil {
 			return err
 		}
-		_, err = p.pool.Exec(ctx, `DELETE FROM metrics_gate.event WHERE seen < $1`, now.Add(-eventLife).UnixMilli())
+		oldest := now.Add(-rememberedFor).UnixMilli()
+		if _, err := p.pool.Exec(ctx, `DELETE FROM metrics_gate.deleted WHERE at < $1`, oldest); err != nil {
+			return err
+		}
+		_, err = p.pool.Exec(ctx, `DELETE FROM metrics_gate.event WHERE seen < $1`, oldest)
 		return err
 	})
 }
@@ -550,13 +552,14 @@ func (p *Postgres) store(ctx context.Context, batch []Row) (changed int64, err e
 	}
 	err = p.write(ctx, "", func(ctx context.Context, tx pgx.Tx, _ record, at moment) error {
 		done, err := tx.Exec(ctx, `
-			INSERT INTO metrics_gate.preference AS p (uid, preference, changed, source, seq)
-			SELECT uid, preference, least(changed, $5), source, $6 + n
+			INSERT INTO metrics_gate.preference AS p (uid, preference, changed, said, source, seq)
+			SELECT uid, preference, least(changed, $5), least(changed, $5), source, $6 + n
 			FROM unnest($1::bytea[], $2::boolean[], $3::bigint[], $4::text[]) WITH ORDINALITY
 				AS row (uid, preference, changed, source, n)
+			WHERE NOT EXISTS (SELECT FROM metrics_gate.deleted WHERE uid_hash = sha256(uid) AND at >= least(changed, $5))
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, source = excluded.source, seq = excluded.seq
-			WHERE p.changed < excluded.changed`,
+				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq
+			WHERE p.said < excluded.said`,
 			uids, preferences, times, sources, at.now, at.head)
 		if changed = done.RowsAffected(); err != nil || changed == 0 {
 			return err

@@ -34,7 +34,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		all.Go(func() {
 			for n := next.Add(1); n <= writes; n = next.Add(1) {
 				uid := fmt.Sprint(n)
-				came, err := store.set(t.Context(), uid, change{preference: policy.OptedOut, source: fromUser})
+				_, came, err := store.set(t.Context(), uid, change{preference: policy.OptedOut, source: fromUser})
 				switch {
 				case err != nil:
 					lost.Store(uid, true)
@@ -68,7 +68,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		t.Errorf("%d were answered and %d failed", kept, failed)
 	}
 	until(t, "it takes writes again", func() bool {
-		_, err := instances[1].set(t.Context(), "after", change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := instances[1].set(t.Context(), "after", change{preference: policy.OptedOut, source: fromUser})
 		return err == nil
 	})
 }
@@ -121,7 +121,7 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 	health.expect(t, true)
 	for what, ask := range map[string]func() error{
 		"get":    func() error { _, err := store.get(t.Context(), "a"); return err },
-		"set":    func() error { _, err := store.set(t.Context(), "a", change{preference: policy.Allowed}); return err },
+		"set":    func() error { _, _, err := store.set(t.Context(), "a", change{preference: policy.Allowed}); return err },
 		"remove": func() error { _, err := store.remove(t.Context(), "a", ""); return err },
 		"ping":   func() error { return store.ping(t.Context()) },
 		"daily":  func() error { _, err := store.Daily(t.Context(), time.Now(), time.Now()); return err },
@@ -163,7 +163,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 		SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid();
 		UPDATE feed SET head = 2;
-		INSERT INTO preference VALUES ('unheard', true, 1, 'user', 2);
+		INSERT INTO preference (uid, preference, changed, said, source, seq) VALUES ('unheard', true, 1, 1, 'user', 2);
 		COMMIT`)
 	var last int64
 	for err == nil {
@@ -178,7 +178,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 		return err == nil
 	})
 	until(t, "no connection is left that is none", func() bool {
-		_, err := store.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := store.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser})
 		return err == nil
 	})
 	if told := strings.Join(readIDs(t, f, 3), ", "); told != "1, change 2, change 3" {
@@ -271,7 +271,7 @@ func TestASilentServerIsNotWaitedFor(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			if _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut}); err == nil {
+			if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut}); err == nil {
 				t.Error("set")
 			}
 		})
@@ -288,7 +288,7 @@ func TestErrorsOfTheDatabaseNameNobody(t *testing.T) {
 	p := postgresPlace(t)
 	store := p.open(t, 0)
 	p.execute(t, `ALTER TABLE preference ADD CHECK (length(uid) < 3)`)
-	_, err := store.set(t.Context(), "somebody", change{preference: policy.OptedOut, source: fromUser})
+	_, _, err := store.set(t.Context(), "somebody", change{preference: policy.OptedOut, source: fromUser})
 	said := (*pgconn.PgError)(nil)
 	if !errors.As(err, &said) {
 		t.Fatal(err)

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -39,9 +37,10 @@ func (s *Server) profile(w http.ResponseWriter, r *http.Request) *failure {
 // or because nobody could be asked about the token, there is no profile
 // either.
 //
-// An answer that cannot be given the member passes as it is, and the log says
-// why: one with another status is an error, and readers see that; the others
-// are no JSON object, too large to be held, or encoded although nobody asked.
+// An answer of another status, or that is no JSON object, passes as it is: no
+// reader takes it for a profile. One that may be, and cannot be given the
+// member because it is encoded although nobody asked, or too large to be held,
+// is answered with 503, and the log says why.
 func (s *Server) Merge(w http.ResponseWriter, r *http.Request, next func(http.ResponseWriter, *http.Request) error) error {
 	if r.URL.Path != profilePath || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return next(w, r)
@@ -64,13 +63,21 @@ func (s *Server) Merge(w http.ResponseWriter, r *http.Request, next func(http.Re
 		refused.write(w)
 		return nil
 	}
-	reply := &withheld{ResponseWriter: w, log: s.log}
-	if err := next(reply, unconditional(r)); err != nil || !reply.holding {
+	reply := &withheld{ResponseWriter: w}
+	if err := next(reply, unconditional(r)); err != nil || reply.state == passing {
 		return err
+	}
+	if reply.state == unusable {
+		s.log.Warn("the profile of the server behind was answered with 503, since nothing can be added to it: it is encoded, although identity was asked for, or longer than 1 MiB")
+		disown(w.Header())
+		s.setHeaders(w.Header(), r)
+		storeAway.write(w)
+		return nil
 	}
 	merged, ok := withMember(reply.body.Bytes(), preference)
 	if !ok {
-		_ = reply.release("its body is no JSON object") // as for any body, nobody is left to tell
+		w.WriteHeader(http.StatusOK)
+		_, _ = reply.body.WriteTo(w) // whoever asked is gone: nobody is left to tell
 		return nil
 	}
 	if refused := serve(w, r, merged); refused != nil {
@@ -97,11 +104,9 @@ func unconditional(r *http.Request) *http.Request {
 // cannot tell both parts.
 func serve(w http.ResponseWriter, r *http.Request, profile []byte) *failure {
 	h := w.Header()
-	for _, name := range []string{
-		"Content-Length", "Last-Modified", "ETag", "Accept-Ranges", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest",
-	} {
-		h.Del(name)
-	}
+	contentType := h.Get("Content-Type")
+	disown(h)
+	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", noStore)
 	sum := sha256.Sum256(profile)
 	tag := fmt.Sprintf(`"%x"`, sum[:16])
@@ -118,6 +123,16 @@ func serve(w http.ResponseWriter, r *http.Request, profile []byte) *failure {
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(profile) // whoever asked is gone: nobody is left to tell
 	return nil
+}
+
+// disown takes out what headers say of an answer that is not given.
+func disown(h http.Header) {
+	for _, name := range []string{
+		"Content-Type", "Content-Encoding", "Content-Length", "Last-Modified", "ETag", "Accept-Ranges",
+		"Content-MD5", "Digest", "Content-Digest", "Repr-Digest",
+	} {
+		h.Del(name)
+	}
 }
 
 // withMember returns the JSON object with the preference as its last member,
@@ -153,85 +168,67 @@ func withMember(profile []byte, preference policy.Preference) (merged []byte, ok
 // Write.
 type withheld struct {
 	http.ResponseWriter
-	log     *zap.Logger
-	began   bool
-	holding bool
-	body    bytes.Buffer
+	state state
+	body  bytes.Buffer
 }
 
-// WriteHeader decides, by the headers that are set, whether to hold the answer
-// back.
+// state is what becomes of an answer.
+type state uint8
+
+const (
+	awaited  state = iota // it has not begun
+	passing               // it is no profile
+	held                  // it is kept until its end
+	unusable              // it is a profile that nothing can be added to
+)
+
+// WriteHeader decides, by the headers that are set, what becomes of the answer.
 func (w *withheld) WriteHeader(status int) {
 	if status < http.StatusOK { // 103 Early Hints, and the like: the answer is still to come
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
-	if w.began {
+	if w.state != awaited {
 		return
 	}
-	w.began = true
-	if status == http.StatusOK {
-		why := unfit(w.Header())
-		if w.holding = why == ""; w.holding {
-			return
-		}
-		w.warn(why)
+	w.state = fate(status, w.Header())
+	if w.state == passing {
+		w.ResponseWriter.WriteHeader(status)
 	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
-// unfit says why an answer with these headers cannot be given a member, or
-// nothing where it may be.
-func unfit(h http.Header) (why string) {
+// fate says what becomes of an answer that begins so.
+func fate(status int, h http.Header) state {
 	media, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	length, _ := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
-	switch encoding := h.Get("Content-Encoding"); {
-	case !jsonType.MatchString(media):
-		return "its Content-Type is not application/json"
-	case encoding != "" && !strings.EqualFold(encoding, "identity"):
-		return "it is encoded, although identity was asked for"
-	case length > maxProfile:
-		return tooLong
+	encoding := h.Get("Content-Encoding")
+	switch {
+	case status != http.StatusOK || !jsonType.MatchString(media):
+		return passing
+	case encoding != "" && !strings.EqualFold(encoding, "identity"), length > maxProfile:
+		return unusable
 	}
-	return ""
+	return held
 }
-
-const tooLong = "it is longer than 1 MiB"
 
 func (w *withheld) Write(p []byte) (int, error) {
-	if !w.began {
-		w.WriteHeader(http.StatusOK)
+	w.WriteHeader(http.StatusOK) // unless it has begun
+	if w.state == held && w.body.Len()+len(p) > maxProfile {
+		w.state = unusable
 	}
-	if w.holding && w.body.Len()+len(p) > maxProfile {
-		if err := w.release(tooLong); err != nil {
-			return 0, err
-		}
+	if w.state == passing {
+		return w.ResponseWriter.Write(p)
 	}
-	if w.holding {
+	if w.state == held {
 		return w.body.Write(p)
 	}
-	return w.ResponseWriter.Write(p)
-}
-
-// release lets the answer pass, from where it was held.
-func (w *withheld) release(why string) error {
-	w.warn(why)
-	w.holding = false
-	w.ResponseWriter.WriteHeader(http.StatusOK)
-	_, err := w.body.WriteTo(w.ResponseWriter)
-	return err
-}
-
-func (w *withheld) warn(why string) {
-	w.log.Warn("a profile of the server behind passes without metrics_optout, which readers take for no choice", zap.String("why", why))
+	return len(p), nil
 }
 
 // FlushError is for http.ResponseController. What is held back stays so.
 func (w *withheld) FlushError() error {
-	if !w.began {
-		w.WriteHeader(http.StatusOK)
-	}
-	if w.holding {
+	w.WriteHeader(http.StatusOK) // unless it has begun
+	if w.state != passing {
 		return nil
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()

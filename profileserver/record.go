@@ -15,17 +15,14 @@ type record struct {
 	changed    int64  // milliseconds since 1970; grows with every change
 	source     string // where the change came from; empty where there was none
 
-	// deletions is how many accounts of this one's class the store has
-	// forgotten, where nothing is held of this one. It may be one of them.
-	deletions int64
-}
+	// said is when the choice was last said, in milliseconds since 1970: the
+	// same one may be said again, which changes nothing but is the last word.
+	said int64
 
-// class is one of the 4,096 among which accounts are counted that were
-// forgotten. A count by account would remember whom it forgot; one for all
-// would make a stranger's deletion refuse every write-back that is under way.
-func class(uid string) int64 {
-	sum := sha256.Sum256([]byte(uid))
-	return int64(sum[0])<<4 | int64(sum[1])>>4
+	// deleted is when the account was deleted, in milliseconds since 1970,
+	// where nothing is held of it and that was in the last days. What was said
+	// before must not bring it back.
+	deleted int64
 }
 
 // etag names this state of the account, strongly. It follows from what is
@@ -33,14 +30,14 @@ func class(uid string) int64 {
 // one; and from the time of the change as well as from the value, so that it
 // does not come back when a user opts out and takes it back: a browser's
 // opt-out that was looked up before must not be written after. Nor may it be
-// written after the account was deleted, so deletions count where there is no
-// time. It is a hash because tags end up in logs, where the time of a choice
+// written after the account was deleted, so the time of that counts as well. It
+// is a hash because tags end up in logs, where the time of a choice
 // has no business, and the account is no part of it, so that it is nobody's
 // name.
 func (r record) etag() string {
 	state := fmt.Appendf(nil, "metrics_optout %s %d", r.preference, r.changed)
-	if r.deletions > 0 {
-		state = fmt.Appendf(state, " %d", r.deletions)
+	if r.deleted > 0 {
+		state = fmt.Appendf(state, " %d", r.deleted)
 	}
 	sum := sha256.Sum256(state)
 	return fmt.Sprintf(`"%x"`, sum[:16])

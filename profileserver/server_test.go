@@ -104,7 +104,7 @@ type instance struct {
 
 func openStore(t *testing.T, path string) *SQLite {
 	t.Helper()
-	store, err := OpenSQLite(path)
+	store, err := OpenSQLite(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +137,10 @@ var errBroken = errors.New("the disk is full")
 
 func failing(c *Config) { c.Store = broken{} }
 
-func (broken) get(context.Context, string) (record, error)            { return record{}, errBroken }
-func (broken) set(context.Context, string, change) (result, error)    { return 0, errBroken }
+func (broken) get(context.Context, string) (record, error) { return record{}, errBroken }
+func (broken) set(context.Context, string, change) (record, result, error) {
+	return record{}, 0, errBroken
+}
 func (broken) remove(context.Context, string, string) (result, error) { return 0, errBroken }
 func (broken) ping(context.Context) error                             { return errBroken }
 func (broken) follow(context.Context, int64) (*follower, error)       { return nil, errFeedAway }

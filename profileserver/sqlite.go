@@ -47,8 +47,8 @@ type sqliteDB struct {
 }
 
 const findSQLite = `
-	SELECT head, coalesce(deletions, 0), preference, changed, source
-	FROM feed LEFT JOIN preference ON uid = ? LEFT JOIN forgotten ON class = ?`
+	SELECT head, coalesce(deleted.at, 0), preference, changed, said, source
+	FROM feed LEFT JOIN preference ON uid = ? LEFT JOIN deleted ON uid_hash = ?`
 
 // Nothing is acknowledged before it is on the disk (synchronous FULL: with
 // NORMAL, a power cut in WAL mode undoes the last commits, and an opt-out may
@@ -56,7 +56,7 @@ const findSQLite = `
 // that reads first and then finds a newer state cannot wait: it fails. Who
 // finds the file locked by another instance waits up to 5 s, as patience has
 // it.
-const settings = "?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate"
+const settings = "?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=secure_delete(1)"
 
 // maxConnections bounds the readers. A read takes microseconds; what they
 // wait for is the processor.
@@ -69,15 +69,15 @@ const pollEvery = time.Second
 // OpenSQLite opens the store in this file. It makes the file, and its folder,
 // where there is none, readable for nobody else, and brings an older file up
 // to date.
-func OpenSQLite(path string) (*SQLite, error) {
-	s, err := openSQLite(path, time.Now)
+func OpenSQLite(path string, health func(error)) (*SQLite, error) {
+	s, err := openSQLite(path, time.Now, health)
 	if err != nil {
 		return nil, fmt.Errorf("preference store %s: %w; name a file that this process may write, in a folder on a local disk", path, err)
 	}
 	return s, nil
 }
 
-func openSQLite(path string, now func() time.Time) (*SQLite, error) {
+func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite, error) {
 	path, err := filepath.Abs(path) // a name like :memory: is a file's as well
 	if err != nil {
 		return nil, err
@@ -99,7 +99,10 @@ func openSQLite(path string, now func() time.Time) (*SQLite, error) {
 	}
 	s.feed.begin(head)
 	s.owned.Go(func() { s.poll(ctx) })
-	s.owned.Go(func() { keepTidy(ctx, s.tidy) })
+	if health == nil {
+		health = func(error) {}
+	}
+	s.owned.Go(func() { keepTidy(ctx, s.tidy, health) })
 	return s, nil
 }
 
@@ -231,14 +234,15 @@ func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held record, head 
 	var (
 		optedOut *bool
 		changed  *int64
+		said     *int64
 		source   *string
 	)
-	if err := find.QueryRowContext(ctx, uid, class(uid)).Scan(&head, &held.deletions, &optedOut, &changed, &source); err != nil {
+	if err := find.QueryRowContext(ctx, uid, hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
 		return record{}, 0, err
 	}
 	held.preference = preferenceOf(optedOut)
 	if changed != nil {
-		held.changed, held.source, held.deletions = *changed, *source, 0
+		held = record{held.preference, *changed, *source, *said, 0}
 	}
 	return held, head, nil
 }
@@ -272,25 +276,29 @@ func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]update, er
 		return err
 	}
 	defer s.writing.give()
-	return s.use(func(db *sqliteDB) error {
+	var updates []update
+	err := s.use(func(db *sqliteDB) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 
-		updates, err := f(transaction{tx, tx.StmtContext(ctx, db.find), s.now()})
+		updates, err = f(transaction{tx, tx.StmtContext(ctx, db.find), s.now()})
 		if err != nil {
 			return err
 		}
-		if err := tx.Commit(); err != nil {
-			return err
-		}
-		for _, u := range updates {
-			tell(ctx, s.feed, u)
-		}
-		return nil
+		return tx.Commit()
 	})
+	if err != nil {
+		return err
+	}
+	// Not while the database is in use: to tell may need it as well, and Close
+	// may come in between.
+	for _, u := range updates {
+		tell(ctx, s.feed, u)
+	}
+	return nil
 }
 
 // did runs a statement and reports whether it changed a row.
@@ -309,7 +317,7 @@ func (tx transaction) sees(ctx context.Context, event string) (bool, error) {
 		return true, nil
 	}
 	return tx.did(ctx, `INSERT INTO event (jti_hash, seen) VALUES (?, ?) ON CONFLICT DO NOTHING`,
-		eventHash(event), tx.now.UnixMilli())
+		hash(event), tx.now.UnixMilli())
 }
 
 // count counts an account that opted out among today's, unless it is.
@@ -328,7 +336,7 @@ func (tx transaction) count(ctx context.Context, uid string) error {
 }
 
 // set records a change. To set what is set already changes nothing.
-func (s *SQLite) set(ctx context.Context, uid string, c change) (came result, err error) {
+func (s *SQLite) set(ctx context.Context, uid string, c change) (after record, came result, err error) {
 	err = s.write(ctx, func(tx transaction) ([]update, error) {
 		if fresh, err := tx.sees(ctx, c.event); err != nil || !fresh {
 			return nil, err
@@ -337,18 +345,17 @@ func (s *SQLite) set(ctx context.Context, uid string, c change) (came result, er
 		if err != nil {
 			return nil, err
 		}
-		var after record
 		if after, came = c.decide(before, tx.now.UnixMilli()); came != setChanged {
-			if after.changed != before.changed {
-				_, err = tx.ExecContext(ctx, `UPDATE preference SET changed = ? WHERE uid = ?`, after.changed, uid)
+			if after.said != before.said {
+				_, err = tx.ExecContext(ctx, `UPDATE preference SET said = ? WHERE uid = ?`, after.said, uid)
 			}
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `
-			INSERT INTO preference (uid, preference, changed, source, seq) VALUES (?, ?, ?, ?, ?)
+			INSERT INTO preference (uid, preference, changed, said, source, seq) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, source = excluded.source, seq = excluded.seq`,
-			uid, optedOut(after.preference), after.changed, after.source, head+1); err != nil {
+				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
+			uid, optedOut(after.preference), after.changed, after.said, after.source, head+1); err != nil {
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+1); err != nil {
@@ -361,7 +368,7 @@ func (s *SQLite) set(ctx context.Context, uid string, c change) (came result, er
 		}
 		return []update{after.update(head+1, uid)}, nil
 	})
-	return came, err
+	return after, came, err
 }
 
 // remove forgets an account.
@@ -374,8 +381,8 @@ func (s *SQLite) remove(ctx context.Context, uid, event string) (came result, er
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `
-			INSERT INTO forgotten (class, deletions) VALUES (?, 1)
-			ON CONFLICT (class) DO UPDATE SET deletions = deletions + 1`, class(uid)); err != nil {
+			INSERT INTO deleted (uid_hash, at) VALUES (?, ?)
+			ON CONFLICT (uid_hash) DO UPDATE SET at = max(at + 1, excluded.at)`, hash(uid), tx.now.UnixMilli()); err != nil {
 			return nil, err
 		}
 		if gone, err := tx.did(ctx, `DELETE FROM preference WHERE uid = ?`, uid); err != nil || !gone {
@@ -464,12 +471,24 @@ func (s *SQLite) poll(ctx context.Context) {
 // tidy drops what is kept for a while only: who was counted on a day that is
 // over, and the events of last week.
 func (s *SQLite) tidy(ctx context.Context) error {
-	return s.write(ctx, func(tx transaction) ([]update, error) {
+	err := s.write(ctx, func(tx transaction) ([]update, error) {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM counted WHERE day < ?`, day(tx.now)); err != nil {
 			return nil, err
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM event WHERE seen < ?`, tx.now.Add(-eventLife).UnixMilli())
+		oldest := tx.now.Add(-rememberedFor).UnixMilli()
+		if _, err := tx.ExecContext(ctx, `DELETE FROM deleted WHERE at < ?`, oldest); err != nil {
+			return nil, err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM event WHERE seen < ?`, oldest)
 		return nil, err
+	})
+	if err != nil {
+		return err
+	}
+	// What was deleted stands in the log of writes until that begins anew.
+	return s.use(func(db *sqliteDB) error {
+		_, err := db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+		return err
 	})
 }
 
@@ -503,10 +522,12 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			return nil, err
 		}
 		upsert, err := tx.PrepareContext(ctx, `
-			INSERT INTO preference (uid, preference, changed, source, seq) VALUES (?, ?, ?, ?, ?)
+			INSERT INTO preference (uid, preference, changed, said, source, seq)
+			SELECT ?1, ?2, ?3, ?3, ?4, ?5
+			WHERE NOT EXISTS (SELECT 1 FROM deleted WHERE uid_hash = ?6 AND at >= ?3)
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, source = excluded.source, seq = excluded.seq
-			WHERE preference.changed < excluded.changed`)
+				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq
+			WHERE preference.said < excluded.said`)
 		if err != nil {
 			return nil, err
 		}
@@ -517,7 +538,7 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			if !row.Changed.IsZero() {
 				r.changed = min(r.changed, row.Changed.UnixMilli())
 			}
-			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.preference), r.changed, r.source, head+1)
+			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.preference), r.changed, r.source, head+1, hash(row.UID))
 			if err != nil {
 				return nil, err
 			}

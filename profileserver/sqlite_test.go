@@ -52,7 +52,7 @@ func TestOpenMakesAPrivateFile(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "new", "er")
 	path := filepath.Join(folder, "a?b#c%41 d.db")
 	store := openStore(t, path)
-	if _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
+	if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{folder: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
@@ -69,7 +69,7 @@ func TestAFileOfThatName(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ":memory:")
 	first, second := openStore(t, path), openStore(t, path)
-	if _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
+	if _, _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
 		t.Fatal(err)
 	}
 	if held, err := second.get(t.Context(), "u"); err != nil || held.preference != policy.OptedOut {
@@ -117,7 +117,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
 			path := filepath.Join(folder, test.prepare(t, filepath.Join(folder, "profile.db")))
-			store, err := OpenSQLite(path)
+			store, err := OpenSQLite(path, nil)
 			if err == nil {
 				store.Close()
 				t.Fatal("opened")
@@ -144,7 +144,7 @@ func TestAFailedMigrationLeavesNothing(t *testing.T) {
 	t.Parallel()
 	path := database(t)
 	execute(t, path, `CREATE TABLE preference (x)`)
-	if _, err := OpenSQLite(path); err == nil {
+	if _, err := OpenSQLite(path, nil); err == nil {
 		t.Fatal("opened")
 	}
 	if level := number(t, path, `PRAGMA user_version`); level != 0 {
@@ -160,7 +160,7 @@ func TestOpenAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 12 {
 		all.Go(func() {
-			store, err := OpenSQLite(path)
+			store, err := OpenSQLite(path, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -214,7 +214,7 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 	store := openStore(t, database(t))
 	var all sync.WaitGroup
 	write := func(begun func()) {
-		if _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser, holds: func(string) bool {
+		if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser, holds: func(string) bool {
 			begun()
 			return true
 		}}); err != nil {
@@ -248,8 +248,8 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
-	for _, r := range []record{{policy.Unset, 0, "", 0}, {policy.OptedOut, 1, "user", 0}, {policy.OptedOut, 2, "browser", 0}, {policy.Allowed, 2, "user", 0}, {policy.Unset, 0, "", 7}} {
-		got[fmt.Sprint(r.preference, r.changed, r.deletions)] = r.etag()
+	for _, r := range []record{{policy.Unset, 0, "", 0, 0}, {policy.OptedOut, 1, "user", 9, 0}, {policy.OptedOut, 2, "browser", 2, 0}, {policy.Allowed, 2, "user", 2, 0}, {policy.Unset, 0, "", 0, 7}} {
+		got[fmt.Sprint(r.preference, r.changed, r.deleted)] = r.etag()
 	}
 	want := map[string]string{
 		"null 0 0":  `"15001825877b5fc214f35449c37c455b"`,
@@ -268,7 +268,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 	store := openStore(t, database(t))
 	write := func(p policy.Preference) {
 		t.Helper()
-		if held, err := store.set(t.Context(), "u", change{preference: p, source: fromUser}); err != nil || held != setChanged {
+		if _, held, err := store.set(t.Context(), "u", change{preference: p, source: fromUser}); err != nil || held != setChanged {
 			t.Errorf("%v, %v", held, err)
 		}
 	}
@@ -314,7 +314,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := record{preference: policy.OptedOut, changed: 5, source: fromBrowser}
+	want := record{preference: policy.OptedOut, changed: 5, said: 5, source: fromBrowser}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}
@@ -339,7 +339,7 @@ func TestBackup(t *testing.T) {
 	begun := make(chan struct{})
 	all.Go(func() {
 		for i := 0; writing.Err() == nil; i++ {
-			if _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err != nil {
+			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err != nil {
 				t.Error(err)
 			}
 			if i == 10 {
@@ -391,7 +391,7 @@ func TestALockedFile(t *testing.T) {
 	t.Parallel()
 	path := database(t)
 	store := openStore(t, path)
-	other, err := sql.Open("sqlite", path)
+	other, err := sql.Open("sqlite", "file:"+path+"?_busy_timeout=5000")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +408,7 @@ func TestALockedFile(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err == nil {
+			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err == nil {
 				t.Error("written")
 			}
 		})
@@ -453,5 +453,64 @@ func TestAFullDisk(t *testing.T) {
 	}
 	if whole := number(t, path, `SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'`); whole != 1 {
 		t.Error("the file is broken")
+	}
+}
+
+// TestCloseBetweenAWriteAndItsTelling: what another instance wrote is read
+// before a change is told, and Close waits for everybody who reads.
+func TestCloseBetweenAWriteAndItsTelling(t *testing.T) {
+	t.Parallel()
+	path := database(t)
+	other := openStore(t, path)
+	var store *SQLite
+	closing := make(chan chan struct{}, 1)
+	store, err := openSQLite(path, func() time.Time {
+		select {
+		case closed := <-closing: // in the middle of the write
+			go func() {
+				defer close(closed)
+				store.Close()
+			}()
+			for store.open.TryRLock() { // until it waits
+				store.open.RUnlock()
+				runtime.Gosched()
+			}
+		default:
+		}
+		return time.Now()
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSet(t, other, "x", change{preference: policy.OptedOut})
+	closed := make(chan struct{})
+	closing <- closed
+	mustSet(t, store, "y", change{preference: policy.OptedOut})
+	<-closed
+}
+
+// TestNothingIsLeftInTheFiles deletes an account and looks at the bytes.
+func TestNothingIsLeftInTheFiles(t *testing.T) {
+	t.Parallel()
+	path := database(t)
+	store := openStore(t, path)
+	uid := func(i int) string { return fmt.Sprintf("somebody-%03d-0123456789abcdef", i) }
+	for i := range 50 {
+		mustSet(t, store, uid(i), change{preference: policy.OptedOut})
+	}
+	if came, err := store.remove(t.Context(), uid(25), ""); err != nil || came != setChanged {
+		t.Fatalf("%v, %v", came, err)
+	}
+	if err := store.tidy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{path, path + "-wal"} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(content, []byte(uid(25))) {
+			t.Errorf("%s holds the uid", file)
+		}
 	}
 }

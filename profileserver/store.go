@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"iter"
-	"strings"
+	"regexp"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
@@ -18,14 +19,16 @@ type Store interface {
 	// get returns what is held of an account.
 	get(ctx context.Context, uid string) (record, error)
 
-	// set records a change and says what came of it. Between the question
-	// whether its conditions hold and the write nobody else writes.
-	set(ctx context.Context, uid string, c change) (result, error)
+	// set records a change, and returns what is held then and what came of it.
+	// Between the question whether its conditions hold and the write nobody
+	// else writes.
+	set(ctx context.Context, uid string, c change) (record, result, error)
 
 	// remove forgets an account: its preference, and that it was counted
-	// today. Whoever saw the account before, sees another ETag after, so that
-	// a write-back under way does not bring it back. The event is the jti of
-	// the security event that asks for it, or empty.
+	// today. That it did is known by a hash of the uid for some days: whoever
+	// saw the account before sees another ETag after, and events from before
+	// change nothing, so that what is under way does not bring it back. The
+	// event is the jti of the security event that asks for it, or empty.
 	remove(ctx context.Context, uid, event string) (result, error)
 
 	// ping reports whether preferences can be read.
@@ -86,23 +89,23 @@ func (c change) decide(held record, now int64) (record, result) {
 	if c.holds != nil && !c.holds(held.etag()) {
 		return held, setRefused
 	}
-	at := now
+	said := now
 	if !c.made.IsZero() {
-		if at = c.made.UnixMilli(); at <= held.changed {
+		if said = c.made.UnixMilli(); said <= max(held.said, held.deleted) {
 			return held, setUnchanged
 		}
-		at = min(at, now)
+		said = min(said, now)
 	}
 	// Two changes never share a time, even within one millisecond or under a
 	// clock that was set back: the tag depends on it.
-	at = max(at, held.changed+1)
+	changed := max(said, held.changed+1)
+	said = max(said, held.said)
 	if held.preference != c.preference {
-		return record{preference: c.preference, changed: at, source: c.source}, setChanged
+		return record{preference: c.preference, changed: changed, said: max(said, changed), source: c.source}, setChanged
 	}
-	if !c.made.IsZero() {
-		// The choice was made once more, later: what was chosen in between,
-		// and arrives after, is no longer the last word.
-		held.changed = at
+	if held.source != "" {
+		// What was chosen in between, and arrives after, is not the last word.
+		held.said = said
 	}
 	return held, setUnchanged
 }
@@ -152,12 +155,20 @@ type update struct {
 	deleted    bool
 }
 
+// postgresName is how a PostgreSQL connection string begins, in either of its
+// two forms. No path to a file does.
+var postgresName = regexp.MustCompile(`(?i)^\s*(postgres(ql)?://|[a-z_]+\s*=)`)
+
+// IsPostgres says whether a store's name is a PostgreSQL connection string, and
+// not the path of a SQLite file.
+func IsPostgres(name string) bool { return postgresName.MatchString(name) }
+
 // OpenStore opens the store that a command's user names: a PostgreSQL database
-// by its URL (postgres://…), or else a SQLite file by its path. The database
+// by its connection string, or else a SQLite file by its path. The database
 // answers, and is up to date, when OpenStore returns.
 func OpenStore(ctx context.Context, name string) (Store, error) {
-	if !strings.HasPrefix(name, "postgres://") && !strings.HasPrefix(name, "postgresql://") {
-		s, err := OpenSQLite(name)
+	if !IsPostgres(name) {
+		s, err := OpenSQLite(name, nil)
 		if err != nil {
 			return nil, err // and no Store that holds a nil
 		}
@@ -206,26 +217,32 @@ func tell(ctx context.Context, f *feed, u update) {
 	f.publish(u)
 }
 
-// eventLife is how long an event is remembered. FxA delivers one again for
-// hours, not for days.
-const eventLife = 7 * 24 * time.Hour
+// rememberedFor is how long the hashes of events and of deleted accounts are kept. FxA
+// delivers an event again for hours, not for days.
+const rememberedFor = 7 * 24 * time.Hour
 
-// eventHash is what is kept of an event that was seen.
-func eventHash(jti string) []byte {
-	sum := sha256.Sum256([]byte(jti))
+// hash is what is kept of an event that was seen, and of an account that was
+// deleted.
+func hash(id string) []byte {
+	sum := sha256.Sum256([]byte(id))
 	return sum[:]
 }
 
 // day names the day (UTC) of a time, as it is stored.
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
-// keepTidy calls tidy at once and then every minute, until ctx ends. A failure
-// is left to the next time: who was counted yesterday counts for nothing.
-func keepTidy(ctx context.Context, tidy func(context.Context) error) {
+// keepTidy calls tidy at once and then every minute, until ctx ends. Of
+// failures in a row the third is told: who was counted yesterday counts for
+// nothing, but must not be kept.
+func keepTidy(ctx context.Context, tidy func(context.Context) error, failed func(error)) {
 	minute := time.NewTicker(time.Minute)
 	defer minute.Stop()
-	for {
-		_ = tidy(ctx)
+	for failures := 0; ; {
+		if err := tidy(ctx); err == nil {
+			failures = 0
+		} else if failures++; failures == 3 && ctx.Err() == nil {
+			failed(fmt.Errorf("what is kept for some days only cannot be deleted: %w", err))
+		}
 		select {
 		case <-minute.C:
 		case <-ctx.Done():

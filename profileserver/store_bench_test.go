@@ -68,7 +68,7 @@ func BenchmarkStoreWrite(b *testing.B) {
 		b.SetParallelism(8)
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				came, err := store.set(context.Background(), benchmarkUID(int(next.Add(1))), change{preference: policy.OptedOut, source: fromUser})
+				_, came, err := store.set(context.Background(), benchmarkUID(int(next.Add(1))), change{preference: policy.OptedOut, source: fromUser})
 				if err != nil || came != setChanged {
 					b.Errorf("%v, %v", came, err)
 				}

@@ -54,7 +54,7 @@ func sqlitePlace(t testing.TB) *place {
 		t.Helper()
 		store, err := openSQLite(path, func() time.Time {
 			return time.Now().Add(clockError + time.Duration(passed.Load()))
-		})
+		}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func mustSet(t testing.TB, store Store, uid string, c change) record {
 	if c.source == "" {
 		c.source = fromUser
 	}
-	if came, err := store.set(context.Background(), uid, c); err != nil || came != setChanged {
+	if _, came, err := store.set(context.Background(), uid, c); err != nil || came != setChanged {
 		t.Fatalf("%v, %v", came, err)
 	}
 	return mustGet(t, store, uid)
@@ -163,7 +163,7 @@ func TestStoreAgainstModel(t *testing.T) {
 	t.Parallel()
 	inEachStore(t, func(t *testing.T, p *place) {
 		instances := []Store{p.open(t, 0), p.open(t, 0)}
-		runs, deletions := 0, map[int64]int64{}
+		runs, deleted := 0, map[string]int64{}
 		rapid.Check(t, func(rt *rapid.T) {
 			runs++
 			names := []string{fmt.Sprint("a", runs), fmt.Sprint("b", runs)} // of this run alone
@@ -179,7 +179,7 @@ func TestStoreAgainstModel(t *testing.T) {
 				if want, known := model[uid]; known {
 					return want
 				}
-				return record{preference: policy.Unset, deletions: deletions[class(uid)]}
+				return record{preference: policy.Unset, deleted: deleted[uid]}
 			}
 			get := func(uid string) record {
 				got, err := instance().get(ctx, uid)
@@ -198,7 +198,7 @@ func TestStoreAgainstModel(t *testing.T) {
 						}
 						return allow
 					}}
-					came, err := instance().set(ctx, uid, c)
+					_, came, err := instance().set(ctx, uid, c)
 					want := setUnchanged
 					if !allow {
 						want = setRefused
@@ -208,11 +208,19 @@ func TestStoreAgainstModel(t *testing.T) {
 					if err != nil || came != want {
 						rt.Fatalf("%v, %v, want %v", came, err, want)
 					}
-					if came != setChanged {
+					after := get(uid)
+					if came == setRefused || came == setUnchanged && before.source == "" {
 						return
 					}
-					after := get(uid)
-					if after.preference != c.preference || after.source != c.source || after.changed <= before.changed {
+					if came == setUnchanged {
+						if after.said < before.said {
+							rt.Fatalf("%v after %v", after, before)
+						}
+						before.said = after.said
+						model[uid] = before
+						return
+					}
+					if after.said != after.changed || after.preference != c.preference || after.source != c.source || after.changed <= before.changed {
 						rt.Fatalf("%v after %v", after, before)
 					}
 					model[uid] = after
@@ -220,17 +228,21 @@ func TestStoreAgainstModel(t *testing.T) {
 				"event": func(rt *rapid.T) {
 					uid, jti := uids.Draw(rt, "uid"), fmt.Sprint(runs, "-", rapid.IntRange(0, 9).Draw(rt, "jti"))
 					before := expect(uid)
+					last := max(before.said, before.deleted, 1)
+					for time.Now().UnixMilli() <= last {
+						runtime.Gosched() // a time that is still to come would count as now
+					}
 					c := change{preference: choices.Draw(rt, "to"), source: fromUser, event: jti,
-						made: time.UnixMilli(max(before.changed, 1) + rapid.Int64Range(-1, 1).Draw(rt, "later"))}
-					came, err := instance().set(ctx, uid, c)
-					later := !seen[jti] && c.made.UnixMilli() > before.changed
+						made: time.UnixMilli(last + rapid.Int64Range(-1, 1).Draw(rt, "later"))}
+					_, came, err := instance().set(ctx, uid, c)
+					later := !seen[jti] && c.made.UnixMilli() > max(before.said, before.deleted)
 					seen[jti] = true
 					want := setUnchanged
 					if later && c.preference != before.preference {
 						want = setChanged
-						model[uid] = record{preference: c.preference, changed: c.made.UnixMilli(), source: fromUser}
+						model[uid] = record{preference: c.preference, changed: c.made.UnixMilli(), said: c.made.UnixMilli(), source: fromUser}
 					} else if _, known := model[uid]; known && later {
-						before.changed = c.made.UnixMilli()
+						before.said = c.made.UnixMilli()
 						model[uid] = before
 					}
 					if err != nil || came != want {
@@ -244,22 +256,27 @@ func TestStoreAgainstModel(t *testing.T) {
 						want = setChanged
 						delete(model, uid)
 					}
-					deletions[class(uid)]++ // of one without a row as well
 					if came, err := instance().remove(ctx, uid, ""); err != nil || came != want {
 						rt.Fatalf("%v, %v, want %v", came, err, want)
 					}
+					after := get(uid)
+					if after.deleted <= deleted[uid] {
+						rt.Fatalf("%v, deleted before: %d", after, deleted[uid])
+					}
+					deleted[uid] = after.deleted
 				},
 				"import": func(rt *rapid.T) {
 					uid := uids.Draw(rt, "uid")
 					before, known := model[uid]
-					for time.Now().UnixMilli() <= before.changed {
+					last := max(before.said, deleted[uid])
+					for time.Now().UnixMilli() <= last {
 						runtime.Gosched() // a time that is still to come would count as now
 					}
-					row := Row{uid, choices.Draw(rt, "to"), time.UnixMilli(before.changed + rapid.Int64Range(0, 1).Draw(rt, "later")).UTC(), sources.Draw(rt, "source")}
+					row := Row{uid, choices.Draw(rt, "to"), time.UnixMilli(last + rapid.Int64Range(0, 1).Draw(rt, "later")).UTC(), sources.Draw(rt, "source")}
 					want := Imported{Read: 1}
-					if !known || row.Changed.UnixMilli() > before.changed {
+					if !known && deleted[uid] == 0 || row.Changed.UnixMilli() > last {
 						want.Changed = 1
-						model[uid] = record{preference: row.Preference, changed: row.Changed.UnixMilli(), source: row.Source}
+						model[uid] = record{preference: row.Preference, changed: row.Changed.UnixMilli(), said: row.Changed.UnixMilli(), source: row.Source}
 					}
 					if got, err := instance().Import(ctx, only(row), nil); err != nil || got != want {
 						rt.Fatalf("%v, %v, want %v", got, err, want)
@@ -271,7 +288,7 @@ func TestStoreAgainstModel(t *testing.T) {
 						if got != want {
 							rt.Fatalf("%s: %v, want %v", uid, got, want)
 						}
-						got.source = "" // two changes that differ in nothing else are one state
+						got.source, got.said = "", 0 // two changes that differ in nothing else are one state
 						if state, known := tags[got.etag()]; known && state != got {
 							rt.Fatalf("%s names %v and %v", got.etag(), state, got)
 						}
@@ -308,7 +325,7 @@ func TestOfWritersWithOneTagOneWins(t *testing.T) {
 			for _, store := range instances {
 				for range 2 {
 					all.Go(func() {
-						came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, holds: func(held string) bool { return held == tag }})
+						_, came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, holds: func(held string) bool { return held == tag }})
 						if err != nil {
 							t.Error(err)
 						}
@@ -363,13 +380,21 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 				t.Fatalf("%v, %v", came, err)
 			}
 			for _, tag := range tags {
-				came, err := here.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromBrowser, holds: func(held string) bool { return held == tag }})
+				_, came, err := here.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromBrowser, holds: func(held string) bool { return held == tag }})
 				if err != nil || came != setRefused {
 					t.Errorf("%v, %v", came, err)
 				}
 			}
 			if held := mustGet(t, here, "u"); held.preference != policy.Unset || held.source != "" {
 				t.Errorf("held: %v", held)
+			}
+			late := change{preference: policy.OptedOut, source: fromUser, made: time.Now().Add(-time.Minute), event: "late"}
+			if _, came, err := here.set(t.Context(), "u", late); err != nil || came != setUnchanged {
+				t.Errorf("an event from before: %v, %v", came, err)
+			}
+			old := Row{"u", policy.OptedOut, time.Now().Add(-time.Minute), fromUser}
+			if done, err := here.Import(t.Context(), only(old), nil); err != nil || done.Changed != 0 {
+				t.Errorf("a row from before: %v, %v", done, err)
 			}
 			for _, table := range []string{"preference", "counted"} {
 				if n := p.number(t, `SELECT count(*) FROM `+table); n != 0 {
@@ -390,7 +415,7 @@ func TestEventsThatComeLateOrTwice(t *testing.T) {
 		made := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
 		event := func(to policy.Preference, after time.Duration, jti string, want result, held policy.Preference, changed time.Time) {
 			t.Helper()
-			came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, made: made.Add(after), event: jti})
+			_, came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, made: made.Add(after), event: jti})
 			if err != nil || came != want {
 				t.Errorf("%s: %v, %v, want %v", jti, came, err, want)
 			}
@@ -404,8 +429,8 @@ func TestEventsThatComeLateOrTwice(t *testing.T) {
 		event(policy.Allowed, 10*time.Minute, "as old", setUnchanged, policy.OptedOut, at(10))
 		event(policy.Allowed, 11*time.Minute, "later", setChanged, policy.Allowed, at(11))
 		event(policy.OptedOut, 12*time.Minute, "first", setUnchanged, policy.Allowed, at(11)) // replayed
-		event(policy.Allowed, 20*time.Minute, "the same choice, later", setUnchanged, policy.Allowed, at(20))
-		event(policy.OptedOut, 15*time.Minute, "what was chosen in between", setUnchanged, policy.Allowed, at(20))
+		event(policy.Allowed, 20*time.Minute, "the same choice, later", setUnchanged, policy.Allowed, at(11))
+		event(policy.OptedOut, 15*time.Minute, "what was chosen in between", setUnchanged, policy.Allowed, at(11))
 
 		// One from a clock that is ahead counts as now, so that the user can
 		// still change their mind.
@@ -502,7 +527,7 @@ func TestAnOpenStoreIsKeptTidy(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		p.open(t, 0).Close()
 		bytes := map[string]string{"sqlite": "X'%02d'", "pgx": `'\x%02d'`}[p.driver]
-		for i, age := range []time.Duration{eventLife - time.Hour, eventLife + time.Hour} {
+		for i, age := range []time.Duration{rememberedFor - time.Hour, rememberedFor + time.Hour} {
 			p.execute(t, fmt.Sprintf(`INSERT INTO event (jti_hash, seen) VALUES (`+bytes+`, %d)`, i, time.Now().Add(-age).UnixMilli()))
 		}
 		p.execute(t, `INSERT INTO counted (uid, day) VALUES ('yesterday', '`+day(time.Now().AddDate(0, 0, -1))+`')`)
@@ -574,8 +599,8 @@ func TestImport(t *testing.T) {
 			t.Fatalf("%v, %v; progress %v", done, err, last)
 		}
 		for uid, want := range map[string]record{
-			"new":    {preference: policy.OptedOut, changed: 10, source: fromBrowser},
-			"null":   {preference: policy.Unset, changed: 10, source: fromUser},
+			"new":    {preference: policy.OptedOut, changed: 10, said: 10, source: fromBrowser},
+			"null":   {preference: policy.Unset, changed: 10, said: 10, source: fromUser},
 			"chosen": chosen,
 		} {
 			if held := mustGet(t, store, uid); held != want {
@@ -784,7 +809,7 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 		}
 		mustSet(t, here, "a", change{preference: policy.OptedOut})
 		mustSet(t, here, "b", change{preference: policy.OptedOut})
-		if _, err := here.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser}); err != nil { // a repeat
+		if _, _, err := here.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser}); err != nil { // a repeat
 			t.Fatal(err)
 		}
 		if _, err := here.remove(t.Context(), "a", ""); err != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,6 +74,11 @@ type IntrospectionConfig struct {
 	// Audiences lists values of aud, one of which must be there. Only for
 	// RFC7662. Default: not checked.
 	Audiences []string
+
+	// ClientIDs lists the values of client_id that are accepted: a token that
+	// another client was given may prove an account, and yet must not act for
+	// it here. Default: any.
+	ClientIDs []string
 
 	// Timeout is how long one request to the server may take, and so how long
 	// Verify can wait. Default: 300ms.
@@ -289,6 +295,9 @@ func (i *Introspector) judge(raw string, now time.Time) verdict {
 		return verdict{err: err, until: now.Add(refusedFor)}
 	}
 	claims, err := i.rules.check(nil, answer, now)
+	if claims != nil && !i.accepts(claims) {
+		claims, err = nil, ErrWrongAudience
+	}
 	if err != nil {
 		return verdict{claims, err, now.Add(refusedFor)}
 	}
@@ -299,17 +308,27 @@ func (i *Introspector) judge(raw string, now time.Time) verdict {
 	return verdict{claims: claims, until: claims.Expires}
 }
 
+// accepts reports whether the token is one of a client that is listened to.
+func (i *Introspector) accepts(claims *Claims) bool {
+	client, _ := claims.String("client_id")
+	return len(i.config.ClientIDs) == 0 || slices.Contains(i.config.ClientIDs, client)
+}
+
 // ask returns what the server says of a token that is good. Whatever keeps it
 // from saying so is ErrUnavailable, and is told.
 func (i *Introspector) ask(raw string) (jwt.MapClaims, error) {
 	var answer jwt.MapClaims
 	var err error
+	patience := time.NewTimer(i.config.Timeout)
+	defer patience.Stop()
 	select {
 	case i.slots <- struct{}{}:
 		answer, err = i.exchange(raw)
 		<-i.slots
-	default:
-		err = unavailable("%d requests are in flight, as many as may be", cap(i.slots))
+	case <-patience.C:
+		err = unavailable("%d requests were in flight all the time, as many as may be", cap(i.slots))
+	case <-i.closing.Done():
+		err = unavailable("nobody is asked any more")
 	}
 	if errors.Is(err, ErrUnavailable) && i.closing.Err() == nil {
 		i.failing.Do(func() { i.config.OnError(fmt.Errorf("introspection by %s: %w", i.endpoint.source, err)) })

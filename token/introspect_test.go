@@ -535,30 +535,61 @@ func TestForgedTokens(t *testing.T) {
 	}
 }
 
-// TestBusy fills the slots and expects an answer at once beyond them.
+// TestBusy: who finds no slot free waits for one, but no longer than anybody.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := publishing()
 		p.says(answer{status: 200, body: activeAnswer(nil), after: time.Second})
-		var told reports
-		i := newIntrospector(t, token.IntrospectionConfig{URL: introspectionURL, Client: &http.Client{Transport: p}, Concurrency: 2, OnError: told.add})
+		config := token.IntrospectionConfig{URL: introspectionURL, Client: &http.Client{Transport: p}, Concurrency: 1, Timeout: 4 * time.Second}
+		i := newIntrospector(t, config)
 		began := time.Now()
+		waited := make(chan time.Duration, 10)
+		ask := func(n int, want error) {
+			go func() {
+				if _, err := i.Verify(fmt.Sprint("token", n), began); !errors.Is(err, want) {
+					t.Errorf("token%d: %v, want %v", n, err, want)
+				}
+				waited <- time.Since(began)
+			}()
+		}
+		ask(0, nil)
+		ask(1, nil)
 		for n := range 2 {
-			go func() { _, _ = i.Verify(fmt.Sprint("token", n), began) }()
+			if took := <-waited; took != time.Duration(n+1)*time.Second {
+				t.Errorf("answered after %v", took)
+			}
 		}
-		synctest.Wait()
-		if _, err := i.Verify("token2", began); !errors.Is(err, token.ErrUnavailable) || time.Since(began) != 0 {
-			t.Errorf("%v after %v", err, time.Since(began))
-		}
-		if text := told.first(t); !strings.Contains(text, "2 requests are in flight") {
-			t.Errorf("the operator is told: %s", text)
-		}
-		pass(time.Second)
-		if _, err := i.Verify("token2", began); err != nil {
-			t.Errorf("when they have ended: %v", err)
+
+		p.says(answer{status: 200, body: activeAnswer(nil), after: time.Hour}) // all hang
+		began = time.Now()
+		ask(2, token.ErrUnavailable)
+		pass(2 * time.Second)
+		ask(3, token.ErrUnavailable)
+		ask(4, token.ErrUnavailable)
+		for _, want := range []time.Duration{4 * time.Second, 6 * time.Second, 8 * time.Second} {
+			if took := <-waited; took != want {
+				t.Errorf("given up after %v, want %v", took, want)
+			}
 		}
 	})
+}
+
+// TestOtherClients: a token proves its user, but not to everybody.
+func TestOtherClients(t *testing.T) {
+	t.Parallel()
+	i := newIntrospector(t, token.IntrospectionConfig{
+		URL: introspectionURL, Client: answering(200, activeAnswer(fields{"client_id": "another"})), ClientIDs: []string{"ours"},
+	})
+	if claims, err := i.Verify("token", time.Now()); claims != nil || !errors.Is(err, token.ErrWrongAudience) {
+		t.Errorf("%v, %v", claims, err)
+	}
+	i = newIntrospector(t, token.IntrospectionConfig{
+		URL: introspectionURL, Client: answering(200, activeAnswer(fields{"client_id": "ours"})), ClientIDs: []string{"other", "ours"},
+	})
+	if _, err := i.Verify("token", time.Now()); err != nil {
+		t.Error(err)
+	}
 }
 
 const introspectionURL = "https://id.example.org/oauth2/introspect"

@@ -5,6 +5,7 @@ CREATE TABLE metrics_gate.preference (
 	uid        bytea   NOT NULL PRIMARY KEY,
 	preference boolean,          -- metrics_optout; NULL: no choice
 	changed    bigint  NOT NULL, -- milliseconds since 1970, UTC
+	said       bigint  NOT NULL, -- when the choice was last said; the same one may be said again
 	source     text    NOT NULL, -- where the change came from
 	seq        bigint  NOT NULL  -- the number of the row's last change
 );
@@ -20,13 +21,13 @@ CREATE TABLE metrics_gate.feed (
 ) WITH (fillfactor = 10);
 INSERT INTO metrics_gate.feed (one, head) VALUES (true, 0);
 
--- How many accounts were forgotten, by one of 4,096 classes that the hash of a
--- uid falls into. It is part of the tags of accounts without a row, so that a
--- write which is under way does not bring one back that was deleted.
-CREATE TABLE metrics_gate.forgotten (
-	class     integer NOT NULL PRIMARY KEY,
-	deletions bigint  NOT NULL
+-- The accounts that were deleted in the last days, so that what was under way
+-- then does not bring them back.
+CREATE TABLE metrics_gate.deleted (
+	uid_hash bytea  NOT NULL PRIMARY KEY, -- SHA-256
+	at       bigint NOT NULL              -- milliseconds since 1970, UTC
 );
+CREATE INDEX deleted_at ON metrics_gate.deleted (at);
 
 -- How many users recorded an opt-out on a day (UTC), and who they are on the
 -- current one, so that each is counted once. Nobody is kept longer.

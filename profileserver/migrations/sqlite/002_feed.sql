@@ -3,6 +3,9 @@
 -- followed the changes up to one can be told what came after; a row from
 -- before there were numbers has 0. Deletions leave nothing to be told later.
 ALTER TABLE preference ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+-- When the choice was last said; the same one may be said again.
+ALTER TABLE preference ADD COLUMN said INTEGER NOT NULL DEFAULT 0;
+UPDATE preference SET said = changed;
 CREATE INDEX preference_seq ON preference (seq);
 
 CREATE TABLE feed (
@@ -11,13 +14,13 @@ CREATE TABLE feed (
 ) STRICT;
 INSERT INTO feed (one, head) VALUES (1, 0);
 
--- How many accounts were forgotten, by one of 4,096 classes that the hash of a
--- uid falls into. It is part of the tags of accounts without a row, so that a
--- write which is under way does not bring one back that was deleted.
-CREATE TABLE forgotten (
-	class     INTEGER NOT NULL PRIMARY KEY,
-	deletions INTEGER NOT NULL
-) STRICT;
+-- The accounts that were deleted in the last days, so that what was under way
+-- then does not bring them back.
+CREATE TABLE deleted (
+	uid_hash BLOB    NOT NULL PRIMARY KEY, -- SHA-256
+	at       INTEGER NOT NULL              -- milliseconds since 1970, UTC
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deleted_at ON deleted (at);
 
 -- How many users recorded an opt-out on a day (UTC), and who they are on the
 -- current one, so that each is counted once. Nobody is kept longer.
