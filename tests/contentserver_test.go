@@ -36,7 +36,7 @@ type contentServer struct {
 	hold atomic.Pointer[chan struct{}] // while set, no request is answered before it is closed
 }
 
-func newContentServer(t *testing.T) *contentServer {
+func newContentServer(t testing.TB) *contentServer {
 	c := &contentServer{}
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)

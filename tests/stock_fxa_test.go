@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,16 +14,13 @@ import (
 	"github.com/metricsgate/metricsgate/tests/rig"
 )
 
-// The stock FxA Caddyfile of the design, as far as it can be had without its
-// handshake, introspection and events: no session cookie, the account is the
-// one that the beacon names, and the store is our own.
+// The stock FxA Caddyfile of the design: no session cookie, the account is the
+// one that the beacon names, and the store is our own, fed by people's own
+// choices with FxA's opaque tokens and by FxA's events. Changes act at the gate
+// because it follows them.
 func TestStockFxA(t *testing.T) {
 	t.Parallel()
-	behind := newContentServer(t)
-	existing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, "the existing profile server: "+r.URL.Path)
-	}))
-	t.Cleanup(existing.Close)
+	behind, oauth, existing := newContentServer(t), newOAuthServer(t), newExistingProfileServer(t)
 	accounts, shadowed, profileAddr := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
 	stock := func(mode string) string {
 		return "metrics_gate " + mode + ` {
@@ -32,8 +29,10 @@ func TestStockFxA(t *testing.T) {
 				auth mint {
 					key ` + rig.FromFile("ec.key") + `
 				}
-				max_age 1s
+				timeout 20s
+				max_age 10m
 			}
+			handshake
 		}`
 	}
 	caddy := rig.Start(t,
@@ -44,23 +43,37 @@ func TestStockFxA(t *testing.T) {
 			tokens jwt {
 				key `+rig.FromFile("ec.pub")+`
 			}
+			tokens introspect `+oauth.URL+`/v1/verify {
+				timeout 20s
+			}
 			trusted_client metrics-gate `+rig.TrustedRelier+`
+			events {
+				issuer https://accounts.firefox.com/
+				jwks   `+oauth.URL+`/v1/jwks
+			}
 		}`, rig.ProxyTo(existing.Listener.Addr().String())),
 	)
+	keysFetched(t, profileAddr)
+	follows(t, caddy, profileAddr)
 
-	out, in, silent := rig.NewUID(t), rig.NewUID(t), rig.NewUID(t)
-	for uid, choice := range map[string]string{out: "true", in: "false"} {
-		token := rig.RelierToken(profileAddr, uid, "profile:metrics_optout:write", rig.TrustedRelier)
-		status, _, body := rig.Ask(t, profileAddr, http.MethodPost, token, `{"metrics_optout":`+choice+`}`)
+	out, in, silent, told := rig.NewUID(t), rig.NewUID(t), rig.NewUID(t), rig.NewUID(t)
+	setting := func(uid string, choice preference) {
+		t.Helper()
+		token := oauth.issue(t, uid, rig.TrustedRelier, "profile", "profile:write", "clients:write")
+		status, _, body := rig.Ask(t, profileAddr, http.MethodPost, token, fmt.Sprintf(`{"metrics_optout":%s}`, choice))
 		if status != http.StatusOK || body != "{}" {
 			t.Fatalf("POST %s: %d %q", choice, status, body)
 		}
 	}
+	setting(out, optOut)
+	setting(in, allow)
+	happen(t, profileAddr, "FxA", byRSA(event(t, told, "metrics-opt-out", map[string]any{})))
 
 	for _, c := range []struct {
 		name, body, want, reason string
 	}{
 		{"opted out", flushOf(t, out), "block", "preference"},
+		{"opted out by an event", flushOf(t, told), "block", "preference"},
 		{"allowed", flushOf(t, in), "collect", "default"},
 		{"no choice", flushOf(t, silent), "collect", "default"},
 		{"anonymous", fixture(t, "anonymous"), "collect", "default"},
@@ -85,25 +98,104 @@ func TestStockFxA(t *testing.T) {
 		}
 	}
 
-	// A change acts within max_age, without anything restarted.
-	token := rig.RelierToken(profileAddr, in, "profile:metrics_optout:write", rig.TrustedRelier)
-	if status, _, _ := rig.Ask(t, profileAddr, http.MethodPost, token, `{"metrics_optout":true}`); status != http.StatusOK {
-		t.Fatalf("POST true: %d", status)
+	// A change acts, without anything restarted or asked.
+	acts := func(uid, what, want string) {
+		t.Helper()
+		rig.Until(t, what, func() bool {
+			return send(t, behind, accounts, "POST /metrics", flushOf(t, uid)).decision() == want
+		})
 	}
-	rig.Until(t, "an opt-out to act", func() bool {
-		return !send(t, behind, accounts, "POST /metrics", flushOf(t, in)).collected()
-	})
+	asked := caddy.Metric("profile_lookups_total")
+	setting(in, optOut)
+	acts(in, "an opt-out to act", "block")
+	happen(t, profileAddr, "FxA", byRSA(event(t, silent, "profile-change", map[string]any{"metricsEnabled": false})))
+	acts(silent, "an event to act", "block")
+	happen(t, profileAddr, "RFC 8935", byEC(event(t, silent, "metrics-opt-in", map[string]any{})))
+	acts(silent, "an event that allows again to act", "collect")
+	if now := caddy.Metric("profile_lookups_total"); now != asked {
+		t.Errorf("the gate asked %v times", now-asked)
+	}
+	happen(t, profileAddr, "FxA", byRSA(event(t, told, "delete-user", map[string]any{})))
+	acts(told, "a deletion to act", "collect")
 
 	// What is not its own, the profile server passes on.
-	response, err := rig.Client.Get("http://" + profileAddr + "/v1/display_name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if body, _ := io.ReadAll(response.Body); string(body) != "the existing profile server: /v1/display_name" {
+	if _, _, body := rig.AskFor(t, profileAddr, "GET /v1/display_name", "0123456789abcdef", ""); body != "existing: GET /v1/display_name Bearer 0123456789abcdef " {
 		t.Errorf("/v1/display_name was answered %q", body)
 	}
 }
+
+// The design's Caddyfiles, letter by letter, are valid.
+func TestDesignedCaddyfiles(t *testing.T) {
+	t.Parallel()
+	local := strings.NewReplacer("/run/secrets/gate", rig.KeyFile("ec"), "/var/lib/metrics-gate", t.TempDir(), "{env.PRIVACY_API_TOKEN}", bearerToken)
+	for name, config := range map[string]string{"stock FxA": designedForFxA, "any application": designedForAny} {
+		file := filepath.Join(t.TempDir(), "Caddyfile")
+		if err := os.WriteFile(file, []byte(local.Replace(config)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if stdout, stderr, code := rig.Command(t, "validate", "--config", file, "--adapter", "caddyfile"); code != 0 {
+			t.Errorf("%s: exit %d\n%s%s", name, code, stdout, stderr)
+		}
+	}
+}
+
+const designedForFxA = `
+accounts.example.org {
+	metrics_gate shadow {
+		preset fxa
+		profile https://profile.example.org/v1 {
+			auth mint {
+				key {file./run/secrets/gate.key}
+			}
+		}
+		handshake
+	}
+	reverse_proxy content-server:3030
+}
+
+profile.example.org {
+	profile_server {
+		store sqlite /var/lib/metrics-gate/profile.db
+		tokens jwt {
+			key {file./run/secrets/gate.pub}
+		}
+		tokens introspect https://oauth.example.org/v1/verify
+		trusted_client metrics-gate 98e6508e88680e1a
+		events {
+			issuer https://accounts.firefox.com/
+			jwks   https://oauth.example.org/v1/jwks
+		}
+	}
+	reverse_proxy profile-server:1111
+}
+`
+
+const designedForAny = `
+app.example.org {
+	metrics_gate {
+		route POST /api/beacon {
+			answer 204
+		}
+		route GET /flags experiment {
+			answer 200 application/json ` + "`{}`" + `
+		}
+		session jwt {
+			cookie   session
+			jwks     https://id.example.org/.well-known/jwks.json
+			issuer   https://id.example.org
+			audience web
+		}
+		profile https://api.example.org/users/{uid}/privacy {
+			field analytics_allowed inverted
+			auth bearer {env.PRIVACY_API_TOKEN}
+			timeout 300ms
+			max_age 1m
+			max_entries 100000
+		}
+	}
+	reverse_proxy app:3000
+}
+`
 
 // The profile server's API, as the design has it.
 func TestProfileServer(t *testing.T) {

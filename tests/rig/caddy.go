@@ -145,9 +145,11 @@ func (s *Server) Run(cmd *exec.Cmd) {
 	s.Logged("serving initial configuration")
 }
 
-// Environment is a home of its own, so that no run sees what another left.
+// Environment is a home of its own, so that no run sees what another left. The
+// race detector would have each process sleep for a second before it ends, in
+// case that a race is still to come.
 func Environment(dir string) []string {
-	env := []string{"GORACE=halt_on_error=0"}
+	env := []string{"GORACE=halt_on_error=0 atexit_sleep_ms=0"}
 	for _, name := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"} {
 		env = append(env, name+"="+dir)
 	}
@@ -203,7 +205,7 @@ func (s *Server) Stop() {
 			s.t.Errorf("Caddy ended with %v", err)
 		}
 	case <-time.After(Patience):
-		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into the log
+		_ = s.cmd.Process.Signal(syscall.SIGABRT) // its goroutines, into the log; Caddy itself takes SIGQUIT
 		<-s.exited
 		s.t.Errorf("Caddy did not stop")
 	}
@@ -292,12 +294,18 @@ type Sample struct {
 	Value  float64
 }
 
-// Samples scrapes the gate's own metrics.
+// What the names of our metrics begin with.
+const (
+	gatePrefix          = "caddy_metrics_gate_"
+	profileServerPrefix = "caddy_profile_server_"
+)
+
+// Samples scrapes the metrics of the gate and of the profile server.
 func (s *Server) Samples() (all []Sample) {
 	s.t.Helper()
 	for line := range strings.Lines(s.AdminGet("/metrics")) {
 		line = strings.TrimSpace(line)
-		if !strings.HasPrefix(line, "caddy_metrics_gate_") {
+		if !strings.HasPrefix(line, gatePrefix) && !strings.HasPrefix(line, profileServerPrefix) {
 			continue
 		}
 		space := strings.LastIndexByte(line, ' ')
@@ -325,12 +333,38 @@ func (s *Server) Samples() (all []Sample) {
 // the labels, given as key, value, key, value.
 func (s *Server) Metric(name string, labels ...string) (sum float64) {
 	s.t.Helper()
+	return s.sum(gatePrefix+name, labels)
+}
+
+// ProfileServerMetric is the same of caddy_profile_server_<name>.
+func (s *Server) ProfileServerMetric(name string, labels ...string) (sum float64) {
+	s.t.Helper()
+	return s.sum(profileServerPrefix+name, labels)
+}
+
+func (s *Server) sum(name string, labels []string) (sum float64) {
+	s.t.Helper()
 	for _, sample := range s.Samples() {
-		if sample.Name == "caddy_metrics_gate_"+name && sample.Has(labels...) {
+		if sample.Name == name && sample.Has(labels...) {
 			sum += sample.Value
 		}
 	}
 	return sum
+}
+
+// Resident is how much memory the process has, in bytes.
+func (s *Server) Resident() int64 {
+	s.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	var kilobytes int64
+	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
+		s.t.Fatal(err)
+	}
+	return kilobytes << 10
 }
 
 // Has says whether the sample has the labels, given as key, value, key, value.
@@ -393,11 +427,17 @@ func Gate(options ...string) string { return "metrics_gate {\n" + strings.Join(o
 func ProxyTo(addr string) string { return "reverse_proxy " + addr }
 
 // Command runs a subcommand of Caddy to its end.
-func Command(t *testing.T, args ...string) (stdout, stderr string, code int) {
+func Command(t testing.TB, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	return CommandWith(t, nil, args...)
+}
+
+// CommandWith is Command with more in its environment, as NAME=value.
+func CommandWith(t testing.TB, environment []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(Binary, args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = Environment(cmd.Dir)
+	cmd.Env = append(Environment(cmd.Dir), environment...)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

@@ -31,12 +31,29 @@ func RelierToken(addr, uid, scope, client string) string {
 	}))
 }
 
-// Ask speaks to our own profile server.
+// Ask speaks to our own profile server about the preference.
 func Ask(t testing.TB, addr, method, token, body string, headers ...string) (int, http.Header, string) {
 	t.Helper()
-	r, err := http.NewRequest(method, "http://"+addr+"/v1/metrics_optout", strings.NewReader(body))
+	return AskFor(t, addr, method+" /v1/metrics_optout", token, body, headers...)
+}
+
+// AskFor speaks to our own profile server ("GET /v1/profile"). A body is JSON
+// unless the headers say otherwise.
+func AskFor(t testing.TB, addr, request, token, body string, headers ...string) (int, http.Header, string) {
+	t.Helper()
+	status, header, got, err := TryAskFor(addr, request, token, body, headers...)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return status, header, got
+}
+
+// TryAskFor is AskFor for goroutines, which may not end the test.
+func TryAskFor(addr, request, token, body string, headers ...string) (int, http.Header, string, error) {
+	method, target, _ := strings.Cut(request, " ")
+	r, err := http.NewRequest(method, "http://"+addr+target, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, "", err
 	}
 	r.Header.Set("Authorization", "Bearer "+token)
 	if body != "" {
@@ -44,13 +61,13 @@ func Ask(t testing.TB, addr, method, token, body string, headers ...string) (int
 	}
 	for _, header := range headers {
 		name, value, _ := strings.Cut(header, ": ")
-		r.Header.Add(name, value)
+		r.Header.Set(name, value)
 	}
 	response, err := Client.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, "", err
 	}
 	defer response.Body.Close()
-	got, _ := io.ReadAll(response.Body)
-	return response.StatusCode, response.Header, string(got)
+	got, err := io.ReadAll(response.Body)
+	return response.StatusCode, response.Header, string(got), err
 }
