@@ -277,7 +277,7 @@ func TestOpenAPI(t *testing.T) {
 	all := mint(t, "operator", identity, "profile:write "+changesScope, "")
 	other := mint(t, "evil", identity, "profile:write", "")
 	little := mint(t, "operator", identity, "profile:email", "")
-	unread := signEvent(t, "ES256", jwt.MapClaims{"sub": identity, "client_id": "operator", "exp": time.Now().Add(time.Minute).Unix()})
+	unread := signEvent(t, "ES256", jwt.MapClaims{"sub": identity, "client_id": "operator", "exp": time.Now().Add(time.Hour).Unix()})
 	event := signEvent(t, "RS256", eventClaims("1", map[string]any{eventURI("metrics-opt-out"): noPayload}, nil))
 	with := func(lines ...string) []string { return lines }
 	set := with("Content-Type: application/secevent+jwt")

@@ -295,7 +295,7 @@ func TestNoProfileWhereThePreferenceIsNotKnown(t *testing.T) {
 		})},
 	})
 	unread := signEvent(t, "ES256", jwt.MapClaims{
-		"sub": identity, "client_id": "metrics-gate", "scope": "profile", "exp": time.Now().Add(time.Minute).Unix(),
+		"sub": identity, "client_id": "metrics-gate", "scope": "profile", "exp": time.Now().Add(time.Hour).Unix(),
 	})
 	for _, test := range []struct {
 		body, token string

@@ -74,7 +74,7 @@ func mint(t *testing.T, client, subject, scope, source string) string {
 
 func mintAt(t *testing.T, client, subject, scope, source string, now time.Time) string {
 	t.Helper()
-	minter, err := token.NewMinter(token.MinterConfig{Key: secret, ClientID: client, Lifetime: time.Minute})
+	minter, err := token.NewMinter(token.MinterConfig{Key: secret, ClientID: client, Lifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func mintAt(t *testing.T, client, subject, scope, source string, now time.Time) 
 // forge signs claims that the minter would not.
 func forge(t *testing.T, claims jwt.MapClaims) string {
 	t.Helper()
-	claims["exp"] = time.Now().Add(time.Minute).Unix()
+	claims["exp"] = time.Now().Add(time.Hour).Unix()
 	raw, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
 	if err != nil {
 		t.Fatal(err)
@@ -343,7 +343,7 @@ func TestTokensInTurn(t *testing.T) {
 	}
 	good := verifier(t, token.Config{PEM: [][]byte{pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})}})
 	minter, err := token.NewMinter(token.MinterConfig{
-		Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), ClientID: "metrics-gate", Lifetime: time.Minute,
+		Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), ClientID: "metrics-gate", Lifetime: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
