@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unique"
 
@@ -76,14 +77,18 @@ type cache struct {
 	shards []shard
 }
 
+// shard is read without a lock of its own; go-cache has one. Who reads while an
+// entry moves from one generation to the other may miss it, and asks the
+// profile server once more.
 type shard struct {
-	mu         sync.RWMutex
-	room       int // entries in one generation
-	young, old generation
+	young, old atomic.Pointer[generation]
 
 	// forgotten is the last change that a dropped generation knew of. Any
 	// account may have been the one that changed then.
-	forgotten instant
+	forgotten atomic.Int64
+
+	mu   sync.Mutex // held by who writes
+	room int        // entries in one generation
 }
 
 type generation struct {
@@ -91,8 +96,8 @@ type generation struct {
 	changed instant // the last change that an entry knows of
 }
 
-func newGeneration() generation {
-	return generation{Cache: gocache.New(gocache.NoExpiration, 0)}
+func newGeneration() *generation {
+	return &generation{Cache: gocache.New(gocache.NoExpiration, 0)}
 }
 
 // newCache makes a cache of at most entries, and at least two.
@@ -106,7 +111,8 @@ func newCache(entries int) *cache {
 	c := &cache{maphash.MakeSeed(), make([]shard, shards)}
 	for i := range c.shards {
 		c.shards[i].room = max(1, entries/shards/2)
-		c.shards[i].young, c.shards[i].old = newGeneration(), newGeneration()
+		c.shards[i].young.Store(newGeneration())
+		c.shards[i].old.Store(newGeneration())
 	}
 	return c
 }
@@ -118,15 +124,13 @@ func (c *cache) shard(uid string) *shard {
 // get returns what is known of the account, and counts as a use of it.
 func (c *cache) get(uid string) entry {
 	s := c.shard(uid)
-	s.mu.RLock()
-	e, found := read(s.young, uid)
+	e, found := read(s.young.Load(), uid)
 	move := false
 	if !found {
-		_, move = s.old.Get(uid)
+		_, move = s.old.Load().Get(uid)
 	}
-	e.changed = max(e.changed, s.forgotten)
-	s.mu.RUnlock()
 	if !move {
+		e.changed = max(e.changed, instant(s.forgotten.Load()))
 		return e
 	}
 	s.mu.Lock()
@@ -167,7 +171,7 @@ func (c *cache) amend(uid string, change func(*entry)) {
 	s := c.shard(uid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range []generation{s.young, s.old} {
+	for _, g := range []*generation{s.young.Load(), s.old.Load()} {
 		if e, found := read(g, uid); found {
 			change(&e)
 			g.Set(uid, e, gocache.NoExpiration)
@@ -191,37 +195,40 @@ func (c *cache) len() int {
 	entries := 0
 	for i := range c.shards {
 		s := &c.shards[i]
-		s.mu.RLock()
-		entries += s.young.ItemCount() + s.old.ItemCount()
-		s.mu.RUnlock()
+		s.mu.Lock()
+		entries += s.young.Load().ItemCount() + s.old.Load().ItemCount()
+		s.mu.Unlock()
 	}
 	return entries
 }
 
 // use reads an entry and moves it into the young generation.
 func (s *shard) use(uid string) entry {
-	e, found := read(s.young, uid)
+	e, found := read(s.young.Load(), uid)
 	if !found {
-		if e, found = read(s.old, uid); found {
+		if e, found = read(s.old.Load(), uid); found {
 			s.store(uid, e)
 		}
 	}
-	e.changed = max(e.changed, s.forgotten)
+	e.changed = max(e.changed, instant(s.forgotten.Load()))
 	return e
 }
 
 func (s *shard) store(uid string, e entry) {
-	if _, found := s.young.Get(uid); !found && s.young.ItemCount() >= s.room {
-		s.forgotten = max(s.forgotten, s.old.changed)
-		s.old, s.young = s.young, newGeneration()
+	young, old := s.young.Load(), s.old.Load()
+	if _, found := young.Get(uid); !found && young.ItemCount() >= s.room {
+		s.forgotten.Store(max(s.forgotten.Load(), int64(old.changed)))
+		young, old = newGeneration(), young
+		s.old.Store(old)
+		s.young.Store(young)
 	}
 	// The uid may be part of something larger that must not live on with it.
-	s.young.Set(strings.Clone(uid), e, gocache.NoExpiration)
-	s.young.changed = max(s.young.changed, e.changed)
-	s.old.Delete(uid)
+	young.Set(strings.Clone(uid), e, gocache.NoExpiration)
+	young.changed = max(young.changed, e.changed)
+	old.Delete(uid)
 }
 
-func read(g generation, uid string) (entry, bool) {
+func read(g *generation, uid string) (entry, bool) {
 	value, found := g.Get(uid)
 	if !found {
 		return entry{}, false
