@@ -66,9 +66,7 @@ func (g *Gate) decideNamed(r *http.Request, route *gatedRoute, subject session.S
 		}
 		start := time.Now()
 		defer func() { left -= time.Since(start) }()
-		ctx, cancel := context.WithTimeout(r.Context(), left)
-		defer cancel()
-		return g.profile.LookupNamed(ctx, uid, start)
+		return g.profile.LookupNamed(r.Context(), uid, start, left)
 	}
 	for _, name := range subject.Named {
 		if decision.Action == policy.Collect && name != subject.UID {
@@ -122,7 +120,7 @@ func (g *Gate) decidePage(r *http.Request) (_ policy.Decision, ask bool) {
 		switch {
 		case g.profile == nil:
 		case g.pages.wait:
-			named = g.profile.LookupNamed(ctx, name, time.Now())
+			named = g.profile.LookupNamed(ctx, name, time.Now(), g.lookupTime)
 		default:
 			named = g.profile.CachedNamed(name, now)
 		}

@@ -294,13 +294,15 @@ func (c *Client) Lookup(ctx context.Context, a Account, now time.Time) policy.Pr
 			return e.preference
 		}
 	}
-	return c.lookup(ctx, a, false, now)
+	return c.lookup(ctx, a, false, now, c.timeout)
 }
 
 // LookupNamed is Lookup for an account that is only named, by anybody. It
-// uses what is cached of proven accounts and never displaces it.
-func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time) policy.Preference {
-	return c.lookup(ctx, Account{UID: uid}, true, now)
+// uses what is cached of proven accounts and never displaces it. It waits at
+// most as long as is left of the time that a request may take for all that it
+// looks up; what is cached costs no timer for that.
+func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time, left time.Duration) policy.Preference {
+	return c.lookup(ctx, Account{UID: uid}, true, now, left)
 }
 
 // Cached returns what is known of an account that is proven, without waiting.
@@ -396,11 +398,16 @@ func (c *Client) known(a Account, now time.Time) knowledge {
 	return known
 }
 
-func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Time) policy.Preference {
+func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Time, left time.Duration) policy.Preference {
 	known := c.known(a, now)
 	if at := c.instant(now); c.fresh(known.entry, at) {
 		c.refresh(a, named, known, at)
 		return known.preference
+	}
+	if left < c.timeout { // which a lookup takes at most by itself
+		bounded, cancel := context.WithTimeout(ctx, left)
+		defer cancel()
+		ctx = bounded
 	}
 	learnt := c.ask(ctx, a, named, known.fetched)
 	if learnt == policy.Unknown {

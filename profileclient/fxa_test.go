@@ -67,7 +67,7 @@ func TestShippedIsOnlyRead(t *testing.T) {
 	held, err := client.Read(context.Background(), ann)
 	expect(t, "read", held.Preference, policy.Unset)
 	expect(t, "error", err, nil)
-	expect(t, "named", client.LookupNamed(context.Background(), "bob", time.Now()), policy.Unknown)
+	expect(t, "named", client.LookupNamed(context.Background(), "bob", time.Now(), time.Second), policy.Unknown)
 
 	client.WriteBack(ann, time.Now())
 	err = client.Choose(context.Background(), ann, policy.OptedOut, `"1"`)

@@ -238,7 +238,7 @@ func (b bench) lookup(uid string) policy.Preference {
 }
 
 func (b bench) lookupNamed(uid string) policy.Preference {
-	return b.LookupNamed(context.Background(), uid, time.Now())
+	return b.LookupNamed(context.Background(), uid, time.Now(), time.Minute)
 }
 
 // virtual runs a test whose clock stands still while anything is to be done.

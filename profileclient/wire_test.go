@@ -297,7 +297,7 @@ func TestAddresses(t *testing.T) {
 				c.URL = strings.TrimSuffix(c.URL, "/users/{uid}/privacy") + test.url
 				c.Auth = profileclient.Mint(minter(t, longSecret))
 			})
-			preference := client.LookupNamed(context.Background(), test.uid, time.Now())
+			preference := client.LookupNamed(context.Background(), test.uid, time.Now(), time.Second)
 			expect(t, "URL", got, test.want)
 			if test.want == "" {
 				expect(t, "preference", preference, policy.Unknown)
