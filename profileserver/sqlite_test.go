@@ -463,9 +463,10 @@ func TestCloseBetweenAWriteAndItsTelling(t *testing.T) {
 	path := database(t)
 	other := openStore(t, path)
 	var store *SQLite
-	closing := make(chan chan struct{}, 1)
+	closing, tidied := make(chan chan struct{}, 1), make(chan struct{}, 1)
 	store, err := openSQLite(path, func() time.Time {
 		select {
+		case tidied <- struct{}{}: // the store's own first write, when it is opened
 		case closed := <-closing: // in the middle of the write
 			go func() {
 				defer close(closed)
@@ -482,9 +483,16 @@ func TestCloseBetweenAWriteAndItsTelling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for len(tidied) == 0 {
+		runtime.Gosched()
+	}
 	mustSet(t, other, "x", change{preference: policy.OptedOut})
+	if err := store.writing.take(t.Context()); err != nil { // and so the first has ended
+		t.Fatal(err)
+	}
 	closed := make(chan struct{})
 	closing <- closed
+	store.writing.give()
 	mustSet(t, store, "y", change{preference: policy.OptedOut})
 	<-closed
 }
