@@ -59,10 +59,11 @@ func (c *Client) Read(ctx context.Context, a Account) (Held, error) {
 }
 
 // Choose saves what the user of an account, which must be proven, chose in so
-// many words: null, false or true. With an etag it is saved only where that
-// is still the server's version, which Read returned; otherwise the error is
+// many words: null, false or true. With an etag it is saved only where that is
+// still the server's version, which Read returned; otherwise the error is
 // ErrConflict, unless the profile holds this very preference by now. Every
-// other failure wraps ErrNotSaved, also that the API is only read. What is saved decides the next Lookup.
+// other failure wraps ErrNotSaved, also that the API is only read. What is
+// saved decides the next Lookup.
 //
 // It takes at most Config.Timeout, twice that after a conflict. It goes on
 // when the caller leaves: the user has chosen.

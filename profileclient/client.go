@@ -73,9 +73,10 @@ type Config struct {
 	// how long a lookup can wait. Default: 300ms.
 	Timeout time.Duration
 
-	// MaxAge is how long an answer is used, and so how late an opt-out can
-	// act where the client does not follow, or the change feed is away. It is shortened by up to a fifth at random, so that answers do not
-	// all expire at once, and never lengthened. Default: 1m.
+	// MaxAge is how long an answer is used, and so how late an opt-out can act
+	// where the client does not follow, or the change feed is away. It is
+	// shortened by up to a fifth at random, so that answers do not all expire
+	// at once, and never lengthened. Default: 1m.
 	MaxAge time.Duration
 
 	// MaxEntries bounds the cache, in accounts. Accounts that are only named
@@ -340,9 +341,9 @@ func (c *Client) change(uid string, record func(e *entry, now instant)) {
 func (c *Client) Entries() (verified, named int) { return c.proven.len(), c.named.len() }
 
 // Close ends the work in the background: none begins any more, the change feed
-// is left, write-backs that wait for another try are dropped, and what is on its way to the
-// profile server is waited for, which takes at most Config.Timeout. Lookup
-// works on, for requests that are still in flight.
+// is left, write-backs that wait for another try are dropped, and what is on
+// its way to the profile server is waited for, which takes at most
+// Config.Timeout. Lookup works on, for requests that are still in flight.
 func (c *Client) Close() {
 	c.mu.Lock()
 	c.close()

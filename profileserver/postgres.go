@@ -402,8 +402,8 @@ func sees(ctx context.Context, tx pgx.Tx, event string, at moment) (bool, error)
 	return done.RowsAffected() > 0, err
 }
 
-// finish sends the last statements of a transaction, and the notice that all instances get when they are
-// committed, at once.
+// finish sends the last statements of a transaction, and the notice that all
+// instances get when they are committed, at once.
 func finish(ctx context.Context, tx pgx.Tx, statements *pgx.Batch, n notice) error {
 	text, err := json.Marshal(n)
 	if err != nil {

@@ -189,7 +189,8 @@ func OpenStore(ctx context.Context, name string) (Store, error) {
 const patience = 5 * time.Second
 
 // turn, of capacity one, lets one writer of an instance through at a time: a
-// store knows only one, and the others would wait on connections that readers could use.
+// store knows only one, and the others would wait on connections that readers
+// could use.
 type turn chan struct{}
 
 var errBusy = errors.New("others were writing all the time; see who keeps the database locked")
@@ -217,8 +218,8 @@ func tell(ctx context.Context, f *feed, u update) {
 	f.publish(u)
 }
 
-// rememberedFor is how long the hashes of events and of deleted accounts are kept. FxA
-// delivers an event again for hours, not for days.
+// rememberedFor is how long the hashes of events and of deleted accounts are
+// kept. FxA delivers an event again for hours, not for days.
 const rememberedFor = 7 * 24 * time.Hour
 
 // hash is what is kept of an event that was seen, and of an account that was

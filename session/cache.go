@@ -67,9 +67,10 @@ type verified struct {
 	claim    policy.Preference
 }
 
-// newTokenCache returns a cache of at most so many entries (and at least
-// two). There are up to 64 shards, so that requests seldom meet. A small cache has fewer,
-// since digests do not spread evenly over shards of a handful of entries.
+// newTokenCache returns a cache of at most so many entries (and at least two).
+// There are up to 64 shards, so that requests seldom meet. A small cache has
+// fewer, since digests do not spread evenly over shards of a handful of
+// entries.
 func newTokenCache(entries int) *tokenCache {
 	shards := 1
 	for shards < 64 && entries/shards >= 128 {
