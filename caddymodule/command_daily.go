@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/profileserver"
 )
 
 func dailyCommand() *cobra.Command {
@@ -31,7 +33,7 @@ a day, whatever they toggle. Imports do not count.`,
 			if err != nil {
 				return err
 			}
-			since, err := parseDay("from", from, until.AddDate(0, 0, -29))
+			since, err := parseDay("from", from, until.AddDate(0, 0, 1-profileserver.DefaultDays))
 			if err != nil {
 				return err
 			}
@@ -43,20 +45,11 @@ a day, whatever they toggle. Imports do not count.`,
 				return err
 			}
 			defer opened.Close()
-			counts, err := opened.Daily(cmd.Context(), since, until)
+			rows, err := profileserver.DailyRows(cmd.Context(), opened, since, until)
 			if err != nil {
 				return err
 			}
-			users := make(map[string]int64, len(counts))
-			for _, count := range counts {
-				users[count.Day.Format(time.DateOnly)] = count.Users
-			}
-			var days []countedDay // also those on which nobody did
-			for day := since; !day.After(until); day = day.AddDate(0, 0, 1) {
-				name := day.Format(time.DateOnly)
-				days = append(days, countedDay{name, users[name]})
-			}
-			return print(cmd.OutOrStdout(), days)
+			return print(cmd.OutOrStdout(), rows)
 		},
 	}
 	store.flag(cmd)
@@ -67,33 +60,25 @@ a day, whatever they toggle. Imports do not count.`,
 	return cmd
 }
 
-// countedDay is a day and how many users recorded an opt-out on it.
-type countedDay struct {
-	// Day is the day (UTC), such as 2026-11-24.
-	Day string `json:"day"`
-	// Users is how many users there were.
-	Users int64 `json:"users"`
-}
-
-var dailyFormats = map[string]func(io.Writer, []countedDay) error{
-	"table": func(w io.Writer, days []countedDay) error {
+var dailyFormats = map[string]func(io.Writer, []profileserver.DailyRow) error{
+	"table": func(w io.Writer, rows []profileserver.DailyRow) error {
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 		_, _ = fmt.Fprintln(table, "day\tusers\t")
-		for _, day := range days {
-			_, _ = fmt.Fprintf(table, "%s\t%d\t\n", day.Day, day.Users)
+		for _, row := range rows {
+			_, _ = fmt.Fprintf(table, "%s\t%d\t\n", row.Day, row.Users)
 		}
 		return table.Flush()
 	},
-	"csv": func(w io.Writer, days []countedDay) error {
+	"csv": func(w io.Writer, rows []profileserver.DailyRow) error {
 		_, err := fmt.Fprintln(w, "day,users")
-		for _, day := range days {
+		for _, row := range rows {
 			if err == nil {
-				_, err = fmt.Fprintf(w, "%s,%d\n", day.Day, day.Users)
+				_, err = fmt.Fprintf(w, "%s,%d\n", row.Day, row.Users)
 			}
 		}
 		return err
 	},
-	"json": func(w io.Writer, days []countedDay) error { return json.NewEncoder(w).Encode(days) },
+	"json": func(w io.Writer, rows []profileserver.DailyRow) error { return json.NewEncoder(w).Encode(rows) },
 }
 
 func parseDay(flag, text string, otherwise time.Time) (time.Time, error) {

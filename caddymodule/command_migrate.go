@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/metricsgate/metricsgate/profileserver"
 )
 
 func migrateCommand() *cobra.Command {
@@ -30,7 +28,7 @@ change tables. Instances may be running.`,
 				return err
 			}
 			defer opened.Close()
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The store is up to date, at level %d.\n", profileserver.Level(opened))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The store is up to date, at level %d.\n", opened.Level())
 			return err
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -63,12 +64,11 @@ func openStore(ctx context.Context, name string) (profileserver.Store, error) {
 // writeFile writes a new file that nobody else may read. It takes the place of
 // one that exists only by force. What could not be written whole is removed.
 func writeFile(path string, force bool, write func(io.Writer) error) error {
-	if force {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	create := func() (*os.File, error) { return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) }
+	if force { // what is there stays until what takes its place is complete
+		create = func() (*os.File, error) { return os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") }
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	file, err := create()
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists; name another file, or write --force", path)
 	}
@@ -76,7 +76,7 @@ func writeFile(path string, force bool, write func(io.Writer) error) error {
 		return err
 	}
 	if err := errors.Join(write(file), file.Sync(), file.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+		return errors.Join(err, os.Remove(file.Name()))
 	}
-	return nil
+	return os.Rename(file.Name(), path)
 }

@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -235,5 +237,31 @@ func TestCommandsSayWhichStoreIsWrong(t *testing.T) {
 				t.Fatalf("%s made a file", name)
 			}
 		}
+	}
+}
+
+// TestAFileIsReplacedWhole: what is there stays where what should take its
+// place cannot be written.
+func TestAFileIsReplacedWhole(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "preferences.csv")
+	write := func(text string, failure error) {
+		err := writeFile(path, true, func(w io.Writer) error {
+			_, err := io.WriteString(w, text)
+			return errors.Join(err, failure)
+		})
+		if !errors.Is(err, failure) {
+			t.Errorf("error %v, want %v", err, failure)
+		}
+	}
+	write("old", nil)
+	write("half of the new", errors.New("the disk is full"))
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("files %v, error %v; want one", files, err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "old" {
+		t.Errorf("it holds %q, error %v", text, err)
 	}
 }

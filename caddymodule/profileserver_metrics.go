@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"time"
 
@@ -70,7 +69,7 @@ func (s storeUp) Collect(metrics chan<- prometheus.Metric) {
 	defer cancel()
 	up := 1.0
 	for _, store := range stores {
-		if profileserver.Ping(ctx, store) != nil {
+		if store.Ping(ctx) != nil {
 			up = 0
 		}
 	}
@@ -84,18 +83,11 @@ func registerProfileServerMetrics(registry *prometheus.Registry) error {
 		followers, storeFailuresTotal, storeUpCollector)
 }
 
-// countedMethods are the methods that are counted by name. A client can send
-// any, and each would be another series.
-var countedMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-
 // profileServerObserver counts what a profile server does, also with a
 // DogStatsD agent, if there is one.
 func profileServerObserver(agent *changeCounter) profileserver.Observer {
 	return profileserver.Observer{
 		Request: func(endpoint, method string, status int, took time.Duration) {
-			if !slices.Contains(countedMethods, method) {
-				method = "other"
-			}
 			serverRequestsTotal.WithLabelValues(endpoint, method, strconv.Itoa(status)).Inc()
 			serverRequestSeconds.WithLabelValues(endpoint).Observe(took.Seconds())
 		},

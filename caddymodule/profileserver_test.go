@@ -327,8 +327,8 @@ func TestProfileServerCounts(t *testing.T) {
 	o := profileServerObserver(nil)
 	o.Request(own, "GET", 200, time.Millisecond)
 	o.Request(own, "GET", 503, time.Millisecond)
-	o.Request(own, "BREW", 404, time.Millisecond)
-	o.Request(own, "get", 404, time.Millisecond)
+	o.Request(own, "other", 404, time.Millisecond)
+	o.Request(own, "other", 404, time.Millisecond)
 	o.Change("true", own)
 	o.Event(own, "changed")
 	for want, counters := range map[float64][]prometheus.Counter{

@@ -39,7 +39,7 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) *failure {
 	if s.streams.Err() != nil {
 		return storeAway
 	}
-	follower, err := s.store.follow(r.Context(), after)
+	follower, err := s.store.follow(after)
 	if err != nil {
 		return s.failed(r, err)
 	}

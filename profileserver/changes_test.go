@@ -30,8 +30,8 @@ type feedStore struct {
 	feed *feed
 }
 
-func (s feedStore) follow(ctx context.Context, after int64) (*follower, error) {
-	return s.feed.follow(ctx, after)
+func (s feedStore) follow(after int64) (*follower, error) {
+	return s.feed.follow(after)
 }
 
 // feedServer is a running server that tells the changes of a feed.
@@ -520,7 +520,7 @@ func TestAStoreThatTakesTooLongIsNoSilence(t *testing.T) {
 			return nil, fmt.Errorf("PostgreSQL: %w", context.DeadlineExceeded)
 		})
 		f.begin(10)
-		behind, err := f.follow(t.Context(), 1)
+		behind, err := f.follow(1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package profileserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -11,12 +12,38 @@ import (
 	"time"
 )
 
-const (
-	// defaultDays is how many days are told where the request does not say.
-	defaultDays = 30
-	// maxDays is ten years, with their leap days.
-	maxDays = 3660
-)
+// DefaultDays is how many days are told to who does not say where to begin.
+const DefaultDays = 30
+
+// maxDays is ten years, with their leap days.
+const maxDays = 3660
+
+// DailyRow is a day and how many users recorded an opt-out on it.
+type DailyRow struct {
+	// Day is the day (UTC), such as 2026-11-24.
+	Day string `json:"day"`
+	// Users is how many users there were.
+	Users int64 `json:"users"`
+}
+
+// DailyRows returns a row for each day (UTC) from the one to the other, both
+// included, also where nobody opted out.
+func DailyRows(ctx context.Context, store Store, from, to time.Time) ([]DailyRow, error) {
+	counts, err := store.Daily(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	users := make(map[string]int64, len(counts))
+	for _, count := range counts {
+		users[count.Day.Format(time.DateOnly)] = count.Users
+	}
+	var rows []DailyRow
+	for day := from; !day.After(to); day = day.AddDate(0, 0, 1) {
+		text := day.Format(time.DateOnly)
+		rows = append(rows, DailyRow{text, users[text]})
+	}
+	return rows, nil
+}
 
 // daily answers with how many users recorded an opt-out on each day (UTC) from
 // the one to the other, both included: JSON, or CSV where Accept names it.
@@ -29,22 +56,9 @@ func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 	if refused != nil {
 		return refused
 	}
-	counted, err := s.store.Daily(r.Context(), from, to)
+	rows, err := DailyRows(r.Context(), s.store, from, to)
 	if err != nil {
 		return s.failed(r, err)
-	}
-	users := make(map[string]int64, len(counted))
-	for _, count := range counted {
-		users[count.Day.Format(time.DateOnly)] = count.Users
-	}
-	type row struct {
-		Day   string `json:"day"`
-		Users int64  `json:"users"`
-	}
-	var rows []row
-	for day := from; !day.After(to); day = day.AddDate(0, 0, 1) {
-		text := day.Format(time.DateOnly)
-		rows = append(rows, row{text, users[text]})
 	}
 
 	w.Header().Add("Vary", "Accept")
@@ -68,7 +82,7 @@ func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 // there are thirty days.
 func days(query url.Values, now time.Time) (from, to time.Time, refused *failure) {
 	to, toErr := parseDay(query["to"], now.UTC().Truncate(24*time.Hour))
-	from, fromErr := parseDay(query["from"], to.AddDate(0, 0, 1-defaultDays))
+	from, fromErr := parseDay(query["from"], to.AddDate(0, 0, 1-DefaultDays))
 	switch {
 	case fromErr != nil && toErr != nil:
 		return from, to, badRange

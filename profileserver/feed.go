@@ -140,9 +140,6 @@ func (f *feed) interrupt() {
 	})
 }
 
-// close ends all followers for good.
-func (f *feed) close() { f.interrupt() }
-
 // change changes the feed, and then wakes the followers. The store does not
 // wait until each of thousands is awake: it has a writer waiting.
 func (f *feed) change(apply func()) {
@@ -200,7 +197,7 @@ func (f *feed) after(id int64) (text []byte, last int64) {
 // negative one those from now on. Who names a change that is not there yet
 // knows another store, or this one before it was set back, and is told to
 // forget what it knows.
-func (f *feed) follow(_ context.Context, after int64) (*follower, error) {
+func (f *feed) follow(after int64) (*follower, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.away {
@@ -300,7 +297,7 @@ func encode(u update) []byte {
 		Preference policy.Preference `json:"metrics_optout,omitzero"`
 		Source     string            `json:"source,omitempty"`
 		Changed    string            `json:"changed,omitempty"`
-	}{u.uid, u.preference, u.source, u.changed.UTC().Format("2006-01-02T15:04:05.000Z")}
+	}{u.uid, u.preference, u.source, u.changed.UTC().Format(timeForm)}
 	if u.deleted {
 		name = "delete"
 		body.Preference, body.Source, body.Changed = policy.Unknown, "", ""

@@ -88,7 +88,7 @@ type require interface {
 
 func follow(t require, f *feed, after int64) *follower {
 	t.Helper()
-	c, err := f.follow(context.Background(), after)
+	c, err := f.follow(after)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +362,7 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, f := startFeed(t, 3)
 		refused := func(what string) {
-			if _, err := f.follow(t.Context(), -1); !errors.Is(err, errFeedAway) {
+			if _, err := f.follow(-1); !errors.Is(err, errFeedAway) {
 				t.Errorf("%s: %v; want %v", what, err, errFeedAway)
 			}
 		}
@@ -415,11 +415,11 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 		if got, err := drain(t, follow(t, f, 5)); err != nil || len(got) != 3 {
 			t.Errorf("after a gap: %v, %v", got, err)
 		}
-		f.close()
+		f.interrupt()
 		refused("when it is closed")
 	})
 	refuse := newFeed(nil)
-	if _, err := refuse.follow(t.Context(), 0); !errors.Is(err, errFeedAway) {
+	if _, err := refuse.follow(0); !errors.Is(err, errFeedAway) {
 		t.Error("before it began:", err)
 	}
 }

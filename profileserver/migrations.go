@@ -35,3 +35,9 @@ func pendingMigrations(kind string, level int) (pending []migration, err error) 
 	}
 	return pending, nil
 }
+
+// level is how many migrations there are for a kind of store.
+func level(kind string) int {
+	all, _ := pendingMigrations(kind, 0) // they are part of the program
+	return len(all)
+}

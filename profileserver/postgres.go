@@ -201,7 +201,7 @@ func closeConn(conn *pgx.Conn) {
 func (p *Postgres) Close() {
 	p.stop()
 	p.owned.Wait()
-	p.feed.close()
+	p.feed.interrupt()
 	p.pool.Close()
 }
 
@@ -357,11 +357,14 @@ func (p *Postgres) get(ctx context.Context, uid string) (held record, err error)
 	return held, err
 }
 
-// ping reports whether preferences can be read.
-func (p *Postgres) ping(ctx context.Context) error {
+// Ping reports whether preferences can be read.
+func (p *Postgres) Ping(ctx context.Context) error {
 	_, err := p.get(ctx, "")
 	return err
 }
+
+// Level returns the level of an up-to-date store.
+func (p *Postgres) Level() int { return level("postgres") }
 
 // write calls f with a transaction that nobody else writes beside, in which
 // what is held of the account, and the moment, were found. Who writes locks
@@ -471,8 +474,8 @@ func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, 
 }
 
 // follow begins to tell changes.
-func (p *Postgres) follow(ctx context.Context, after int64) (*follower, error) {
-	return p.feed.follow(ctx, after)
+func (p *Postgres) follow(after int64) (*follower, error) {
+	return p.feed.follow(after)
 }
 
 // changes reads the rows that changed after the change with this number.

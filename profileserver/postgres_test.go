@@ -56,7 +56,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 
 	kept, failed := 0, 0
 	lost.Range(func(any, any) bool { failed++; return true })
-	until(t, "the store works again", func() bool { return instances[0].ping(t.Context()) == nil })
+	until(t, "the store works again", func() bool { return instances[0].Ping(t.Context()) == nil })
 	answered.Range(func(uid, _ any) bool {
 		kept++
 		if held := mustGet(t, instances[0], uid.(string)); held.preference != policy.OptedOut {
@@ -102,7 +102,7 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 	followed := func(after int64) (f *follower) {
 		t.Helper()
 		until(t, "the store is followed", func() bool {
-			f, err = store.follow(t.Context(), after)
+			f, err = store.follow(after)
 			return err == nil
 		})
 		return f
@@ -115,7 +115,7 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 	if _, err := f.next(t.Context()); !errors.Is(err, errFeedAway) {
 		t.Errorf("followers get %v", err)
 	}
-	if _, err := store.follow(t.Context(), 1); !errors.Is(err, errFeedAway) {
+	if _, err := store.follow(1); !errors.Is(err, errFeedAway) {
 		t.Errorf("who comes gets %v", err)
 	}
 	health.expect(t, true)
@@ -123,7 +123,7 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 		"get":    func() error { _, err := store.get(t.Context(), "a"); return err },
 		"set":    func() error { _, _, err := store.set(t.Context(), "a", change{preference: policy.Allowed}); return err },
 		"remove": func() error { _, err := store.remove(t.Context(), "a", ""); return err },
-		"ping":   func() error { return store.ping(t.Context()) },
+		"ping":   func() error { return store.Ping(t.Context()) },
 		"daily":  func() error { _, err := store.Daily(t.Context(), time.Now(), time.Now()); return err },
 		"import": func() error { _, err := store.Import(t.Context(), only(Row{UID: "b"}), nil); return err },
 		"export": func() (err error) {
@@ -152,7 +152,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 	t.Parallel()
 	p := postgresPlace(t)
 	store := p.open(t, 0)
-	f, err := store.follow(t.Context(), -1)
+	f, err := store.follow(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the store is followed", func() bool {
-		f, err = store.follow(t.Context(), last)
+		f, err = store.follow(last)
 		return err == nil
 	})
 	until(t, "no connection is left that is none", func() bool {
@@ -266,7 +266,7 @@ func TestASilentServerIsNotWaitedFor(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 * maxConnections {
 		all.Go(func() {
-			if err := store.ping(t.Context()); err == nil || strings.Contains(err.Error(), "secret") {
+			if err := store.Ping(t.Context()); err == nil || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%v", err)
 			}
 		})
@@ -344,7 +344,7 @@ func TestConnectionStrings(t *testing.T) {
 func TestAClosedDatabaseIsOfNoUse(t *testing.T) {
 	t.Parallel()
 	store := openPostgres(t, postgres.Database(t))
-	f, err := store.follow(t.Context(), -1)
+	f, err := store.follow(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +353,7 @@ func TestAClosedDatabaseIsOfNoUse(t *testing.T) {
 	if _, err := f.next(t.Context()); !errors.Is(err, errFeedAway) {
 		t.Errorf("a follower gets %v", err)
 	}
-	if err := store.ping(t.Context()); err == nil {
+	if err := store.Ping(t.Context()); err == nil {
 		t.Error("it answers")
 	}
 	store.Close() // once more is harmless

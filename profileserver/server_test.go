@@ -142,8 +142,8 @@ func (broken) set(context.Context, string, change) (record, result, error) {
 	return record{}, 0, errBroken
 }
 func (broken) remove(context.Context, string, string) (result, error) { return 0, errBroken }
-func (broken) ping(context.Context) error                             { return errBroken }
-func (broken) follow(context.Context, int64) (*follower, error)       { return nil, errFeedAway }
+func (broken) Ping(context.Context) error                             { return errBroken }
+func (broken) follow(int64) (*follower, error)                        { return nil, errFeedAway }
 func (broken) Daily(context.Context, time.Time, time.Time) ([]DailyCount, error) {
 	return nil, errBroken
 }

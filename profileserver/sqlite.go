@@ -207,7 +207,7 @@ func migrateSQLite(ctx context.Context, db *sql.DB) error {
 func (s *SQLite) Close() {
 	s.stop()
 	s.owned.Wait()
-	s.feed.close()
+	s.feed.interrupt()
 	s.open.Lock()
 	defer s.open.Unlock()
 	s.closed = true
@@ -256,11 +256,14 @@ func (s *SQLite) get(ctx context.Context, uid string) (held record, err error) {
 	return held, err
 }
 
-// ping reports whether the preferences can be read.
-func (s *SQLite) ping(ctx context.Context) error {
+// Ping reports whether preferences can be read.
+func (s *SQLite) Ping(ctx context.Context) error {
 	_, err := s.get(ctx, "")
 	return err
 }
+
+// Level returns the level of an up-to-date store.
+func (s *SQLite) Level() int { return level("sqlite") }
 
 // transaction is what a writer has: a transaction that holds the write lock.
 type transaction struct {
@@ -399,8 +402,8 @@ func (s *SQLite) remove(ctx context.Context, uid, event string) (came result, er
 }
 
 // follow begins to tell changes.
-func (s *SQLite) follow(ctx context.Context, after int64) (*follower, error) {
-	return s.feed.follow(ctx, after)
+func (s *SQLite) follow(after int64) (*follower, error) {
+	return s.feed.follow(after)
 }
 
 // each calls scan with every row of a query.

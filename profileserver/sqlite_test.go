@@ -319,7 +319,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		t.Errorf("%v, want %v", held, want)
 	}
 	mustSet(t, store, "v", change{preference: policy.OptedOut})
-	f, err := store.follow(t.Context(), 0)
+	f, err := store.follow(0)
 	if err != nil {
 		t.Fatal(err)
 	}

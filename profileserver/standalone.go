@@ -41,7 +41,7 @@ func (s *Server) showVersion(w http.ResponseWriter, _ *http.Request) *failure {
 // heartbeat says whether this instance can do its work: with an empty 200, if
 // the store answers.
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) *failure {
-	if err := s.store.ping(r.Context()); err != nil {
+	if err := s.store.Ping(r.Context()); err != nil {
 		return s.failed(r, err)
 	}
 	w.WriteHeader(http.StatusOK)

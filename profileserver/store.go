@@ -31,12 +31,17 @@ type Store interface {
 	// event is the jti of the security event that asks for it, or empty.
 	remove(ctx context.Context, uid, event string) (result, error)
 
-	// ping reports whether preferences can be read.
-	ping(ctx context.Context) error
+	// Ping reports whether preferences can be read, which is what a heartbeat
+	// asks.
+	Ping(ctx context.Context) error
+
+	// Level returns the level to which this version brings the store: the
+	// number of its migrations.
+	Level() int
 
 	// follow begins to tell changes: those after the one with this id, or
 	// with a negative one those from now on.
-	follow(ctx context.Context, after int64) (*follower, error)
+	follow(after int64) (*follower, error)
 
 	// Daily returns how many users recorded an opt-out on the days (UTC) from
 	// the one to the other, both included. A user counts once a day. Days on

@@ -89,7 +89,7 @@ func openPostgres(t testing.TB, dsn string) *Postgres {
 	}
 	t.Cleanup(store.Close)
 	until(t, "the store hears of changes", func() bool {
-		_, err := store.follow(t.Context(), -1)
+		_, err := store.follow(-1)
 		return err == nil
 	})
 	return store
@@ -801,7 +801,7 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 		here, there := p.open(t, 0), p.open(t, 0)
 		followers := map[string]*follower{}
 		for name, store := range map[string]Store{"here": here, "there": there} {
-			f, err := store.follow(t.Context(), -1)
+			f, err := store.follow(-1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -844,7 +844,7 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 				t.Errorf("%s was told %d changes", name, len(told))
 			}
 		}
-		late, err := there.follow(t.Context(), 2)
+		late, err := there.follow(2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -866,7 +866,7 @@ func TestInstancesStartAtOnce(t *testing.T) {
 				if _, err := store.get(t.Context(), "u"); err != nil {
 					t.Error(err)
 				}
-				if err := store.ping(t.Context()); err != nil {
+				if err := store.Ping(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
