@@ -10,6 +10,7 @@ import (
 
 	gocache "github.com/patrickmn/go-cache"
 
+	"github.com/metricsgate/metricsgate/internal/generations"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -102,15 +103,10 @@ func newGeneration() *generation {
 
 // newCache makes a cache of at most entries, and at least two.
 func newCache(entries int) *cache {
-	// Many shards for many cores, but never so small that the shares of an
-	// uneven hash differ much.
-	shards := 1
-	for shards < 64 && entries/(2*shards) >= 128 {
-		shards *= 2
-	}
+	shards, room := generations.Split(entries)
 	c := &cache{maphash.MakeSeed(), make([]shard, shards)}
 	for i := range c.shards {
-		c.shards[i].room = max(1, entries/shards/2)
+		c.shards[i].room = room
 		c.shards[i].young.Store(newGeneration())
 		c.shards[i].old.Store(newGeneration())
 	}
@@ -118,7 +114,7 @@ func newCache(entries int) *cache {
 }
 
 func (c *cache) shard(uid string) *shard {
-	return &c.shards[maphash.String(c.seed, uid)&uint64(len(c.shards)-1)] //nolint:gosec // a power of two, at least 1
+	return &c.shards[generations.Shard(maphash.String(c.seed, uid), len(c.shards))]
 }
 
 // get returns what is known of the account, and counts as a use of it.

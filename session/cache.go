@@ -1,10 +1,12 @@
 package session
 
 import (
+	"encoding/binary"
 	"strings"
 	"sync"
 	"unsafe"
 
+	"github.com/metricsgate/metricsgate/internal/generations"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -22,7 +24,7 @@ import (
 // request. Neither keys nor entries hold pointers: with a million of them it
 // is the garbage collector, not the lookup, that would cost.
 type tokenCache struct {
-	shards []tokenShard // as many as a power of two
+	shards []tokenShard
 }
 
 // tokenShard has a lock of its own, so that requests rarely meet; readers
@@ -37,7 +39,7 @@ type tokenShard struct {
 type shard struct {
 	mu         sync.RWMutex
 	young, old *generation
-	capacity   int // entries of each generation
+	room       int // entries of each generation
 }
 
 // generation holds entries and, in one string, the account ids that they
@@ -68,18 +70,12 @@ type verified struct {
 }
 
 // newTokenCache returns a cache of at most so many entries (and at least two).
-// There are up to 64 shards, so that requests seldom meet. A small cache has
-// fewer, since digests do not spread evenly over shards of a handful of
-// entries.
 func newTokenCache(entries int) *tokenCache {
-	shards := 1
-	for shards < 64 && entries/shards >= 128 {
-		shards *= 2
-	}
+	shards, room := generations.Split(entries)
 	c := &tokenCache{shards: make([]tokenShard, shards)}
 	for i := range c.shards {
 		c.shards[i].young, c.shards[i].old = newGeneration(), newGeneration()
-		c.shards[i].capacity = max(1, entries/(2*shards))
+		c.shards[i].room = room
 	}
 	return c
 }
@@ -108,9 +104,9 @@ func (c *tokenCache) get(key *token.Digest, now int64) (verified, bool) {
 // put stores a token that verified.
 func (c *tokenCache) put(key *token.Digest, v verified) { c.shardOf(key).put(key, v) }
 
-// shardOf picks by a byte of the digest, which is as good as random.
+// shardOf picks by a part of the digest, which is as good as random.
 func (c *tokenCache) shardOf(key *token.Digest) *shard {
-	return &c.shards[int(key[0])&(len(c.shards)-1)].shard
+	return &c.shards[generations.Shard(binary.LittleEndian.Uint64(key[:]), len(c.shards))].shard
 }
 
 // len returns the number of entries, those included whose time has passed
@@ -129,7 +125,7 @@ func (s *shard) put(key *token.Digest, v verified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.old.entries, *key)
-	if _, ok := s.young.entries[*key]; !ok && len(s.young.entries) >= s.capacity {
+	if _, ok := s.young.entries[*key]; !ok && len(s.young.entries) >= s.room {
 		s.old, s.young = s.young, newGeneration()
 	}
 	s.young.put(key, v)
