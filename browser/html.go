@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -40,17 +41,28 @@ type search struct {
 	content         []byte
 }
 
-// newSearch begins a search, which holds a coroutine until it has found
-// everything or is stopped.
-func newSearch(edit *Edit) *search {
-	s := &search{edit: edit}
-	s.next, s.stop = iter.Pull(s.run)
-	return s
-}
+// newSearch makes a search, which from its first piece on holds a coroutine
+// until it has found everything or is stopped.
+func newSearch(edit *Edit) *search { return &search{edit: edit, stop: func() {}} }
+
+// plainHead is how nearly every document begins, up to the end of its head's
+// tag: a doctype, no comments, and attributes in quotes.
+var plainHead = regexp.MustCompile(`(?i)^[\t\n\f\r ]*<!doctype html>[\t\n\f\r ]*` +
+	`<html(?:[\t\n\f\r ]+[a-z-]+="[^"]*")*>[\t\n\f\r ]*<head(?:[\t\n\f\r ]+[a-z-]+="[^"]*")*>`)
 
 // feed continues the search with more of the document and says whether it has
 // ended, with or without what was looked for.
 func (s *search) feed(piece []byte) (ended bool) {
+	if s.next == nil {
+		// The tokenizer finds the same and costs ten times as much, most of it
+		// for memory that it takes for each document. In little text regexp
+		// goes back where it has to, which is faster than its other ways.
+		if found := plainHead.FindIndex(piece[:min(len(piece), 1024)]); found != nil && s.edit.Meta == "" {
+			s.head = found[1]
+			return true
+		}
+		s.next, s.stop = iter.Pull(s.run)
+	}
 	s.unread = piece
 	_, more := s.next()
 	s.unread = nil

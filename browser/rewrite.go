@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -77,11 +78,19 @@ func PrepareRequest(h http.Header) {
 }
 
 // ofOriginal lists the headers that describe the document as the upstream
-// sent it, and so are wrong for an edited one.
+// sent it, and so are wrong for an edited one, as net/http spells them.
 var ofOriginal = []string{
-	"Content-Length", "ETag", "Last-Modified", "Accept-Ranges",
-	"Digest", "Content-Digest", "Repr-Digest", "Content-MD5",
+	"Content-Length", "Etag", "Last-Modified", "Accept-Ranges",
+	"Digest", "Content-Digest", "Repr-Digest", "Content-Md5",
 }
+
+// trailersOfOriginal are the same as trailers that are not announced.
+var trailersOfOriginal = func() (names []string) {
+	for _, name := range ofOriginal {
+		names = append(names, http.TrailerPrefix+name)
+	}
+	return names
+}()
 
 const (
 	// maxHeld is how much of a document is held until it is known where to
@@ -89,8 +98,8 @@ const (
 	maxHeld = 64 << 10
 	// firstWrite is how much of an edited document is sent at once to begin
 	// with, unless it ends or is flushed before. Caddy's encode looks at the
-	// first write to tell whether compressing pays, since the edited
-	// document announces no length.
+	// first write to tell whether compressing pays, where the document
+	// announces no length.
 	firstWrite = 4 << 10
 )
 
@@ -336,10 +345,11 @@ func (r *Response) send(complete bool) error {
 		r.result = NoHead
 	}
 	if complete && r.search.changes() {
+		before := len(*r.held)
 		*r.held = r.search.apply(*r.held)
 		r.edited = true
 		r.flagsApplied = r.search.content != nil
-		r.removeOfOriginal("")
+		r.adaptHeaders(len(*r.held) - before)
 	}
 	// An encoder in front sends its headers with the first write only.
 	defer maps.Copy(r.w.Header(), late)
@@ -366,10 +376,21 @@ func (r *Response) rewind() (late http.Header) {
 	return late
 }
 
-func (r *Response) removeOfOriginal(prefix string) {
+// adaptHeaders makes the headers those of a document that the edit has made so
+// much longer. One that announced its length still does: nothing that follows
+// is changed, and net/http would send it in chunks otherwise.
+func (r *Response) adaptHeaders(longer int) {
+	length, err := strconv.Atoi(r.w.Header().Get("Content-Length"))
+	r.remove(ofOriginal)
+	if err == nil {
+		r.w.Header().Set("Content-Length", strconv.Itoa(length+longer))
+	}
+}
+
+func (r *Response) remove(names []string) {
 	h := r.w.Header()
-	for _, name := range ofOriginal {
-		h.Del(prefix + name)
+	for _, name := range names {
+		delete(h, name)
 	}
 }
 
@@ -440,8 +461,8 @@ func (r *Response) Close(complete bool) (Result, error) {
 	if r.edited {
 		// The headers are sent, so these are trailers, which may hold a
 		// digest too.
-		r.removeOfOriginal("")
-		r.removeOfOriginal(http.TrailerPrefix)
+		r.remove(ofOriginal)
+		r.remove(trailersOfOriginal)
 	}
 	return r.result, err
 }

@@ -121,6 +121,9 @@ func TestWhatIsRewritten(t *testing.T) {
 					t.Errorf("%s: %q", name, response.Header.Values(name))
 				}
 			}
+			if got := response.Header.Get("Content-Length"); got != "" && got != strconv.Itoa(len(want)) {
+				t.Errorf("Content-Length is %s for %d bytes", got, len(want))
+			}
 		})
 	}
 }
