@@ -440,10 +440,14 @@ func (e entry) stale() policy.Preference {
 }
 
 // refresh looks up in the background what is in the last fifth of its life,
-// once. A name does not do it for a proven account, whose own lookups are
-// not limited to a quarter.
+// once. Where as many lookups as may be are in flight, it leaves that to the
+// next request. A name does not do it for a proven account, whose own lookups
+// are not limited to a quarter.
 func (c *Client) refresh(a Account, named bool, known knowledge, now instant) {
 	if !known.ageing(now) || known.marks&refreshing != 0 || known.in == nil || named && known.in != c.named {
+		return
+	}
+	if c.slots.full() || named && c.namedSlots.full() {
 		return
 	}
 	if known.in.mark(a.UID, known.fetched, refreshing) {
@@ -503,3 +507,5 @@ func (s slots) wait(ctx context.Context) bool {
 }
 
 func (s slots) give() { <-s }
+
+func (s slots) full() bool { return len(s) == cap(s) }

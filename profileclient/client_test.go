@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,6 +126,48 @@ func TestRefreshOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRestart: a thousand users come once a second each, to a client that knows
+// none of them, and to a profile server that is busy to the half with keeping
+// them known. It is never asked more at once than may be; and once everybody is
+// known, nobody is unknown or waits again, though all were asked about within
+// the same few seconds.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	const users, concurrency, delay = 1000, 4, 20 * time.Millisecond // and so 200 lookups/s
+	configure := func(c *profileclient.Config) { c.Concurrency = concurrency }
+	virtual(t, configure, func(t *testing.T, b bench) {
+		b.server.set(func(m *memory) { m.delay = delay })
+		var unknown, waited atomic.Int64
+		come := func(seconds int) {
+			unknown.Store(0)
+			waited.Store(0)
+			for i := range seconds * users {
+				go func() {
+					before := time.Now()
+					if b.lookup(strconv.Itoa(i%users)) == policy.Unknown {
+						unknown.Add(1)
+					}
+					if time.Since(before) > 0 {
+						waited.Add(1)
+					}
+				}()
+				pass(time.Second / users)
+			}
+		}
+		come(8)
+		expect(t, "users who are known", b.server.readCount(), users)
+		come(150)
+		expect(t, "unknown after that", unknown.Load(), 0)
+		expect(t, "waiting after that", waited.Load(), 0)
+		b.server.set(func(m *memory) {
+			expect(t, "at once", m.mostFlying, concurrency)
+			if rounds := len(m.reads) / users; rounds < 3 || rounds > 4 {
+				t.Errorf("everybody was asked about %d times, of which a life of 48 to 60 s takes 3 to 4", rounds)
+			}
+		})
+	})
 }
 
 // TestJitter: whatever MaxAge is, an answer is never used past it, and always

@@ -46,7 +46,7 @@ var eventKeys = sync.OnceValue(func() map[string]crypto.Signer {
 
 // takesEvents configures a server for the events of the issuer, whose name has
 // a slash at its end or not.
-func takesEvents(t *testing.T) func(*Config) {
+func takesEvents(t testing.TB) func(*Config) {
 	t.Helper()
 	var set struct {
 		Keys []jwkset.JWKMarshal `json:"keys"`

@@ -56,7 +56,7 @@ const (
 	body503Store    = `{"code":503,"errno":999,"error":"Service Unavailable","message":"Store not available"}`
 )
 
-func verifier(t *testing.T, config token.Config) *token.Verifier {
+func verifier(t testing.TB, config token.Config) *token.Verifier {
 	t.Helper()
 	v, err := token.NewVerifier(config)
 	if err != nil {

@@ -28,6 +28,8 @@ const (
 	// Pair loads a contender and the bare proxy of its host at the same
 	// moment, so that whatever disturbs the machine disturbs both.
 	Pair Mode = "pair"
+	// Settings is Pair with the gate as it is in the place of the bare proxy.
+	Settings Mode = "settings"
 	// Solo loads one contender after the other as fast as they answer.
 	Solo Mode = "solo"
 	// Rate loads one contender after the other at a fixed rate.
@@ -47,8 +49,8 @@ type Scenario struct {
 	Rows        []*Row
 }
 
-// Row is one contender. Bare is the row of the same host without a gate, which
-// it is compared with; empty for that row itself.
+// Row is one contender. Bare is the row that it is compared with, mostly that
+// of the same host without a gate; empty for that row itself.
 type Row struct {
 	Contender, Bare string
 	Samples         []Sample // one a round
@@ -65,7 +67,7 @@ type Sample struct {
 	Requests, Failed int
 	Seconds          float64
 	CPU              float64   // µs a request, decision service included
-	BareCPU          float64   // pair: of the bare proxy, at the same moment
+	BareCPU          float64   // pair, settings: of the other, at the same moment
 	Latency          []float64 // µs, by Percentiles
 	Passed           float64   // share of requests that reached the application
 	Lookups          int       // at the profile server

@@ -62,6 +62,13 @@ var columns = map[Mode][]column{
 		median("bare", "%.1f", func(s Sample) float64 { return s.BareCPU }),
 		failures,
 	},
+	Settings: {
+		{"setting", contender.cell},
+		of("CPU ÷ without", "%.3f", PairRatio),
+		median("CPU µs a request", "%.1f", CPU),
+		median("without", "%.1f", func(s Sample) float64 { return s.BareCPU }),
+		failures,
+	},
 	Solo: {
 		contender,
 		of("requests/s", "%.0f", PerSecond),

@@ -18,7 +18,7 @@ import (
 // contender is a proxy under load.
 type contender struct {
 	name    string
-	bare    string // the proxy of the same host without a gate; empty for itself
+	bare    string // whom it is compared with, mostly its host without a gate; empty for itself
 	program string // caddy, bare, nginx, haproxy
 	config  string
 	env     []string // BENCH_… besides those that all get
@@ -29,16 +29,19 @@ type contender struct {
 	processes []*exec.Cmd
 }
 
-const bareCaddy, bareNginx, bareHAProxy = "caddy bare", "nginx bare", "haproxy bare"
+const bareCaddy, bareNginx, bareHAProxy, ownGate = "caddy bare", "nginx bare", "haproxy bare", "metrics_gate"
 
 func contenders() []*contender {
-	return []*contender{
+	all := []*contender{
 		{name: bareCaddy, program: "bare", config: "bare.caddyfile"},
 		// The control: what comes out here is what the measurement cannot tell
 		// from nothing.
 		{name: "caddy bare again", bare: bareCaddy, program: "bare", config: "bare.caddyfile"},
 		{name: "caddy forward_auth", bare: bareCaddy, program: "bare", config: "forward_auth.caddyfile", decides: true, check: checkSessions},
-		{name: "metrics_gate", bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkSessions},
+		// The least that Caddy can do with a request: answer it from its
+		// configuration.
+		{name: "caddy respond", bare: bareCaddy, program: "bare", config: "respond.caddyfile"},
+		{name: ownGate, bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkSessions},
 		{name: "metrics_gate body_uid", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", check: checkNames},
 		{name: "metrics_gate handshake", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", check: checkInjected},
 		{name: "metrics_gate inject off", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", env: []string{"BENCH_INJECT=off"}},
@@ -47,6 +50,41 @@ func contenders() []*contender {
 		{name: bareHAProxy, program: "haproxy", config: "haproxy.cfg"},
 		{name: "haproxy jwt", bare: bareHAProxy, program: "haproxy", config: "haproxy.cfg", env: []string{"BENCH_GATE=jwt"}, check: checkSessions},
 	}
+	for _, setting := range settings {
+		all = append(all, &contender{
+			name: setting.name, bare: ownGate, program: "caddy", config: "gate.caddyfile", env: setting.env, check: checkSessions,
+		})
+	}
+	return all
+}
+
+// settings are those of Caddy and of Go's runtime that an operator may think
+// of, each by itself.
+var settings = []struct {
+	name string
+	env  []string
+}{
+	{"nothing (control)", nil},
+	{"GOGC=200", []string{"GOGC=200"}},
+	{"GOGC=400", []string{"GOGC=400"}},
+	{"access log", []string{"BENCH_SITE=import access_log"}},
+	{"access log without the beacons", []string{"BENCH_SITE=import access_log\nlog_skip /metrics"}},
+	{"access log that is filtered", []string{"BENCH_SITE=import filtered_access_log"}},
+	{"default log that is filtered", []string{"BENCH_LOG=import filter"}},
+	{"default log that is discarded", []string{"BENCH_LOG=output discard"}},
+	{"metrics", []string{"BENCH_GLOBAL=metrics"}},
+	{"keepalive off", []string{"BENCH_PROXY=import transport keepalive off"}},
+	{"keepalive_idle_conns_per_host 256", []string{"BENCH_PROXY=import transport keepalive_idle_conns_per_host 256"}},
+	{"compression off", []string{"BENCH_PROXY=import transport compression off"}},
+	{"request_buffers 16KiB", []string{"BENCH_PROXY=request_buffers 16KiB"}},
+	{"response_buffers 64KiB", []string{"BENCH_PROXY=response_buffers 64KiB"}},
+}
+
+func settingNames() (names []string) {
+	for _, setting := range settings {
+		names = append(names, setting.name)
+	}
+	return names
 }
 
 // start runs the contender, and its decision service, on the core of the
@@ -126,6 +164,7 @@ func (r *rig) run(c *contender, core, addr string, env []string, args ...string)
 		args = append([]string{"taskset", "-c", core}, args...)
 	}
 	command := exec.Command(args[0], args[1:]...)
+	command.Dir = r.dir
 	command.Env = append(os.Environ(), env...)
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr
 	if err := command.Start(); err != nil {

@@ -197,8 +197,17 @@ func (r *rig) load(ctx context.Context, file *result.File) error {
 // startContenders starts those that take part and are installed, and holds
 // that their gates work.
 func (r *rig) startContenders(file *result.File, all []*scenario) error {
-	for _, c := range contenders() {
-		if !slices.ContainsFunc(all, func(s *scenario) bool { return slices.Contains(withBare(s.contenders), c.name) }) {
+	everybody := contenders()
+	wanted := map[string]bool{}
+	for _, s := range all {
+		for _, c := range everybody {
+			if slices.Contains(s.contenders, c.name) {
+				wanted[c.name], wanted[c.bare] = true, true
+			}
+		}
+	}
+	for _, c := range everybody {
+		if !wanted[c.name] {
 			continue
 		}
 		if _, err := exec.LookPath(c.program); err != nil && (c.program == "nginx" || c.program == "haproxy") {

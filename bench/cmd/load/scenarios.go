@@ -19,7 +19,7 @@ type scenario struct {
 // warmUsers are those whom every cache knows.
 const warmUsers = 10_000
 
-var gates = []string{"caddy bare again", "caddy forward_auth", "metrics_gate", "nginx lua", "haproxy jwt"}
+var gates = []string{"caddy bare again", "caddy forward_auth", ownGate, "nginx lua", "haproxy jwt"}
 
 func withBare(names []string) []string {
 	return append([]string{bareCaddy, bareNginx, bareHAProxy}, names...)
@@ -41,8 +41,9 @@ func scenarios(warm int) []*scenario {
 			func() [][]byte { return known.of(anybody, page) }),
 		kind("other", result.Pair, 16, gates, "requests that are neither gated nor pages",
 			func() [][]byte { return known.of(anybody, script) }),
-		kind("blocked", result.Solo, 32, withBare(gates), "beacons of 2 KB that are blocked; bare proxies pass them on",
+		kind("blocked", result.Solo, 32, append(withBare(gates), "caddy respond"), "beacons of 2 KB that are blocked; bare proxies pass them on",
 			func() [][]byte { return known.of(optedOut, beacon) }),
+		kind("settings", result.Settings, 64, settingNames(), "beacons of 2 KB that are collected by the gate with a setting more", collected),
 		kind("collected-solo", result.Solo, 32, withBare(gates), "beacons of 2 KB that are collected", collected),
 		kind("rate", result.Rate, 32, withBare(gates), fmt.Sprintf("%d requests a second: half beacons, a tenth reports of errors, the rest not gated", fixedRate),
 			func() [][]byte { return known.of(anybody, mix) }),
@@ -60,7 +61,7 @@ const (
 func (r *rig) measure(s *scenario, c *contender, round int) result.Sample {
 	under := loadOf(c.addr, s.Connections, s.loads)
 	switch s.Mode {
-	case result.Pair:
+	case result.Pair, result.Settings:
 		bare := r.contender(c.bare)
 		var other result.Sample
 		sample := r.observed(c, func() result.Sample {
