@@ -46,9 +46,10 @@ type search struct {
 func newSearch(edit *Edit) *search { return &search{edit: edit, stop: func() {}} }
 
 // plainHead is how nearly every document begins, up to the end of its head's
-// tag: a doctype, no comments, and attributes in quotes.
-var plainHead = regexp.MustCompile(`(?i)^[\t\n\f\r ]*<!doctype html>[\t\n\f\r ]*` +
-	`<html(?:[\t\n\f\r ]+[a-z-]+="[^"]*")*>[\t\n\f\r ]*<head(?:[\t\n\f\r ]+[a-z-]+="[^"]*")*>`)
+// tag: a doctype, no comments, and attributes whose values are quoted or words.
+var plainHead = regexp.MustCompile(strings.NewReplacer(
+	"SPACE", `[\t\n\f\r ]`, "ATTRIBUTES", `(?:[\t\n\f\r ]+[a-z-]+(?:=(?:"[^"]*"|[a-z0-9-]+))?)*`,
+).Replace(`(?i)^SPACE*<!doctype html>SPACE*<htmlATTRIBUTES>SPACE*<headATTRIBUTES>`))
 
 // feed continues the search with more of the document and says whether it has
 // ended, with or without what was looked for.

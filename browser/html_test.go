@@ -444,7 +444,7 @@ func FuzzRewrite(f *testing.F) {
 		`<title><head></title><head>`,
 		"\ufeff</br><head/><meta/name=flags content={}\f>",
 		`<!DOCTYPE html SYSTEM "<head>"><head>`,
-		"<!doctype html>\n<html lang=\"en\" data-x=\">\">\n<HEAD prefix=\"<head>\">",
+		"<!doctype html>\n<html lang=\"en\" data-x=\">\" dir=ltr>\n<HEAD hidden prefix=\"<head>\">",
 		`<head><noscript><meta name=flags content={}></noscript><meta name=flags content={}>`,
 	} {
 		f.Add([]byte(seed), uint8(1))
