@@ -380,9 +380,12 @@ func (r *Response) rewind() (late http.Header) {
 // much longer. One that announced its length still does: nothing that follows
 // is changed, and net/http would send it in chunks otherwise.
 func (r *Response) adaptHeaders(longer int) {
-	length, err := strconv.Atoi(r.w.Header().Get("Content-Length"))
+	announced := r.w.Header().Get("Content-Length")
 	r.remove(ofOriginal)
-	if err == nil {
+	if announced == "" {
+		return
+	}
+	if length, err := strconv.Atoi(announced); err == nil {
 		r.w.Header().Set("Content-Length", strconv.Itoa(length+longer))
 	}
 }

@@ -38,6 +38,7 @@ type ScriptConfig struct {
 type Script struct {
 	text []byte
 	hash string
+	tag  []byte // without options
 }
 
 // NewScript makes a Script.
@@ -53,7 +54,9 @@ func NewScript(config ScriptConfig) *Script {
 	literal, _ := json.Marshal(settings) // never fails for this type
 	text := bytes.Replace(handshakeSource, []byte("/* configuration */"), literal, 1)
 	sum := sha256.Sum256(text)
-	return &Script{text, base64.RawURLEncoding.EncodeToString(sum[:12])}
+	s := &Script{text: text, hash: base64.RawURLEncoding.EncodeToString(sum[:12])}
+	s.tag = s.newTag(TagOptions{})
+	return s
 }
 
 // URL is the script's address, which changes when the script does.
@@ -69,8 +72,15 @@ type TagOptions struct {
 	Strip []string
 }
 
-// Tag is the element that runs the script in a page.
+// Tag is the element that runs the script in a page. It is not to be changed.
 func (s *Script) Tag(options TagOptions) []byte {
+	if !options.Report && len(options.Strip) == 0 { // nearly always
+		return s.tag
+	}
+	return s.newTag(options)
+}
+
+func (s *Script) newTag(options TagOptions) []byte {
 	tag := `<script src="` + s.URL() + `"`
 	if options.Report {
 		tag += " data-report"
