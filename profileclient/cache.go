@@ -120,14 +120,9 @@ func (c *cache) shard(uid string) *shard {
 // get returns what is known of the account, and counts as a use of it.
 func (c *cache) get(uid string) entry {
 	s := c.shard(uid)
-	e, found := read(s.young.Load(), uid)
-	move := false
-	if !found {
-		_, move = s.old.Load().Get(uid)
-	}
-	if !move {
-		e.changed = max(e.changed, instant(s.forgotten.Load()))
-		return e
+	found := s.young.Load().get(uid)
+	if found != nil || s.old.Load().get(uid) == nil {
+		return s.known(found)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,9 +163,10 @@ func (c *cache) amend(uid string, change func(*entry)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range []*generation{s.young.Load(), s.old.Load()} {
-		if e, found := read(g, uid); found {
+		if found := g.get(uid); found != nil {
+			e := *found
 			change(&e)
-			g.Set(uid, e, gocache.NoExpiration)
+			g.Set(uid, &e, gocache.NoExpiration)
 			return
 		}
 	}
@@ -200,11 +196,19 @@ func (c *cache) len() int {
 
 // use reads an entry and moves it into the young generation.
 func (s *shard) use(uid string) entry {
-	e, found := read(s.young.Load(), uid)
-	if !found {
-		if e, found = read(s.old.Load(), uid); found {
-			s.store(uid, e)
+	found := s.young.Load().get(uid)
+	if found == nil {
+		if found = s.old.Load().get(uid); found != nil {
+			s.store(uid, *found)
 		}
+	}
+	return s.known(found)
+}
+
+// known is an entry, or nil, with the last change that may have been its.
+func (s *shard) known(found *entry) (e entry) {
+	if found != nil {
+		e = *found
 	}
 	e.changed = max(e.changed, instant(s.forgotten.Load()))
 	return e
@@ -219,15 +223,16 @@ func (s *shard) store(uid string, e entry) {
 		s.young.Store(young)
 	}
 	// The uid may be part of something larger that must not live on with it.
-	young.Set(strings.Clone(uid), e, gocache.NoExpiration)
+	young.Set(strings.Clone(uid), &e, gocache.NoExpiration)
 	young.changed = max(young.changed, e.changed)
 	old.Delete(uid)
 }
 
-func read(g *generation, uid string) (entry, bool) {
+// get returns an entry, which is never changed, or nil.
+func (g *generation) get(uid string) *entry {
 	value, found := g.Get(uid)
 	if !found {
-		return entry{}, false
+		return nil
 	}
-	return value.(entry), true
+	return value.(*entry)
 }

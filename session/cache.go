@@ -45,13 +45,18 @@ type shard struct {
 // generation holds entries and, in one string, the account ids that they
 // point into. That text only grows, so that a part of it that was handed out
 // stays what it is, even when the generation itself is gone.
+//
+// Entries are found by half of a digest, for which Go has a faster map, and
+// hold the other half. Of two tokens with the same half, which nobody can look
+// for, the later one is remembered.
 type generation struct {
-	entries map[token.Digest]entry
+	entries map[uint64]entry
 	uids    strings.Builder
 }
 
 // entry is a verified without its string: uid is where it lies.
 type entry struct {
+	half          uint64
 	until, issued int64
 	uidStart      uint32
 	uidBytes      uint8
@@ -80,7 +85,7 @@ func newTokenCache(entries int) *tokenCache {
 	return c
 }
 
-func newGeneration() *generation { return &generation{entries: map[token.Digest]entry{}} }
+func newGeneration() *generation { return &generation{entries: map[uint64]entry{}} }
 
 // get returns what is known of the token at the time now, in Unix seconds.
 func (c *tokenCache) get(key *token.Digest, now int64) (verified, bool) {
@@ -106,7 +111,12 @@ func (c *tokenCache) put(key *token.Digest, v verified) { c.shardOf(key).put(key
 
 // shardOf picks by a part of the digest, which is as good as random.
 func (c *tokenCache) shardOf(key *token.Digest) *shard {
-	return &c.shards[generations.Shard(binary.LittleEndian.Uint64(key[:]), len(c.shards))].shard
+	half, _ := halves(key)
+	return &c.shards[generations.Shard(half, len(c.shards))].shard
+}
+
+func halves(key *token.Digest) (one, other uint64) {
+	return binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])
 }
 
 // len returns the number of entries, those included whose time has passed
@@ -124,16 +134,18 @@ func (c *tokenCache) len() (n int) {
 func (s *shard) put(key *token.Digest, v verified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.old.entries, *key)
-	if _, ok := s.young.entries[*key]; !ok && len(s.young.entries) >= s.room {
+	half, _ := halves(key)
+	delete(s.old.entries, half)
+	if _, ok := s.young.entries[half]; !ok && len(s.young.entries) >= s.room {
 		s.old, s.young = s.young, newGeneration()
 	}
 	s.young.put(key, v)
 }
 
 func (g *generation) get(key *token.Digest) (verified, bool) {
-	e, ok := g.entries[*key]
-	if !ok {
+	half, other := halves(key)
+	e, ok := g.entries[half]
+	if !ok || e.half != other {
 		return verified{}, false
 	}
 	// String does not copy: a Builder never changes what it has written.
@@ -142,14 +154,16 @@ func (g *generation) get(key *token.Digest) (verified, bool) {
 }
 
 func (g *generation) put(key *token.Digest, v verified) {
+	half, other := halves(key)
 	start := g.uids.Len()
 	if known, ok := g.get(key); ok && known.uid == v.uid {
 		// Were it written again, a token in use would fill the memory.
-		start = int(g.entries[*key].uidStart)
+		start = int(g.entries[half].uidStart)
 	} else {
 		g.uids.WriteString(v.uid)
 	}
-	g.entries[*key] = entry{
+	g.entries[half] = entry{
+		half:     other,
 		until:    v.until,
 		issued:   v.issued,
 		uidStart: uint32(start),     //nolint:gosec // 255 bytes for each entry of one shard

@@ -31,7 +31,7 @@ type Digest [16]byte
 
 // NewDigester returns a Digester with a secret of its own.
 func NewDigester() *Digester {
-	secret := make([]byte, 32)
+	secret := make([]byte, 16)
 	_, _ = rand.Read(secret)          // never fails, see crypto/rand
 	block, _ := aes.NewCipher(secret) // fails for other lengths only
 	mac, _ := cipher.NewGCM(block)    // fails for other blocks only
