@@ -43,6 +43,8 @@ func contenders() []*contender {
 		{name: "caddy respond", bare: bareCaddy, program: "bare", config: "respond.caddyfile"},
 		{name: ownGate, bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkSessions},
 		{name: "metrics_gate body_uid", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", check: checkNames},
+		{name: "caddy bare, request_buffers", bare: bareCaddy, program: "bare", config: "bare.caddyfile", env: buffered},
+		{name: "metrics_gate body_uid, request_buffers", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", env: buffered, check: checkNames},
 		{name: "metrics_gate handshake", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", check: checkInjected},
 		{name: "metrics_gate inject off", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", env: []string{"BENCH_INJECT=off"}},
 		{name: bareNginx, program: "nginx", config: "nginx.conf"},
@@ -57,6 +59,9 @@ func contenders() []*contender {
 	}
 	return all
 }
+
+// buffered has Caddy send a small body together with its headers.
+var buffered = []string{"BENCH_PROXY=request_buffers 16KiB"}
 
 // settings are those of Caddy and of Go's runtime that an operator may think
 // of, each by itself.
@@ -76,7 +81,7 @@ var settings = []struct {
 	{"keepalive off", []string{"BENCH_PROXY=import transport keepalive off"}},
 	{"keepalive_idle_conns_per_host 256", []string{"BENCH_PROXY=import transport keepalive_idle_conns_per_host 256"}},
 	{"compression off", []string{"BENCH_PROXY=import transport compression off"}},
-	{"request_buffers 16KiB", []string{"BENCH_PROXY=request_buffers 16KiB"}},
+	{"request_buffers 16KiB", buffered},
 	{"response_buffers 64KiB", []string{"BENCH_PROXY=response_buffers 64KiB"}},
 }
 
