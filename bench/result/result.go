@@ -32,7 +32,9 @@ const (
 	Settings Mode = "settings"
 	// Solo loads one contender after the other as fast as they answer.
 	Solo Mode = "solo"
-	// Rate loads one contender after the other at a fixed rate.
+	// Rate loads the contenders at a fixed rate, each for a moment in turn, so
+	// that whatever disturbs the machine for longer disturbs all alike. Two at
+	// the same moment would slow each other down.
 	Rate Mode = "rate"
 	// FirstTouch sends one request of each of many users that are not cached.
 	FirstTouch Mode = "first touch"

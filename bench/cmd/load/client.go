@@ -16,14 +16,47 @@ import (
 // load is requests for one address. They are sent over connections that are
 // kept, each of which waits for an answer before it sends the next.
 type load struct {
-	addr        string
-	connections int
+	connections []client
 	requests    int                // how many different ones there are
 	request     func(n int) []byte // the nth, as it goes over the wire
 }
 
+func newLoad(addr string, connections, requests int, request func(n int) []byte) load {
+	return load{slices.Repeat([]client{{addr: addr}}, connections), requests, request}
+}
+
+// close ends the connections.
+func (l load) close() {
+	for i := range l.connections {
+		l.connections[i].close()
+	}
+}
+
+// answers are what came back.
+type answers struct {
+	latencies []time.Duration
+	failed    int
+	seconds   float64
+}
+
+func (a *answers) add(more answers) {
+	a.latencies = append(a.latencies, more.latencies...)
+	a.failed += more.failed
+	a.seconds += more.seconds
+}
+
+func (a *answers) sample() result.Sample {
+	slices.Sort(a.latencies)
+	sample := result.Sample{Requests: len(a.latencies), Failed: a.failed, Seconds: a.seconds}
+	for _, p := range result.Percentiles {
+		at := a.latencies[int(p/100*float64(len(a.latencies)-1))]
+		sample.Latency = append(sample.Latency, float64(at.Nanoseconds())/1e3)
+	}
+	return sample
+}
+
 // closed sends as fast as the answers come.
-func (l load) closed(d time.Duration) result.Sample {
+func (l load) closed(d time.Duration) answers {
 	end := time.Now().Add(d)
 	return l.run(func(int) (time.Time, bool) {
 		now := time.Now()
@@ -32,14 +65,14 @@ func (l load) closed(d time.Duration) result.Sample {
 }
 
 // once sends every request once.
-func (l load) once() result.Sample {
+func (l load) once() answers {
 	return l.run(func(n int) (time.Time, bool) { return time.Now(), n < l.requests })
 }
 
 // rate sends so many requests a second. Where no connection is free when one
 // is due, the time that it waits counts as its latency; the time by which the
 // timer of the load generator is late does not.
-func (l load) rate(perSecond int, d time.Duration) result.Sample {
+func (l load) rate(perSecond int, d time.Duration) answers {
 	start := time.Now()
 	return l.run(func(n int) (time.Time, bool) {
 		after := time.Duration(n) * time.Second / time.Duration(perSecond)
@@ -54,20 +87,18 @@ func (l load) rate(perSecond int, d time.Duration) result.Sample {
 
 // run has every connection send until next, which is given the number of the
 // request, says that there are no more. A latency counts from when it is due.
-func (l load) run(next func(n int) (due time.Time, more bool)) result.Sample {
+func (l load) run(next func(n int) (due time.Time, more bool)) answers {
 	var (
-		numbers   atomic.Int64
-		failed    atomic.Int64
-		mu        sync.Mutex
-		latencies []time.Duration
-		workers   sync.WaitGroup
+		numbers atomic.Int64
+		mu      sync.Mutex
+		all     answers
+		workers sync.WaitGroup
 	)
 	start := time.Now()
-	for range l.connections {
+	for i := range l.connections {
+		connection := &l.connections[i]
 		workers.Go(func() {
-			connection := client{addr: l.addr}
-			defer connection.close()
-			var own []time.Duration
+			var own answers
 			for {
 				n := int(numbers.Add(1) - 1)
 				due, more := next(n)
@@ -75,23 +106,18 @@ func (l load) run(next func(n int) (due time.Time, more bool)) result.Sample {
 					break
 				}
 				if !connection.send(l.request(n % l.requests)) {
-					failed.Add(1)
+					own.failed++
 				}
-				own = append(own, time.Since(due))
+				own.latencies = append(own.latencies, time.Since(due))
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			latencies = append(latencies, own...)
+			all.add(own)
 		})
 	}
 	workers.Wait()
-	slices.Sort(latencies)
-	sample := result.Sample{Requests: len(latencies), Failed: int(failed.Load()), Seconds: time.Since(start).Seconds()}
-	for _, p := range result.Percentiles {
-		at := latencies[int(p/100*float64(len(latencies)-1))]
-		sample.Latency = append(sample.Latency, float64(at.Nanoseconds())/1e3)
-	}
-	return sample
+	all.seconds = time.Since(start).Seconds()
+	return all
 }
 
 // client is one connection, dialled when it is needed.

@@ -172,21 +172,27 @@ func (r *rig) load(ctx context.Context, file *result.File) error {
 		if s.requests != nil {
 			s.loads = s.requests()
 		}
-		s.contenders = slices.DeleteFunc(s.contenders, func(name string) bool { return r.contender(name) == nil })
 		for _, name := range s.contenders {
-			s.Rows = append(s.Rows, &result.Row{Contender: name, Bare: r.contender(name).bare})
+			c := r.contender(name)
+			if c == nil {
+				continue // it is not installed
+			}
+			s.members = append(s.members, c)
+			s.Rows = append(s.Rows, &result.Row{Contender: c.name, Bare: c.bare})
 			if len(s.loads) > 0 {
-				loadOf(r.contender(name).addr, s.Connections, s.loads).once() // fills its caches
+				under := loadOf(c.addr, s.Connections, s.loads)
+				under.once() // fills its caches
+				s.kept = append(s.kept, under)
 			}
 		}
 	}
 	for round := range r.rounds {
 		for _, s := range all {
-			for i, name := range s.contenders {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				s.Rows[i].Samples = append(s.Rows[i].Samples, r.measure(s, r.contender(name), round))
+			for i, sample := range r.round(ctx, s, round) {
+				s.Rows[i].Samples = append(s.Rows[i].Samples, sample)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 			fmt.Fprintf(os.Stderr, "%s round %d of %d: %s\n", time.Now().Format(time.TimeOnly), round+1, r.rounds, s.Name)
 		}

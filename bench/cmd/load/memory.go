@@ -44,10 +44,11 @@ func (r *rig) memory(ctx context.Context, file *result.File) error {
 		row := &result.Row{Contender: c.name, Bare: strconv.Itoa(r.cached[0]), Memory: &result.MemoryUse{Users: cached}}
 		s.Rows, admins[row] = append(s.Rows, row), admin
 		if cached > 0 {
-			fill := load{c.addr, s.Connections, cached, func(n int) []byte { return failure(stub.UID(n)) }}
-			if sample := fill.once(); sample.Failed > 0 {
-				return fmt.Errorf("%d of %d requests of new users failed", sample.Failed, cached)
+			fill := newLoad(c.addr, s.Connections, cached, func(n int) []byte { return failure(stub.UID(n)) })
+			if came := fill.once(); came.failed > 0 {
+				return fmt.Errorf("%d of %d requests of new users failed", came.failed, cached)
 			}
+			fill.close()
 		}
 		if err := measureHeap(row.Memory, admin); err != nil {
 			return err
@@ -62,12 +63,11 @@ func (r *rig) memory(ctx context.Context, file *result.File) error {
 		fmt.Fprintf(os.Stderr, "%s %d users cached\n", time.Now().Format(time.TimeOnly), cached)
 	}
 	for range r.rounds {
-		for i, row := range s.Rows {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			loads[i].rate(fixedRate, r.seconds/4)
-			row.Samples = append(row.Samples, r.observed(gates[i], func() result.Sample { return loads[i].rate(fixedRate, r.seconds) }))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for i, sample := range r.inTurn(gates, loads) {
+			s.Rows[i].Samples = append(s.Rows[i].Samples, sample)
 		}
 	}
 	for row, admin := range admins {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -14,6 +15,8 @@ type scenario struct {
 	contenders []string
 	requests   func() [][]byte // of users whom the caches know; nil for newcomers
 	loads      [][]byte
+	members    []*contender // those that take part
+	kept       []load       // by member, with its connections
 }
 
 // warmUsers are those whom every cache knows.
@@ -28,7 +31,7 @@ func withBare(names []string) []string {
 func scenarios(warm int) []*scenario {
 	known := users{0, warm}
 	kind := func(name string, mode result.Mode, connections int, contenders []string, about string, requests func() [][]byte) *scenario {
-		return &scenario{result.Scenario{Name: name, About: about, Mode: mode, Connections: connections}, contenders, requests, nil}
+		return &scenario{result.Scenario{Name: name, About: about, Mode: mode, Connections: connections}, contenders, requests, nil, nil, nil}
 	}
 	collected := func() [][]byte { return known.of(others, beacon) }
 	return []*scenario{
@@ -57,18 +60,32 @@ const (
 	profileDelay = time.Duration(result.ProfileDelay * float64(time.Second))
 )
 
-// measure is one round of one contender.
+// round loads every member once.
+func (r *rig) round(ctx context.Context, s *scenario, round int) (samples []result.Sample) {
+	if s.Mode == result.Rate {
+		return r.inTurn(s.members, s.kept)
+	}
+	for _, c := range s.members {
+		if ctx.Err() == nil {
+			samples = append(samples, r.measure(s, c, round))
+		}
+	}
+	return samples
+}
+
+// measure is one round of one member.
 func (r *rig) measure(s *scenario, c *contender, round int) result.Sample {
 	under := loadOf(c.addr, s.Connections, s.loads)
+	defer under.close()
 	switch s.Mode {
 	case result.Pair, result.Settings:
 		bare := r.contender(c.bare)
+		beside := loadOf(bare.addr, s.Connections, s.loads)
+		defer beside.close()
 		var other result.Sample
-		sample := r.observed(c, func() result.Sample {
+		sample := r.observed(c, func() answers {
 			var both sync.WaitGroup
-			both.Go(func() {
-				other = r.observed(bare, func() result.Sample { return loadOf(bare.addr, s.Connections, s.loads).closed(r.seconds) })
-			})
+			both.Go(func() { other = r.observed(bare, func() answers { return beside.closed(r.seconds) }) })
 			own := under.closed(r.seconds)
 			both.Wait()
 			return own
@@ -78,22 +95,42 @@ func (r *rig) measure(s *scenario, c *contender, round int) result.Sample {
 		return sample
 	case result.Solo:
 		under.closed(r.seconds / 4) // wakes what has been idle
-		return r.observed(c, func() result.Sample { return under.closed(r.seconds) })
-	case result.FirstTouch:
+		return r.observed(c, func() answers { return under.closed(r.seconds) })
+	default: // first touch
 		r.delayProfiles(profileDelay)
 		defer r.delayProfiles(0)
-		under = loadOf(c.addr, s.Connections, newcomers(round, r.warm).of(anybody, beacon))
-		return r.observed(c, under.once)
-	default:
-		under.rate(fixedRate, r.seconds/4)
-		return r.observed(c, func() result.Sample { return under.rate(fixedRate, r.seconds) })
+		first := loadOf(c.addr, s.Connections, newcomers(round, r.warm).of(anybody, beacon))
+		defer first.close()
+		return r.observed(c, first.once)
 	}
 }
 
+// inTurn is one round of contenders at a fixed rate.
+func (r *rig) inTurn(contenders []*contender, loads []load) []result.Sample {
+	const turn = 250 * time.Millisecond
+	all, used := make([]answers, len(loads)), make([]time.Duration, len(loads))
+	for range max(1, r.seconds/turn) {
+		for i, c := range contenders {
+			loads[i].rate(fixedRate, min(turn, r.seconds)/5) // wakes what has been idle
+			before := c.cpu()
+			all[i].add(loads[i].rate(fixedRate, min(turn, r.seconds)))
+			used[i] += c.cpu() - before
+		}
+	}
+	var samples []result.Sample
+	for i := range all {
+		sample := all[i].sample()
+		sample.CPU = float64(used[i].Nanoseconds()) / 1e3 / float64(sample.Requests)
+		samples = append(samples, sample)
+	}
+	return samples
+}
+
 // observed adds to a sample what the contender used and passed on meanwhile.
-func (r *rig) observed(c *contender, measure func() result.Sample) result.Sample {
+func (r *rig) observed(c *contender, measure func() answers) result.Sample {
 	beacons, lookups, used := r.count(r.upstream), r.count(r.profile), c.cpu()
-	sample := measure()
+	came := measure()
+	sample := came.sample()
 	sample.CPU = float64((c.cpu() - used).Nanoseconds()) / 1e3 / float64(sample.Requests)
 	sample.Passed = float64(r.count(r.upstream)-beacons) / float64(sample.Requests)
 	sample.Lookups = r.count(r.profile) - lookups

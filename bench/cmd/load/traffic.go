@@ -62,7 +62,7 @@ func mix(uid string) []byte {
 
 // loadOf is the requests on so many connections.
 func loadOf(addr string, connections int, requests [][]byte) load {
-	return load{addr, connections, len(requests), func(n int) []byte { return requests[n] }}
+	return newLoad(addr, connections, len(requests), func(n int) []byte { return requests[n] })
 }
 
 // newcomers are users whom no gate has heard of: another thousand thousand in

@@ -42,7 +42,7 @@ func run(results, docs string) error {
 	if err != nil {
 		return err
 	}
-	tables := map[string]string{"steps": steps.markdown(), "targets": targets(steps, load, memory)}
+	tables := map[string]string{"steps": steps.markdown(), "cold": steps.cold(), "targets": targets(steps, load, memory)}
 	for _, file := range []*result.File{load, memory} {
 		for _, s := range file.Scenarios {
 			tables[s.Name] = s.Markdown() + fmt.Sprintf("\n*%s: %s, %d connections. %s, %s; `%s`; %d rounds of %v s: median (least–greatest).*\n",

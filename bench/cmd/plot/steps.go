@@ -67,6 +67,23 @@ func (s *steps) get(name, unit string) float64 {
 	return math.NaN()
 }
 
+// cold is the table of lookups of users whom nobody knows yet.
+func (s *steps) cold() string {
+	var b strings.Builder
+	b.WriteString("| how it asks | p50 ms | p99 ms | CPU µs a lookup | requests a lookup |\n| --- | ---: | ---: | ---: | ---: |\n")
+	for _, way := range []struct{ name, about string }{
+		{"HTTP1", "HTTP/1.1"}, {"HTTP2", "HTTP/2"}, {"HTTP1-hedged", "HTTP/1.1, once more after 20 ms without an answer"},
+	} {
+		value := func(unit string) float64 { return s.get("bench Cold/"+way.name, unit) }
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.0f | %.2f |\n", way.about, value("p50-ms"), value("p99-ms"), value("cpu-µs"), value("requests"))
+	}
+	return b.String() + s.origin()
+}
+
+func (s *steps) origin() string {
+	return fmt.Sprintf("\n*Medians. %s, %s; `make bench`.*\n", s.date, s.cpu)
+}
+
 // markdown is a table of everything that has a time for one operation.
 func (s *steps) markdown() string {
 	var b strings.Builder
@@ -86,5 +103,5 @@ func (s *steps) markdown() string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", pkg, benchmark,
 			cell("ns/op", "%.1f"), cell("MB/s", "%.0f"), cell("B/op", "%.0f"), cell("allocs/op", "%.0f"))
 	}
-	return b.String() + fmt.Sprintf("\n*Medians. %s, %s; `make bench`.*\n", s.date, s.cpu)
+	return b.String() + s.origin()
 }
