@@ -55,12 +55,15 @@ var plainHead = regexp.MustCompile(strings.NewReplacer(
 // ended, with or without what was looked for.
 func (s *search) feed(piece []byte) (ended bool) {
 	if s.next == nil {
-		// The tokenizer finds the same and costs ten times as much, most of it
-		// for memory that it takes for each document. In little text regexp
-		// goes back where it has to, which is faster than its other ways.
-		if found := plainHead.FindIndex(piece[:min(len(piece), 1024)]); found != nil && s.edit.Meta == "" {
-			s.head = found[1]
-			return true
+		if s.edit.Meta == "" {
+			// The tokenizer finds the same and costs ten times as much, most of
+			// it for memory that it takes for each document. In little text
+			// regexp goes back where it has to, which is faster than its other
+			// ways.
+			if found := plainHead.FindIndex(piece[:min(len(piece), 1024)]); found != nil {
+				s.head = found[1]
+				return true
+			}
 		}
 		s.next, s.stop = iter.Pull(s.run)
 	}

@@ -156,6 +156,7 @@ type Client struct {
 	feed      feed
 
 	proven, named             *cache
+	etags                     *etags
 	lookups, namedLookups     singleflight.Group
 	reads                     singleflight.Group
 	slots, namedSlots, writes slots
@@ -233,6 +234,7 @@ func New(config Config) (*Client, error) {
 		follows:    config.Follow,
 		proven:     newCache(maxEntries),
 		named:      newCache(maxEntries / 10),
+		etags:      newETags(maxEntries),
 		slots:      make(slots, concurrency),
 		namedSlots: make(slots, max(1, concurrency/4)),
 		writes:     make(slots, max(1, concurrency/4)),

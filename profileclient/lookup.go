@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unique"
 
 	"golang.org/x/sync/singleflight"
 
@@ -131,7 +130,7 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 		answer.version = held.Changed.UnixMilli()
 	}
 	if held.Preference == policy.Unset && held.ETag != "" {
-		answer.etag = unique.Make(held.ETag)
+		answer.etag = c.etags.number(held.ETag)
 	}
 	into.put(a.UID, answer)
 	return held, nil

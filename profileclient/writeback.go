@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unique"
 
 	"github.com/cenkalti/backoff/v5"
 
@@ -80,10 +79,9 @@ func (c *Client) writeBack(a Account, since instant) WriteOutcome {
 				return WriteUnneeded, nil
 			}
 			seen.in.mark(a.UID, seen.fetched, writtenBack)
-			if seen.etag == (unique.Handle[string]{}) {
+			if etag = c.etags.text(seen.etag); etag == "" {
 				return WriteNoETag, nil
 			}
-			etag = seen.etag.Value()
 		}
 		return c.write(a, etag)
 	}
