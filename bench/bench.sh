@@ -31,7 +31,11 @@ for n in $(seq "${COUNT:-6}"); do
 		GOMAXPROCS=$procs go test -run '^$' -bench Throughput -benchtime "${BENCHTIME:-500ms}" ./bench
 	done
 done > "$latest.part" || { cat "$latest.part"; exit 1; }
-{ echo "date: $(date -u +%F)"; cat "$latest.part"; } > "$latest"
+{
+	echo "date: $(date -u +%F)"
+	echo "command: COUNT=${COUNT:-6} BENCHTIME=${BENCHTIME:-500ms} make bench"
+	cat "$latest.part"
+} > "$latest"
 rm "$latest.part"
 
 if [ -f "$baseline" ]; then

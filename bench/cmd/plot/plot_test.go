@@ -30,6 +30,7 @@ func made(names []string, mode result.Mode) *result.File {
 }
 
 const benchmarks = `date: 2026-11-24
+command: make bench
 goos: linux
 pkg: github.com/metricsgate/metricsgate/bench
 cpu: None

@@ -14,9 +14,9 @@ import (
 // steps is what Go's benchmarks printed: values by package and benchmark, and
 // by unit.
 type steps struct {
-	date, cpu string
-	names     []string
-	values    map[string]map[string][]float64
+	date, cpu, command string
+	names              []string
+	values             map[string]map[string][]float64
 }
 
 func readSteps(path string) (*steps, error) {
@@ -31,6 +31,8 @@ func readSteps(path string) (*steps, error) {
 		switch key {
 		case "date":
 			s.date = value
+		case "command":
+			s.command = value
 		case "cpu":
 			s.cpu = value
 		case "pkg":
@@ -81,7 +83,7 @@ func (s *steps) cold() string {
 }
 
 func (s *steps) origin() string {
-	return fmt.Sprintf("\n*Medians. %s, %s; `make bench`.*\n", s.date, s.cpu)
+	return fmt.Sprintf("\n*Medians. %s, %s; `%s`.*\n", s.date, s.cpu, s.command)
 }
 
 // markdown is a table of everything that has a time for one operation.
