@@ -138,7 +138,9 @@ func (s *Scenario) Markdown() string {
 		b.WriteString("|\n")
 	}
 	line(func(c column) string { return c.head })
-	line(func(c column) string { return map[bool]string{true: "---", false: "---:"}[c.head == "contender"] })
+	line(func(c column) string {
+		return map[bool]string{true: "---", false: "---:"}[c.head == "contender" || c.head == "setting"]
+	})
 	for _, row := range s.Rows {
 		line(func(c column) string { return c.cell(s, row) })
 	}
