@@ -93,23 +93,16 @@ func BenchmarkCold(b *testing.B) {
 			round := 0
 			ask := func() {
 				var mu sync.Mutex
-				var next atomic.Int64
-				var all sync.WaitGroup
-				for range workers {
-					all.Go(func() {
-						for n := next.Add(1); n <= users; n = next.Add(1) {
-							uid := strconv.Itoa(round) + "-" + strconv.FormatInt(n, 10)
-							start := time.Now()
-							if client.Lookup(context.Background(), profileclient.Account{UID: uid}, start) != policy.Unset {
-								b.Error("no answer")
-							}
-							mu.Lock()
-							took = append(took, time.Since(start))
-							mu.Unlock()
-						}
-					})
-				}
-				all.Wait()
+				together(workers, users, func(i int) {
+					uid := strconv.Itoa(round) + "-" + strconv.Itoa(i)
+					start := time.Now()
+					if client.Lookup(context.Background(), profileclient.Account{UID: uid}, start) != policy.Unset {
+						b.Error("no answer")
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					took = append(took, time.Since(start))
+				})
 				round++
 			}
 			ask() // opens the connections

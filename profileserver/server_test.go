@@ -461,6 +461,7 @@ func TestRequestsAreObserved(t *testing.T) {
 		{"POST", optOutPath, nil, "metrics_optout POST 400"},
 		{"PUT", optOutPath, nil, "metrics_optout PUT 404"},
 		{payload, optOutPath, nil, "metrics_optout other 404"},
+		{"get", optOutPath, nil, "metrics_optout other 404"},
 		{"OPTIONS", optOutPath, []string{"Origin: x", requestedMethod + ": GET"}, "metrics_optout OPTIONS 200"},
 		{"GET", profilePath, nil, "profile GET 200"},
 		{"GET", dailyPath, nil, "daily GET 200"},
