@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/handshake/firefox"
+	"github.com/metricsgate/metricsgate/browser/firefox"
 )
 
 func firefoxCommand() *cobra.Command {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/handshake/firefox"
+	"github.com/metricsgate/metricsgate/browser/firefox"
 )
 
 // What the files do in a real Firefox is tested in tests/browser.
