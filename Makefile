@@ -23,23 +23,23 @@ fuzz:
 	done
 
 bench: ## benchmarks of every step, compared with those of this machine; docs/performance.md says more
-	./bench/bench.sh
+	./internal/bench/bench.sh
 
 bench-baseline: ## has the latest make bench be what later ones are compared with
-	./bench/bench.sh baseline
+	./internal/bench/bench.sh baseline
 
 # BENCH_ROUNDS (5) and BENCH_SECONDS (3) shorten both; BENCH_USERS is a list of
 # how many users are cached.
 bench-load: ## the binary under load, beside bare Caddy, forward_auth and what else is installed
-	@mkdir -p bench/results
-	go run ./bench/cmd/load -out bench/results/load.json
+	@mkdir -p internal/bench/results
+	go run ./internal/bench/cmd/load -out internal/bench/results/load.json
 
 bench-memory: ## the binary with up to a million users cached
-	@mkdir -p bench/results
-	go run ./bench/cmd/load -memory -out bench/results/memory.json
+	@mkdir -p internal/bench/results
+	go run ./internal/bench/cmd/load -memory -out internal/bench/results/memory.json
 
 plots: ## tables and plots of docs/performance.md, from the latest results
-	go run ./bench/cmd/plot
+	go run ./internal/bench/cmd/plot
 
 cover: ## statement coverage by package
 	go test -cover ./policy ./token ./session ./profileclient ./profileserver ./caddymodule

@@ -14,15 +14,15 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/tests/postgres"
 )
 
 // TestWhatWasAnsweredSurvivesACrash has the server crash and come back in the
 // middle of a thousand writes at two instances.
 func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 	t.Parallel()
-	cluster := postgres.Start(t)
+	cluster := testpostgres.Start(t)
 	instances := []*Postgres{openPostgres(t, cluster.DSN), openPostgres(t, cluster.DSN)}
 	const writes = 1000
 	var answered, lost sync.Map
@@ -92,7 +92,7 @@ func (r reports) expect(t *testing.T, failing bool) {
 // followed.
 func TestListeningIsLostAndComesBack(t *testing.T) {
 	t.Parallel()
-	cluster := postgres.Start(t)
+	cluster := testpostgres.Start(t)
 	health := make(reports, 100)
 	store, err := OpenPostgres(cluster.DSN, func(err error) { health <- err })
 	if err != nil {
@@ -189,7 +189,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 // TestARoleThatMayNotCreateTables has the operator migrate by command.
 func TestARoleThatMayNotCreateTables(t *testing.T) {
 	t.Parallel()
-	cluster := postgres.Start(t)
+	cluster := testpostgres.Start(t)
 	p := &place{driver: "pgx", dsn: cluster.DSN}
 	p.execute(t, `CREATE ROLE server LOGIN`)
 	dsn := strings.Replace(cluster.DSN, "user=postgres", "user=server", 1)
@@ -343,7 +343,7 @@ func TestConnectionStrings(t *testing.T) {
 
 func TestAClosedDatabaseIsOfNoUse(t *testing.T) {
 	t.Parallel()
-	store := openPostgres(t, postgres.Database(t))
+	store := openPostgres(t, testpostgres.Database(t))
 	f, err := store.follow(-1)
 	if err != nil {
 		t.Fatal(err)
@@ -362,7 +362,7 @@ func TestAClosedDatabaseIsOfNoUse(t *testing.T) {
 // TestAnAbandonedWriteHoldsNobodyUp has somebody begin to write, and vanish.
 func TestAnAbandonedWriteHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
-	dsn := postgres.Database(t)
+	dsn := testpostgres.Database(t)
 	store := openPostgres(t, dsn)
 	ctx := context.Background()
 	config, err := parseDSN(dsn + "&idle_in_transaction_session_timeout=1s")

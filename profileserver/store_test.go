@@ -22,8 +22,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	"pgregory.net/rapid"
 
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/tests/postgres"
 )
 
 // place is where a store is kept, for any number of instances.
@@ -66,7 +66,7 @@ func sqlitePlace(t testing.TB) *place {
 }
 
 func postgresPlace(t testing.TB) *place {
-	dsn := postgres.Database(t)
+	dsn := testpostgres.Database(t)
 	p := &place{driver: "pgx", dsn: dsn + "&search_path=metrics_gate"}
 	p.open = func(t testing.TB, _ time.Duration) Store { // the time is the database's
 		t.Helper()

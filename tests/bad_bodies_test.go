@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A hostile connection writes what it likes, and reads what it can.
@@ -29,7 +29,7 @@ func dial(t testing.TB, addr string) *hostile {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { connection.Close() })
-	_ = connection.SetDeadline(time.Now().Add(rig.Patience))
+	_ = connection.SetDeadline(time.Now().Add(testcaddy.Patience))
 	return &hostile{t, connection, bufio.NewReader(connection)}
 }
 
@@ -71,10 +71,10 @@ func (h *hostile) answer() (status int, body string) {
 func TestBodiesNotRead(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
-	outCookie, inCookie := rig.Cookie(rig.Session(out)), rig.Cookie(rig.Session(in))
+	outCookie, inCookie := testcaddy.Cookie(testcaddy.Session(out)), testcaddy.Cookie(testcaddy.Session(in))
 
 	for _, c := range []struct {
 		name    string
@@ -82,7 +82,7 @@ func TestBodiesNotRead(t *testing.T) {
 	}{
 		{"100 MB, announced, of an opted-out user", []string{outCookie, "Content-Length: 104857600"}},
 		{"100 MB, announced, with the browser's signal", []string{"Cookie: metrics_optout=true", "Content-Length: 104857600"}},
-		{"100 MB, announced, of an unverifiable session", []string{rig.Cookie("garbage"), "Content-Length: 104857600"}},
+		{"100 MB, announced, of an unverifiable session", []string{testcaddy.Cookie("garbage"), "Content-Length: 104857600"}},
 		{"100 MB, announced, that may name somebody", []string{"Content-Length: 104857600"}},
 		{"100 MB, announced, that may name somebody else", []string{inCookie, "Content-Length: 104857600"}},
 		{"Expect: 100-continue, of an opted-out user", []string{outCookie, "Content-Length: 300", "Expect: 100-continue"}},
@@ -109,8 +109,8 @@ func TestBodiesNotRead(t *testing.T) {
 func TestExpectAndGet(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	for choice, want := range map[preference]bool{allow: true, optOut: false} {
 		body, id := flushOf(t, profile.account(choice)), fmt.Sprintf("expect%d", serial.Add(1))
 		h := dial(t, addr)
@@ -137,8 +137,8 @@ func TestExpectAndGet(t *testing.T) {
 func TestEndlessBodies(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	in := profile.account(allow)
 	chunk := fmt.Appendf(nil, "%x\r\n%s\r\n", 4096, strings.Repeat(" ", 4096))
 
@@ -146,9 +146,9 @@ func TestEndlessBodies(t *testing.T) {
 		name, first string
 		headers     []string
 	}{
-		{"opted out", "{", []string{rig.Cookie(rig.Session(profile.account(optOut)))}},
+		{"opted out", "{", []string{testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))}},
 		{"naming somebody, some time", `{"uid":"` + in + `",`, nil},
-		{"naming somebody, some time, from an allowed session", `{`, []string{rig.Cookie(rig.Session(in))}},
+		{"naming somebody, some time, from an allowed session", `{`, []string{testcaddy.Cookie(testcaddy.Session(in))}},
 		{"inflating without end", "", []string{"Content-Encoding: gzip"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -187,8 +187,8 @@ func TestEndlessBodies(t *testing.T) {
 func TestBombs(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	in := profile.account(allow)
 
 	var bomb bytes.Buffer
@@ -209,7 +209,7 @@ func TestBombs(t *testing.T) {
 		headers []string
 	}{
 		"gzip":                       {bomb.String(), []string{"Content-Encoding: gzip"}},
-		"gzip, from a verified user": {bomb.String(), []string{"Content-Encoding: gzip", rig.Cookie(rig.Session(in))}},
+		"gzip, from a verified user": {bomb.String(), []string{"Content-Encoding: gzip", testcaddy.Cookie(testcaddy.Session(in))}},
 		"gzip in gzip":               {twice, []string{"Content-Encoding: gzip, gzip"}},
 		"gzip in two ways":           {twice, []string{"Content-Encoding: gzip", "Content-Encoding: gzip"}},
 		"deep JSON":                  {strings.Repeat("[", 100_000), nil},
@@ -234,8 +234,8 @@ func TestBombs(t *testing.T) {
 func TestBigBodiesGoOnWhole(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", "on_unknown collect", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	big := `{"broker":"web","pad":"` + strings.Repeat("0123456789", 100_000) + `"}`
 	for name, c := range map[string]struct {
 		body    string
@@ -262,7 +262,7 @@ func TestBigBodiesGoOnWhole(t *testing.T) {
 	go func() { _, _ = io.WriteString(w, big); w.Close() }()
 	request, _ := http.NewRequest(http.MethodPost, "http://"+addr+"/metrics", r)
 	request.Header.Set("X-Request-ID", "piped")
-	response, err := rig.Client.Do(request)
+	response, err := testcaddy.Client.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

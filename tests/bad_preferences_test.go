@@ -9,7 +9,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // An account's id is any text of up to 255 bytes, and is kept apart from its
@@ -18,15 +18,15 @@ func TestOddAccounts(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, named string) {
 		behind := newContentServer(t)
-		addr, site := rig.FreeAddr(t), rig.FreeAddr(t)
-		caddy := rig.Start(t,
-			rig.Site(addr, profileServer(configured)),
-			rig.Site(site, rig.Gate("route POST /metrics", rig.SessionJWT(), profileAt(addr, "max_age 10m")), rig.ProxyTo(behind.addr())))
+		addr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+		caddy := testcaddy.Start(t,
+			testcaddy.Site(addr, profileServer(configured)),
+			testcaddy.Site(site, testcaddy.Gate("route POST /metrics", testcaddy.SessionJWT(), profileAt(addr, "max_age 10m")), testcaddy.ProxyTo(behind.addr())))
 		ready(t, addr)
 		follows(t, caddy, addr)
 		listener := followChanges(t, addr, "")
 		decision := func(uid string) string {
-			return send(t, behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
+			return send(t, behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision()
 		}
 		odd := []string{
 			"ann", "Ann", "ann ", " ann", "änn", "a\u0308nn", "%61nn", "ann/", "ann/../bob", "../bob", "?ann#", `"ann"`, `'; DROP TABLE preference; --`, `\`, "%", "_",
@@ -37,7 +37,7 @@ func TestOddAccounts(t *testing.T) {
 				t.Errorf("%q, not heard of yet: %s", uid, got)
 			}
 			choose(t, addr, uid, optOut)
-			rig.Until(t, "an opt-out to act", func() bool { return decision(uid) == "block" })
+			testcaddy.Until(t, "an opt-out to act", func() bool { return decision(uid) == "block" })
 			holds(t, addr, uid, optOut, uid)
 		}
 		heard := listener.Wait(t, "all to be told", func(all []told) bool { return len(all) >= 1+len(odd) })
@@ -50,7 +50,7 @@ func TestOddAccounts(t *testing.T) {
 			t.Errorf("exported, with one account for each test:\n%s", got)
 		}
 		for i, uid := range odd {
-			status, _, body := rig.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), "")
+			status, _, body := testcaddy.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), "")
 			if status != http.StatusOK || body != "{}" {
 				t.Errorf("DELETE %q: %d %q", uid, status, body)
 			}
@@ -64,9 +64,9 @@ func TestOddAccounts(t *testing.T) {
 			"empty": "", "256 bytes": strings.Repeat("x", 256), "a NUL": "a\x00nn", "a line": "ann\nbob", "an escape": "\x1b[2J", "broken UTF-8": "ann\xff",
 		} {
 			for _, method := range []string{"GET", "POST"} {
-				refused(t, addr, name, method, rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier), 401, 100)
+				refused(t, addr, name, method, testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier), 401, 100)
 			}
-			if status, _, _ := rig.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), ""); status != http.StatusBadRequest {
+			if status, _, _ := testcaddy.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), ""); status != http.StatusBadRequest {
 				t.Errorf("DELETE of %s: %d", name, status)
 			}
 			if got := decision(uid); got != "block" {
@@ -80,11 +80,11 @@ func TestOddAccounts(t *testing.T) {
 // nothing.
 func TestBadPreferences(t *testing.T) {
 	t.Parallel()
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db", "standalone")))
-	uid := rig.NewUID(t)
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db", "standalone")))
+	uid := testcaddy.NewUID(t)
 	choose(t, addr, uid, optOut)
-	token := rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier)
+	token := testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier)
 	const parameter = `"error":"Bad Request","message":"Invalid request parameter","validation":{"source":"payload","keys":["metrics_optout"]}}`
 	for _, c := range []struct {
 		name, body, kind string
@@ -111,20 +111,20 @@ func TestBadPreferences(t *testing.T) {
 		if c.kind != "" {
 			headers = append(headers, "Content-Type: "+c.kind)
 		}
-		status, _, body := rig.Ask(t, addr, http.MethodPost, token, c.body, headers...)
+		status, _, body := testcaddy.Ask(t, addr, http.MethodPost, token, c.body, headers...)
 		if want := fmt.Sprintf(`{"code":%d,"errno":%d,%s`, c.status, c.errno, c.rest); status != c.status || !strings.HasPrefix(body, want) {
 			t.Errorf("%s: %d %q, want %s", c.name, status, body, want)
 		}
 	}
 	for _, method := range []string{"PUT", "PATCH", "DELETE"} {
-		if status, _, body := rig.Ask(t, addr, method, token, `{"metrics_optout":false}`); status != http.StatusNotFound || body != `{"code":404,"errno":999,"error":"Not Found","message":"Not Found"}` {
+		if status, _, body := testcaddy.Ask(t, addr, method, token, `{"metrics_optout":false}`); status != http.StatusNotFound || body != `{"code":404,"errno":999,"error":"Not Found","message":"Not Found"}` {
 			t.Errorf("%s: %d %q", method, status, body)
 		}
 	}
 	holds(t, addr, uid, optOut, "after what is no preference")
 
 	// As the old server reads JSON, the last of two keys counts.
-	if status, _, body := rig.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true,"metrics_optout":false}`); status != http.StatusOK {
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true,"metrics_optout":false}`); status != http.StatusOK {
 		t.Errorf("a key that is there twice: %d %q", status, body)
 	}
 	holds(t, addr, uid, allow, "a key that is there twice")
@@ -134,11 +134,11 @@ func TestBadPreferences(t *testing.T) {
 func TestConditions(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, _ string) {
-		addr := rig.FreeAddr(t)
-		rig.Start(t, rig.Site(addr, profileServer(configured)))
+		addr := testcaddy.FreeAddr(t)
+		testcaddy.Start(t, testcaddy.Site(addr, profileServer(configured)))
 		ready(t, addr)
-		uid := rig.NewUID(t)
-		token := rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier)
+		uid := testcaddy.NewUID(t)
+		token := testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier)
 		_, absent := chosen(t, addr, uid)
 		choose(t, addr, uid, allow)
 		_, tag := chosen(t, addr, uid)
@@ -164,7 +164,7 @@ func TestConditions(t *testing.T) {
 			{"POST", "If-None-Match: " + absent, 200},
 		} {
 			body := map[string]string{http.MethodPost: `{"metrics_optout":false}`}[c.method]
-			if status, _, said := rig.Ask(t, addr, c.method, token, body, c.condition); status != c.status {
+			if status, _, said := testcaddy.Ask(t, addr, c.method, token, body, c.condition); status != c.status {
 				t.Errorf("%s with %s: %d %q, want %d", c.method, c.condition, status, said, c.status)
 			}
 		}
@@ -175,7 +175,7 @@ func TestConditions(t *testing.T) {
 		// A write-back that was under way when the account was deleted.
 		forgetAccount(t, addr, uid)
 		for _, seen := range []string{tag, absent} {
-			if status, _, _ := rig.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true}`, "If-Match: "+seen); status != http.StatusPreconditionFailed {
+			if status, _, _ := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true}`, "If-Match: "+seen); status != http.StatusPreconditionFailed {
 				t.Errorf("a write on what was seen before the account was deleted: %d", status)
 			}
 		}
@@ -187,24 +187,24 @@ func TestConditions(t *testing.T) {
 // others are served.
 func TestForgedTokens(t *testing.T) {
 	t.Parallel()
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db")))
-	uid := rig.NewUID(t)
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db")))
+	uid := testcaddy.NewUID(t)
 	choose(t, addr, uid, optOut)
-	good := strings.Split(rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier), ".")
+	good := strings.Split(testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier), ".")
 	forgers := []func() string{
-		func() string { return good[0] + "." + good[1] + "." + b64(rig.NewUID(t)+rig.NewUID(t)) },
-		func() string { return good[0] + "." + b64(`{"sub":"`+rig.NewUID(t)+`"}`) + "." + good[2] },
+		func() string { return good[0] + "." + good[1] + "." + b64(testcaddy.NewUID(t)+testcaddy.NewUID(t)) },
+		func() string { return good[0] + "." + b64(`{"sub":"`+testcaddy.NewUID(t)+`"}`) + "." + good[2] },
 		func() string {
-			return rig.Sign(jwt.SigningMethodHS256, []byte(rig.SessionSecret), nil, rig.Claims(uid, map[string]any{"scope": "profile:write", "client_id": rig.TrustedRelier}))
+			return testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.SessionSecret), nil, testcaddy.Claims(uid, map[string]any{"scope": "profile:write", "client_id": testcaddy.TrustedRelier}))
 		},
-		func() string { return rig.NewUID(t) },
+		func() string { return testcaddy.NewUID(t) },
 		func() string { return b64(`{"alg":"none"}`) + "." + good[1] + "." },
 	}
 	flood(t, 10_000, 16, func(i int) error {
 		method := []string{"GET", "POST"}[i%2]
 		body := []string{"", `{"metrics_optout":false}`}[i%2]
-		status, _, said, err := rig.TryAskFor(addr, method+" /v1/metrics_optout", forgers[i%len(forgers)](), body)
+		status, _, said, err := testcaddy.TryAskFor(addr, method+" /v1/metrics_optout", forgers[i%len(forgers)](), body)
 		if err == nil && (status != http.StatusUnauthorized || !strings.HasPrefix(said, `{"code":401,"errno":100,`)) {
 			err = fmt.Errorf("a forged token got %d %q", status, said)
 		}

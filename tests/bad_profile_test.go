@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Whatever the profile server does wrong: the preference is unknown, metrics
@@ -36,21 +36,21 @@ func TestProfileServerFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			behind, profile := newContentServer(t), newProfile(t)
-			addr, lenient := rig.FreeAddr(t), rig.FreeAddr(t)
-			caddy := rig.Start(t,
-				rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 250ms", "follow off")), rig.ProxyTo(behind.addr())),
-				rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block("timeout 250ms", "follow off")), rig.ProxyTo(behind.addr())))
-			known := rig.Cookie(rig.Session(profile.account(allow)))
-			rig.Until(t, "the first lookup", func() bool { return send(t, behind, addr, "POST /metrics", "{}", known).collected() })
+			addr, lenient := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+			caddy := testcaddy.Start(t,
+				testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block("timeout 250ms", "follow off")), testcaddy.ProxyTo(behind.addr())),
+				testcaddy.Site(lenient, testcaddy.Gate("preset fxa", "on_unknown collect", testcaddy.SessionJWT(), profile.block("timeout 250ms", "follow off")), testcaddy.ProxyTo(behind.addr())))
+			known := testcaddy.Cookie(testcaddy.Session(profile.account(allow)))
+			testcaddy.Until(t, "the first lookup", func() bool { return send(t, behind, addr, "POST /metrics", "{}", known).collected() })
 			before := len(gateLines(caddy))
 
 			c.begin(profile)
 			for range 8 {
 				uid := profile.account(allow) // has never been looked up
-				if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))); a.collected() || a.status != 200 || a.body != success {
+				if a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))); a.collected() || a.status != 200 || a.body != success {
 					t.Errorf("collected %v, answered %d %q", a.collected(), a.status, a.body)
 				}
-				if a := send(t, behind, addr, "GET /signin", "", rig.Cookie(rig.Session(uid)), "Accept: text/html"); a.status != 200 || a.body != page {
+				if a := send(t, behind, addr, "GET /signin", "", testcaddy.Cookie(testcaddy.Session(uid)), "Accept: text/html"); a.status != 200 || a.body != page {
 					t.Errorf("page: answered %d %q", a.status, a.body)
 				} else if got := a.passed.header.Get("Metrics-Gate-Decision"); got != "block" {
 					t.Errorf("page: the application was told %q", got)
@@ -59,7 +59,7 @@ func TestProfileServerFaults(t *testing.T) {
 					t.Error("a named account whose preference is unknown was collected")
 				}
 			}
-			if a := send(t, behind, lenient, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))); !a.collected() {
+			if a := send(t, behind, lenient, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(profile.account(allow)))); !a.collected() {
 				t.Error("on_unknown collect blocked")
 			}
 			if !send(t, behind, addr, "POST /metrics", "{}", known).collected() {
@@ -75,16 +75,16 @@ func TestProfileServerFaults(t *testing.T) {
 				profile.up()
 			}
 			profile.failWith(nil)
-			rig.Until(t, "the recovery", func() bool {
-				return send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))).collected()
+			testcaddy.Until(t, "the recovery", func() bool {
+				return send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(profile.account(allow)))).collected()
 			})
 			want := []string{`"level":"warn"`}
 			if name == "down" || name == "500" {
 				// It says so when the profile server has been well for a while, so
 				// that one which fails now and then does not fill the log.
 				want = append(want, `"level":"info"`)
-				rig.Until(t, "the log to tell of the recovery", func() bool {
-					return !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow)))).collected() ||
+				testcaddy.Until(t, "the log to tell of the recovery", func() bool {
+					return !send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(profile.account(allow)))).collected() ||
 						len(gateLines(caddy)) > before+1
 				})
 			}
@@ -102,11 +102,11 @@ func TestProfileServerFaults(t *testing.T) {
 }
 
 // gateLines is what the gate has logged.
-func gateLines(s *rig.Server) []string {
+func gateLines(s *testcaddy.Server) []string {
 	return s.Log.Where(func(line string) bool { return strings.Contains(line, `"logger":"http.handlers.metrics_gate`) })
 }
 
-func lookupSamples(s *rig.Server) (found []rig.Sample) {
+func lookupSamples(s *testcaddy.Server) (found []testcaddy.Sample) {
 	for _, sample := range s.Samples() {
 		if strings.HasSuffix(sample.Name, "profile_lookups_total") {
 			found = append(found, sample)
@@ -120,12 +120,12 @@ func lookupSamples(s *rig.Server) (found []rig.Sample) {
 func TestStale(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	const maxAge = 2 * time.Second
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "max_age 2s")), rig.ProxyTo(behind.addr())))
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient, "max_age 2s")), testcaddy.ProxyTo(behind.addr())))
 	in, out, none := profile.account(allow), profile.account(optOut), profile.account(unset)
 	decision := func(uid string) string {
-		return send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
+		return send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision()
 	}
 	for uid, want := range map[string]string{in: "collect", out: "block", none: "collect"} {
 		if got := decision(uid); got != want {
@@ -135,7 +135,7 @@ func TestStale(t *testing.T) {
 	profile.down()
 	failed := time.Now()
 	for _, uid := range []string{in, none} {
-		rig.Until(t, "what allowed to age", func() bool {
+		testcaddy.Until(t, "what allowed to age", func() bool {
 			asked := time.Now()
 			got := decision(uid)
 			if got == "collect" && asked.Sub(failed) > maxAge {
@@ -144,7 +144,7 @@ func TestStale(t *testing.T) {
 			return got == "block"
 		})
 	}
-	rig.Until(t, "what opted out to age", func() bool {
+	testcaddy.Until(t, "what opted out to age", func() bool {
 		if got := decision(out); got != "block" {
 			t.Fatalf("what opted out was forgotten: %s", got)
 		}
@@ -160,17 +160,17 @@ func TestStale(t *testing.T) {
 func TestMaxAge(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	const maxAge = time.Second
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "max_age 1s")), rig.ProxyTo(behind.addr())))
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient, "max_age 1s")), testcaddy.ProxyTo(behind.addr())))
 	uid := profile.account(allow)
-	token := rig.Cookie(rig.Session(uid))
+	token := testcaddy.Cookie(testcaddy.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
 	profile.set(uid, optOut)
 	changed := time.Now()
-	rig.Until(t, "the opt-out to act", func() bool {
+	testcaddy.Until(t, "the opt-out to act", func() bool {
 		asked := time.Now()
 		collected := send(t, behind, addr, "POST /metrics", "{}", token).collected()
 		if collected && asked.Sub(changed) > maxAge {
@@ -188,14 +188,14 @@ func TestMaxAge(t *testing.T) {
 func TestForgedUIDs(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	const concurrency, entries, forged = 16, 200, 4000
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(),
-		profile.block(patient, fmt.Sprintf("concurrency %d\nmax_entries %d", concurrency, entries))), rig.ProxyTo(behind.addr())))
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(),
+		profile.block(patient, fmt.Sprintf("concurrency %d\nmax_entries %d", concurrency, entries))), testcaddy.ProxyTo(behind.addr())))
 	verified := make([]string, 50)
 	for i := range verified {
 		verified[i] = profile.account(allow)
-		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(verified[i]))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(verified[i]))).collected() {
 			t.Fatal("not collected")
 		}
 	}
@@ -205,9 +205,9 @@ func TestForgedUIDs(t *testing.T) {
 	release := profile.stall()
 	profile.most.Store(0)
 	const piled = 200
-	var answered rig.Ledger[answer]
+	var answered testcaddy.Ledger[answer]
 	flood(t, piled, 64, func(int) error {
-		a, err := trySend(behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t)))
+		a, err := trySend(behind, addr, "POST /metrics", flushOf(t, testcaddy.NewUID(t)))
 		answered.Add(a)
 		return err
 	}, func() {
@@ -218,12 +218,12 @@ func TestForgedUIDs(t *testing.T) {
 		fresh := profile.account(allow)
 		done := make(chan answer, 1)
 		go func() {
-			a, _ := trySend(behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(fresh)))
+			a, _ := trySend(behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(fresh)))
 			done <- a
 		}()
 		profile.awaitAsked(fresh, http.MethodGet, 1)
 		release()
-		if a := rig.Await(t, "a verified user's answer", done); !a.collected() {
+		if a := testcaddy.Await(t, "a verified user's answer", done); !a.collected() {
 			t.Error("a verified user found no place beside forged names")
 		}
 	})
@@ -235,12 +235,12 @@ func TestForgedUIDs(t *testing.T) {
 
 	// Then as fast as they can.
 	flood(t, forged, 16, func(int) error {
-		_, err := trySend(behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t)))
+		_, err := trySend(behind, addr, "POST /metrics", flushOf(t, testcaddy.NewUID(t)))
 		return err
 	}, nil)
 
 	for _, uid := range verified {
-		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).collected() {
 			t.Error("a verified user is no longer collected")
 		}
 		if n := profile.lookups(uid); n > 2 { // the second only if the test takes so long that it is refreshed

@@ -17,7 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
@@ -26,10 +26,10 @@ func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s
 func jwks(kid string, others ...map[string]any) string {
 	set := map[string]any{"keys": append([]map[string]any{{
 		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid,
-		"n": base64.RawURLEncoding.EncodeToString(rig.RSAKey.N.Bytes()),
-		"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(rig.RSAKey.E)).Bytes()),
+		"n": base64.RawURLEncoding.EncodeToString(testcaddy.RSAKey.N.Bytes()),
+		"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(testcaddy.RSAKey.E)).Bytes()),
 	}}, others...)}
-	return string(rig.Must(json.Marshal(set)))
+	return string(testcaddy.Must(json.Marshal(set)))
 }
 
 // Every credential that is there and does not hold makes the session
@@ -40,54 +40,54 @@ func TestBadTokens(t *testing.T) {
 	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, jwks("current",
-			map[string]any{"kty": "oct", "kid": "shared", "alg": "HS256", "k": b64(rig.SessionSecret)}))
+			map[string]any{"kty": "oct", "kid": "shared", "alg": "HS256", "k": b64(testcaddy.SessionSecret)}))
 	}))
 	t.Cleanup(keys.Close)
 
-	common := "cookie session\nheader Authorization Bearer\nissuer " + rig.SessionIssuer + "\naudience web\n}"
+	common := "cookie session\nheader Authorization Bearer\nissuer " + testcaddy.SessionIssuer + "\naudience web\n}"
 	sessionBy := map[string]string{
-		"secret": "session jwt {\nsecret " + rig.FromFile("session.secret") + "\n" + common,
-		"key":    "session jwt {\nkey " + rig.FromFile("rsa.pub") + "\nkey " + rig.FromFile("ec.pub") + "\nkey " + rig.FromFile("ed.pub") + "\n" + common,
+		"secret": "session jwt {\nsecret " + testcaddy.FromFile("session.secret") + "\n" + common,
+		"key":    "session jwt {\nkey " + testcaddy.FromFile("rsa.pub") + "\nkey " + testcaddy.FromFile("ec.pub") + "\nkey " + testcaddy.FromFile("ed.pub") + "\n" + common,
 		"jwks":   "session jwt {\njwks " + keys.URL + "\n" + common,
-		"typ":    "session jwt {\nsecret " + rig.FromFile("session.secret") + "\ntyp at+jwt\n" + common,
+		"typ":    "session jwt {\nsecret " + testcaddy.FromFile("session.secret") + "\ntyp at+jwt\n" + common,
 	}
 	blocking, collecting := map[string]string{}, map[string]string{}
 	var sites []string
 	for kind, block := range sessionBy {
-		blocking[kind], collecting[kind] = rig.FreeAddr(t), rig.FreeAddr(t)
+		blocking[kind], collecting[kind] = testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 		sites = append(sites,
-			rig.Site(blocking[kind], rig.Gate("preset fxa", block, profile.block(patient)), rig.ProxyTo(behind.addr())),
-			rig.Site(collecting[kind], rig.Gate("preset fxa", "on_unknown collect", block, profile.block(patient)), rig.ProxyTo(behind.addr())))
+			testcaddy.Site(blocking[kind], testcaddy.Gate("preset fxa", block, profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+			testcaddy.Site(collecting[kind], testcaddy.Gate("preset fxa", "on_unknown collect", block, profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	}
 	// Caddy itself refuses more than 16 KiB of headers. Here it does not, so that
 	// the gate has to.
-	caddy := rig.StartWith(t, "servers {\nmax_header_size 4MiB\n}", sites...)
+	caddy := testcaddy.StartWith(t, "servers {\nmax_header_size 4MiB\n}", sites...)
 
 	uid := profile.account(optOut)
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
-	secret := []byte(rig.SessionSecret)
-	publicPEM := rig.Must(os.ReadFile(rig.KeyFile("rsa.pub")))
-	stranger := rig.Must(rsa.GenerateKey(rand.Reader, 2048))
-	good := rig.Session(uid)
+	secret := []byte(testcaddy.SessionSecret)
+	publicPEM := testcaddy.Must(os.ReadFile(testcaddy.KeyFile("rsa.pub")))
+	stranger := testcaddy.Must(rsa.GenerateKey(rand.Reader, 2048))
+	good := testcaddy.Session(uid)
 	parts := strings.Split(good, ".")
-	with := func(others map[string]any) string { return rig.Session(uid, others) }
-	header := func(h map[string]any) string { return rig.Sign(hs, secret, h, rig.Claims(uid)) }
+	with := func(others map[string]any) string { return testcaddy.Session(uid, others) }
+	header := func(h map[string]any) string { return testcaddy.Sign(hs, secret, h, testcaddy.Claims(uid)) }
 	soon := time.Now().Unix()
 
 	// First that good ones are good: nothing below is refused for its site's sake.
 	for kind, token := range map[string]string{
 		"secret": good,
-		"key":    rig.Sign(rs, rig.RSAKey, nil, rig.Claims(uid)),
-		"jwks":   rig.Sign(rs, rig.RSAKey, map[string]any{"kid": "current"}, rig.Claims(uid)),
-		"typ":    rig.Sign(hs, secret, map[string]any{"typ": "application/AT+JWT"}, rig.Claims(uid)),
+		"key":    testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid)),
+		"jwks":   testcaddy.Sign(rs, testcaddy.RSAKey, map[string]any{"kid": "current"}, testcaddy.Claims(uid)),
+		"typ":    testcaddy.Sign(hs, secret, map[string]any{"typ": "application/AT+JWT"}, testcaddy.Claims(uid)),
 	} {
-		rig.Until(t, "the session of "+kind+" to be verified", func() bool {
-			return !send(t, behind, collecting[kind], "POST /metrics", "{}", rig.Cookie(token)).collected()
+		testcaddy.Until(t, "the session of "+kind+" to be verified", func() bool {
+			return !send(t, behind, collecting[kind], "POST /metrics", "{}", testcaddy.Cookie(token)).collected()
 		})
 	}
 	for _, token := range []string{
-		rig.Sign(jwt.SigningMethodES256, rig.ECKey, nil, rig.Claims(uid)), rig.Sign(jwt.SigningMethodEdDSA, rig.EdKey, nil, rig.Claims(uid)),
-		rig.Sign(jwt.SigningMethodPS256, rig.RSAKey, nil, rig.Claims(uid)),
+		testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid)), testcaddy.Sign(jwt.SigningMethodEdDSA, testcaddy.EdKey, nil, testcaddy.Claims(uid)),
+		testcaddy.Sign(jwt.SigningMethodPS256, testcaddy.RSAKey, nil, testcaddy.Claims(uid)),
 	} {
 		if a := send(t, behind, collecting["key"], "POST /metrics", "{}", "Authorization: Bearer "+token); a.collected() {
 			t.Error("a session that was signed with one of several keys does not verify")
@@ -106,13 +106,13 @@ func TestBadTokens(t *testing.T) {
 		{"no signature", "secret", parts[0] + "." + parts[1] + ".", ""},
 		{"two parts", "secret", parts[0] + "." + parts[1], "malformed"},
 		{"five parts", "secret", good + ".x.y", "malformed"},
-		{"another signature", "secret", rig.Sign(hs, []byte("another secret, of another issuer"), nil, rig.Claims(uid)), "bad_signature"},
+		{"another signature", "secret", testcaddy.Sign(hs, []byte("another secret, of another issuer"), nil, testcaddy.Claims(uid)), "bad_signature"},
 		{"other claims under the signature", "secret", parts[0] + "." + b64(`{"sub":"x","exp":9999999999}`) + "." + parts[2], "bad_signature"},
 		{"alg none", "secret", b64(`{"alg":"none"}`) + "." + parts[1] + ".", ""},
 		{"alg None", "secret", b64(`{"alg":"None"}`) + "." + parts[1] + ".", ""},
 		{"alg none, signed", "secret", b64(`{"alg":"none"}`) + "." + parts[1] + "." + parts[2], ""},
 		{"no alg", "secret", b64(`{}`) + "." + parts[1] + "." + parts[2], ""},
-		{"RS256 where a secret is set", "secret", rig.Sign(rs, rig.RSAKey, nil, rig.Claims(uid)), ""},
+		{"RS256 where a secret is set", "secret", testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid)), ""},
 		{"crit", "secret", header(map[string]any{"crit": []string{"exp"}}), "malformed"},
 		{"empty crit", "secret", header(map[string]any{"crit": []string{}}), "malformed"},
 		{"b64 false", "secret", header(map[string]any{"b64": false, "crit": []string{"b64"}}), "malformed"},
@@ -120,10 +120,10 @@ func TestBadTokens(t *testing.T) {
 		{"no issuer", "secret", with(map[string]any{"iss": nil}), "wrong_issuer"},
 		{"wrong audience", "secret", with(map[string]any{"aud": "mobile"}), "wrong_audience"},
 		{"no audience", "secret", with(map[string]any{"aud": nil}), "wrong_audience"},
-		{"expired, with a wrong audience", "secret", rig.Session(uid, rig.Expired, map[string]any{"aud": "mobile"}), "wrong_audience"},
-		{"expired, with a wrong issuer", "secret", rig.Session(uid, rig.Expired, map[string]any{"iss": "https://evil.test"}), "wrong_issuer"},
-		{"expired, with a wrong signature", "secret", rig.Sign(hs, []byte("another secret, of another issuer"), nil, rig.Claims(uid, rig.Expired)), "bad_signature"},
-		{"expired, without a uid", "secret", rig.Session(uid, rig.Expired, map[string]any{"sub": nil}), "malformed"},
+		{"expired, with a wrong audience", "secret", testcaddy.Session(uid, testcaddy.Expired, map[string]any{"aud": "mobile"}), "wrong_audience"},
+		{"expired, with a wrong issuer", "secret", testcaddy.Session(uid, testcaddy.Expired, map[string]any{"iss": "https://evil.test"}), "wrong_issuer"},
+		{"expired, with a wrong signature", "secret", testcaddy.Sign(hs, []byte("another secret, of another issuer"), nil, testcaddy.Claims(uid, testcaddy.Expired)), "bad_signature"},
+		{"expired, without a uid", "secret", testcaddy.Session(uid, testcaddy.Expired, map[string]any{"sub": nil}), "malformed"},
 		{"no exp", "secret", with(map[string]any{"exp": nil}), "malformed"},
 		{"exp is a string", "secret", with(map[string]any{"exp": "9999999999"}), "malformed"},
 		{"nbf in the future", "secret", with(map[string]any{"nbf": soon + 3600}), "malformed"},
@@ -132,22 +132,22 @@ func TestBadTokens(t *testing.T) {
 		{"no uid", "secret", with(map[string]any{"sub": nil}), "malformed"},
 		{"empty uid", "secret", with(map[string]any{"sub": ""}), "malformed"},
 		{"uid is a number", "secret", with(map[string]any{"sub": 7}), "malformed"},
-		{"uid too long", "secret", rig.Session(strings.Repeat("a", 256)), "malformed"},
-		{"uid with a control character", "secret", rig.Session("a\nb"), "malformed"},
-		{"over 8 KiB", "secret", rig.Session(uid, map[string]any{"pad": strings.Repeat("x", 8<<10)}), "too_long"},
+		{"uid too long", "secret", testcaddy.Session(strings.Repeat("a", 256)), "malformed"},
+		{"uid with a control character", "secret", testcaddy.Session("a\nb"), "malformed"},
+		{"over 8 KiB", "secret", testcaddy.Session(uid, map[string]any{"pad": strings.Repeat("x", 8<<10)}), "too_long"},
 		{"1 MB", "secret", strings.Repeat("a", 1_000_000), "too_long"},
-		{"HS256 with the RSA public key", "key", rig.Sign(hs, publicPEM, nil, rig.Claims(uid)), ""},
-		{"HS256 with the RSA public key, trimmed", "key", rig.Sign(hs, []byte(strings.TrimSpace(string(publicPEM))), nil, rig.Claims(uid)), ""},
-		{"RS256 of a stranger", "key", rig.Sign(rs, stranger, nil, rig.Claims(uid)), "bad_signature"},
-		{"a stranger's key in the header", "key", rig.Sign(rs, stranger, map[string]any{"jwk": map[string]any{
-			"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}}, rig.Claims(uid)), "bad_signature"},
-		{"wrong kid", "jwks", rig.Sign(rs, rig.RSAKey, map[string]any{"kid": "retired"}, rig.Claims(uid)), "unknown_key"},
-		{"no kid", "jwks", rig.Sign(rs, stranger, nil, rig.Claims(uid)), ""},
-		{"right kid, wrong key", "jwks", rig.Sign(rs, stranger, map[string]any{"kid": "current"}, rig.Claims(uid)), "bad_signature"},
-		{"a shared secret out of the key set", "jwks", rig.Sign(hs, secret, map[string]any{"kid": "shared"}, rig.Claims(uid)), ""},
-		{"HS256 with the RSA public key under its kid", "jwks", rig.Sign(hs, publicPEM, map[string]any{"kid": "current"}, rig.Claims(uid)), ""},
-		{"jku", "jwks", rig.Sign(rs, stranger, map[string]any{"kid": "retired", "jku": keys.URL}, rig.Claims(uid)), "unknown_key"},
-		{"another type of token", "typ", rig.Sign(hs, secret, map[string]any{"typ": "JWT"}, rig.Claims(uid)), "malformed"},
+		{"HS256 with the RSA public key", "key", testcaddy.Sign(hs, publicPEM, nil, testcaddy.Claims(uid)), ""},
+		{"HS256 with the RSA public key, trimmed", "key", testcaddy.Sign(hs, []byte(strings.TrimSpace(string(publicPEM))), nil, testcaddy.Claims(uid)), ""},
+		{"RS256 of a stranger", "key", testcaddy.Sign(rs, stranger, nil, testcaddy.Claims(uid)), "bad_signature"},
+		{"a stranger's key in the header", "key", testcaddy.Sign(rs, stranger, map[string]any{"jwk": map[string]any{
+			"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}}, testcaddy.Claims(uid)), "bad_signature"},
+		{"wrong kid", "jwks", testcaddy.Sign(rs, testcaddy.RSAKey, map[string]any{"kid": "retired"}, testcaddy.Claims(uid)), "unknown_key"},
+		{"no kid", "jwks", testcaddy.Sign(rs, stranger, nil, testcaddy.Claims(uid)), ""},
+		{"right kid, wrong key", "jwks", testcaddy.Sign(rs, stranger, map[string]any{"kid": "current"}, testcaddy.Claims(uid)), "bad_signature"},
+		{"a shared secret out of the key set", "jwks", testcaddy.Sign(hs, secret, map[string]any{"kid": "shared"}, testcaddy.Claims(uid)), ""},
+		{"HS256 with the RSA public key under its kid", "jwks", testcaddy.Sign(hs, publicPEM, map[string]any{"kid": "current"}, testcaddy.Claims(uid)), ""},
+		{"jku", "jwks", testcaddy.Sign(rs, stranger, map[string]any{"kid": "retired", "jku": keys.URL}, testcaddy.Claims(uid)), "unknown_key"},
+		{"another type of token", "typ", testcaddy.Sign(hs, secret, map[string]any{"typ": "JWT"}, testcaddy.Claims(uid)), "malformed"},
 	} {
 		before, beforeReason := caddy.Metric("sessions_total", "outcome", c.outcome), caddy.Metric("requests_total", "reason", "unverified_session")
 		a := send(t, behind, blocking[c.kind], "POST /metrics", "{}", rawCookie(c.token))
@@ -176,22 +176,24 @@ func TestBadTokens(t *testing.T) {
 }
 
 // rawCookie is the cookie with whatever bytes a header can carry.
-func rawCookie(token string) string { return rig.Cookie(strings.ReplaceAll(token, "\x01", "\x80")) }
+func rawCookie(token string) string {
+	return testcaddy.Cookie(strings.ReplaceAll(token, "\x01", "\x80"))
+}
 
 // Expired and good otherwise is a name; absent and empty is nobody; two that
 // differ are a conflict; another scheme is somebody else's header.
 func TestSessionsCounted(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", `session jwt {
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", `session jwt {
 		cookie session
 		header Authorization Bearer
-		secret `+rig.FromFile("session.secret")+`
-		issuer `+rig.SessionIssuer+`
+		secret `+testcaddy.FromFile("session.secret")+`
+		issuer `+testcaddy.SessionIssuer+`
 		audience web
-	}`, profile.block(patient)), rig.ProxyTo(behind.addr())))
-	in, out := rig.Session(profile.account(allow)), rig.Session(profile.account(optOut))
+	}`, profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	in, out := testcaddy.Session(profile.account(allow)), testcaddy.Session(profile.account(optOut))
 
 	for _, c := range []struct {
 		name    string
@@ -200,24 +202,24 @@ func TestSessionsCounted(t *testing.T) {
 		want    string
 	}{
 		{"nothing", nil, "absent", "collect"},
-		{"empty cookie", []string{rig.Cookie("")}, "absent", "collect"},
-		{"empty quoted cookie", []string{rig.Cookie(`""`)}, "absent", "collect"},
+		{"empty cookie", []string{testcaddy.Cookie("")}, "absent", "collect"},
+		{"empty quoted cookie", []string{testcaddy.Cookie(`""`)}, "absent", "collect"},
 		{"other cookies", []string{"Cookie: a=b; xsession=" + out + "; session.x=" + out}, "absent", "collect"},
 		{"exact case", []string{"Cookie: Session=" + out}, "absent", "collect"},
 		{"another scheme", []string{"Authorization: Basic " + out}, "absent", "collect"},
-		{"cookie", []string{rig.Cookie(out)}, "verified", "block"},
+		{"cookie", []string{testcaddy.Cookie(out)}, "verified", "block"},
 		{"among others", []string{"Cookie: a=b; session=" + out + "; c=d"}, "verified", "block"},
-		{"in a second Cookie header", []string{"Cookie: a=b", rig.Cookie(out)}, "verified", "block"},
-		{"quoted", []string{rig.Cookie(`"` + out + `"`)}, "verified", "block"},
+		{"in a second Cookie header", []string{"Cookie: a=b", testcaddy.Cookie(out)}, "verified", "block"},
+		{"quoted", []string{testcaddy.Cookie(`"` + out + `"`)}, "verified", "block"},
 		{"header", []string{"Authorization: Bearer " + out}, "verified", "block"},
 		{"header, any case of the scheme", []string{"Authorization: bEARER " + out}, "verified", "block"},
-		{"cookie first", []string{rig.Cookie(out), "Authorization: Bearer " + in}, "verified", "block"},
+		{"cookie first", []string{testcaddy.Cookie(out), "Authorization: Bearer " + in}, "verified", "block"},
 		{"the same twice", []string{"Cookie: session=" + in + "; session=" + in}, "verified", "collect"},
 		{"two that differ", []string{"Cookie: session=" + in + "; session=" + out}, "conflicting", "block"},
-		{"two that differ, in two headers", []string{rig.Cookie(in), rig.Cookie(out)}, "conflicting", "block"},
-		{"expired", []string{rig.Cookie(rig.Session(profile.account(unset), rig.Expired))}, "expired", "collect"},
-		{"expired, opted out", []string{rig.Cookie(rig.Session(profile.account(optOut), rig.Expired))}, "expired", "block"},
-		{"expired within the leeway", []string{rig.Cookie(rig.Session(profile.account(optOut), map[string]any{"exp": time.Now().Unix() - 20}))}, "verified", "block"},
+		{"two that differ, in two headers", []string{testcaddy.Cookie(in), testcaddy.Cookie(out)}, "conflicting", "block"},
+		{"expired", []string{testcaddy.Cookie(testcaddy.Session(profile.account(unset), testcaddy.Expired))}, "expired", "collect"},
+		{"expired, opted out", []string{testcaddy.Cookie(testcaddy.Session(profile.account(optOut), testcaddy.Expired))}, "expired", "block"},
+		{"expired within the leeway", []string{testcaddy.Cookie(testcaddy.Session(profile.account(optOut), map[string]any{"exp": time.Now().Unix() - 20}))}, "verified", "block"},
 	} {
 		before := caddy.Metric("sessions_total", "kind", "jwt", "outcome", c.outcome)
 		if a := send(t, behind, addr, "POST /metrics", "{}", c.headers...); a.decision() != c.want {
@@ -244,10 +246,10 @@ func TestKeySetOutage(t *testing.T) {
 		_, _ = io.WriteString(w, jwks("current"))
 	}))
 	t.Cleanup(keys.Close)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "session jwt {\ncookie session\njwks "+keys.URL+"\n}", profile.block(patient)),
-		rig.ProxyTo(behind.addr())))
-	token := rig.Cookie(rig.Sign(jwt.SigningMethodRS256, rig.RSAKey, map[string]any{"kid": "current"}, rig.Claims(profile.account(allow))))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", "session jwt {\ncookie session\njwks "+keys.URL+"\n}", profile.block(patient)),
+		testcaddy.ProxyTo(behind.addr())))
+	token := testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodRS256, testcaddy.RSAKey, map[string]any{"kid": "current"}, testcaddy.Claims(profile.account(allow))))
 
 	for range 20 {
 		if a := send(t, behind, addr, "POST /metrics", "{}", token); a.collected() || a.status != http.StatusOK {
@@ -261,7 +263,7 @@ func TestKeySetOutage(t *testing.T) {
 		t.Error("nothing tells that the keys are unavailable")
 	}
 	there.Store(true)
-	rig.Until(t, "the key set to be fetched", func() bool {
+	testcaddy.Until(t, "the key set to be fetched", func() bool {
 		return send(t, behind, addr, "POST /metrics", "{}", token).collected()
 	})
 }

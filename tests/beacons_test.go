@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // fixture is a payload as FxA's pages send it; see testdata.
@@ -38,8 +38,8 @@ func flushOf(t testing.TB, uid string) string {
 func TestBeacons(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in, none := profile.account(optOut), profile.account(allow), profile.account(unset)
 
 	for _, c := range []struct {
@@ -54,11 +54,11 @@ func TestBeacons(t *testing.T) {
 		{"signed in, no choice", flushOf(t, none), nil, "collect"},
 		{"signed in, opted out", flushOf(t, out), nil, "block"},
 		{"signed in, opted out, and a cookie that does not object", flushOf(t, out), []string{"Cookie: metrics_optout=false"}, "block"},
-		{"signed in, with an allowed session of another account", flushOf(t, out), []string{rig.Cookie(rig.Session(in))}, "block"},
+		{"signed in, with an allowed session of another account", flushOf(t, out), []string{testcaddy.Cookie(testcaddy.Session(in))}, "block"},
 		{"2015", fixture(t, "legacy_2015"), nil, "collect"},
-		{"2015, opted-out session", fixture(t, "legacy_2015"), []string{rig.Cookie(rig.Session(out))}, "block"},
-		{"2015, allowed session", fixture(t, "legacy_2015"), []string{rig.Cookie(rig.Session(in))}, "collect"},
-		{"2015, expired session of an opted-out account", fixture(t, "legacy_2015"), []string{rig.Cookie(rig.Session(out, rig.Expired))}, "block"},
+		{"2015, opted-out session", fixture(t, "legacy_2015"), []string{testcaddy.Cookie(testcaddy.Session(out))}, "block"},
+		{"2015, allowed session", fixture(t, "legacy_2015"), []string{testcaddy.Cookie(testcaddy.Session(in))}, "collect"},
+		{"2015, expired session of an opted-out account", fixture(t, "legacy_2015"), []string{testcaddy.Cookie(testcaddy.Session(out, testcaddy.Expired))}, "block"},
 	} {
 		for _, kind := range []string{"application/json", "text/plain;charset=UTF-8"} {
 			a := send(t, behind, addr, "POST /metrics", c.body, append([]string{"Content-Type: " + kind}, c.headers...)...)
@@ -94,9 +94,9 @@ func arrivedWhole(t *testing.T, what string, a answer, body, kind string) {
 func TestErrorReports(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	out, in := rig.Cookie(rig.Session(profile.account(optOut))), rig.Cookie(rig.Session(profile.account(allow)))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	out, in := testcaddy.Cookie(testcaddy.Session(profile.account(optOut))), testcaddy.Cookie(testcaddy.Session(profile.account(allow)))
 
 	query := "/metrics-errors?sentry_version=4&sentry_client=raven-js/1.1.18&sentry_key=__API_KEY__&sentry_data=" +
 		url.QueryEscape(fixture(t, "sentry_data"))
@@ -138,14 +138,14 @@ func TestErrorReports(t *testing.T) {
 func TestApplicationsOwnAnswer(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("route POST /metrics {\nanswer 200 application/json `"+success+"`\n}", rig.SessionJWT(), profile.block(patient)),
-		rig.ProxyTo(behind.addr())))
-	a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(allow))))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("route POST /metrics {\nanswer 200 application/json `"+success+"`\n}", testcaddy.SessionJWT(), profile.block(patient)),
+		testcaddy.ProxyTo(behind.addr())))
+	a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(profile.account(allow))))
 	if a.status != http.StatusBadRequest || !strings.Contains(a.body, "validation") || a.header.Get("ETag") == "" {
 		t.Errorf("the application's 400 came through as %d %q", a.status, a.body)
 	}
-	if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(profile.account(optOut)))); a.body != success || a.header.Get("ETag") != "" {
+	if a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))); a.body != success || a.header.Get("ETag") != "" {
 		t.Errorf("a blocked beacon was answered %d %q", a.status, a.body)
 	}
 }

@@ -21,8 +21,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 // quantile of durations that are sorted here.
@@ -42,7 +42,7 @@ func BenchmarkChangeToEnforcement(b *testing.B) {
 	var took []time.Duration
 	for b.Loop() {
 		for range rounds {
-			uid := rig.NewUID(b)
+			uid := testcaddy.NewUID(b)
 			if got := f.decisions(uid); got != "collect" {
 				b.Fatal(got)
 			}
@@ -71,14 +71,14 @@ func BenchmarkMillionUsers(b *testing.B) {
 	b.Run("SQLite", func(b *testing.B) {
 		file := filepath.Join(b.TempDir(), "profile.db")
 		benchmarkMillion(b, "sqlite "+file, file, func() (bytes int64) {
-			for _, path := range rig.Must(filepath.Glob(file + "*")) {
-				bytes += rig.Must(os.Stat(path)).Size()
+			for _, path := range testcaddy.Must(filepath.Glob(file + "*")) {
+				bytes += testcaddy.Must(os.Stat(path)).Size()
 			}
 			return bytes
 		})
 	})
 	b.Run("PostgreSQL", func(b *testing.B) {
-		dsn := postgres.Start(b).DSN
+		dsn := testpostgres.Start(b).DSN
 		benchmarkMillion(b, "postgres "+dsn, dsn, func() (bytes int64) {
 			conn, err := pgx.Connect(context.Background(), dsn)
 			if err != nil {
@@ -98,7 +98,7 @@ func millionth(i int) string { return fmt.Sprintf("%032x", uint64(i)*0x9e3779b97
 
 func benchmarkMillion(b *testing.B, configured, named string, size func() int64) {
 	rows := filepath.Join(b.TempDir(), "rows.csv")
-	file := rig.Must(os.Create(rows))
+	file := testcaddy.Must(os.Create(rows))
 	w := bufio.NewWriter(file)
 	_, _ = w.WriteString("uid,preference,changed,source\n")
 	for i := range million {
@@ -111,8 +111,8 @@ func benchmarkMillion(b *testing.B, configured, named string, size func() int64)
 	metricsGate(b, "migrate", "--store", named)
 
 	for b.Loop() {
-		command := exec.Command(rig.Binary, "metrics-gate", "preferences", "import", "--store", named, "--file", rows)
-		command.Env = rig.Environment(b.TempDir())
+		command := exec.Command(testcaddy.Binary, "metrics-gate", "preferences", "import", "--store", named, "--file", rows)
+		command.Env = testcaddy.Environment(b.TempDir())
 		began := time.Now()
 		if out, err := command.CombinedOutput(); err != nil {
 			b.Fatalf("import: %v\n%s", err, out)
@@ -121,8 +121,8 @@ func benchmarkMillion(b *testing.B, configured, named string, size func() int64)
 		b.ReportMetric(float64(command.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)/1024, "import-peak-MB")
 		b.ReportMetric(float64(size())/(1<<20), "store-MB")
 
-		addr := rig.FreeAddr(b)
-		server := rig.Start(b, rig.Site(addr, profileServer(configured)))
+		addr := testcaddy.FreeAddr(b)
+		server := testcaddy.Start(b, testcaddy.Site(addr, profileServer(configured)))
 		ready(b, addr)
 		measure := func(what string, n, status int, request func(i int) []byte) (perSecond float64) {
 			took, elapsed := load(b, addr, n, status, request)
@@ -132,16 +132,18 @@ func benchmarkMillion(b *testing.B, configured, named string, size func() int64)
 			b.ReportMetric(milliseconds(quantile(took, 0.99)), what+"-ms-p99")
 			return perSecond
 		}
-		token := func(i int, client string) string { return rig.RelierToken(addr, millionth(i), "profile:write", client) }
+		token := func(i int, client string) string {
+			return testcaddy.RelierToken(addr, millionth(i), "profile:write", client)
+		}
 		get := func(target string, i int, client string) []byte {
 			return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", target, addr, token(i, client))
 		}
 		constant := measure("constant", 20_000, http.StatusBadRequest, func(i int) []byte { return get("/v1/metrics_optout/daily?from=x", i, operator) })
-		reads := measure("read", 20_000, http.StatusOK, func(i int) []byte { return get("/v1/metrics_optout", i, rig.TrustedRelier) })
+		reads := measure("read", 20_000, http.StatusOK, func(i int) []byte { return get("/v1/metrics_optout", i, testcaddy.TrustedRelier) })
 		measure("write", 5_000, http.StatusOK, func(i int) []byte {
 			body := fmt.Sprintf(`{"metrics_optout":%v}`, i%3 != 0) // another than what is held
 			return fmt.Appendf(nil, "POST /v1/metrics_optout HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-				addr, token(i, rig.TrustedRelier), len(body), body)
+				addr, token(i, testcaddy.TrustedRelier), len(body), body)
 		})
 		b.ReportMetric(reads/constant, "read/constant")
 		b.ReportMetric(float64(server.Resident())/(1<<20), "server-MB")

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // An answer is what came back, and what the application saw, if it did.
@@ -60,7 +60,7 @@ func trySend(behind *contentServer, addr, request, body string, headers ...strin
 		name, value, _ := strings.Cut(header, ": ")
 		r.Header[name] = append(r.Header[name], value) // in the letter case of the test
 	}
-	response, err := rig.Client.Do(r)
+	response, err := testcaddy.Client.Do(r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -82,7 +82,7 @@ func speak(t testing.TB, addr, request string) string {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	_ = connection.SetDeadline(time.Now().Add(rig.Patience))
+	_ = connection.SetDeadline(time.Now().Add(testcaddy.Patience))
 	if _, err := io.WriteString(connection, request); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"regexp"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // The feed tells every change and deletion once, in order, to who may follow;
@@ -15,16 +15,16 @@ import (
 func TestChangeFeed(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, _ string) {
-		addr := rig.FreeAddr(t)
-		server := rig.Site(addr, profileServer(configured))
-		caddy := rig.Start(t, server)
+		addr := testcaddy.FreeAddr(t)
+		server := testcaddy.Site(addr, profileServer(configured))
+		caddy := testcaddy.Start(t, server)
 		ready(t, addr)
 		f := followChanges(t, addr, "")
 		start := f.All()[0]
 		if start.event != "" || start.data != "" {
 			t.Errorf("the feed begins with %+v", start)
 		}
-		ann, bob := rig.NewUID(t), rig.NewUID(t)
+		ann, bob := testcaddy.NewUID(t), testcaddy.NewUID(t)
 		choose(t, addr, ann, optOut)
 		choose(t, addr, ann, optOut)
 		choose(t, addr, bob, optOut)
@@ -55,7 +55,7 @@ func TestChangeFeed(t *testing.T) {
 			t.Helper()
 			f := followChanges(t, addr, after)
 			defer f.close()
-			end := rig.NewUID(t)
+			end := testcaddy.NewUID(t)
 			choose(t, addr, end, optOut)
 			heard = f.Wait(t, "the end", func(all []told) bool { return all[len(all)-1].uid() == end })
 			return heard[:len(heard)-1]
@@ -85,7 +85,7 @@ func TestChangeFeed(t *testing.T) {
 		}
 		// Also after a restart, when all that is known is in the store.
 		caddy.Stop()
-		rig.Start(t, server)
+		testcaddy.Start(t, server)
 		ready(t, addr)
 		if e, n := latest(comesBack(start.id)); n != 1 || e.id != all[5].id || e.data != all[5].data {
 			t.Errorf("after a restart who has missed some is told %d times, %+v last, want %+v", n, e, all[5])
@@ -95,21 +95,21 @@ func TestChangeFeed(t *testing.T) {
 			name, client, uid, scope, after string
 			status, errno                   int
 		}{
-			{"a relier, with the widest scope", rig.TrustedRelier, "ann", "profile:write", "", 403, 999},
+			{"a relier, with the widest scope", testcaddy.TrustedRelier, "ann", "profile:write", "", 403, 999},
 			{"an operator, for something else", operator, "ann", "profile:email", "", 403, 999},
-			{"the gate's scope, of who is not trusted", rig.UntrustedOther, rig.UntrustedOther, "metrics_optout:changes", "", 403, 999},
-			{"the gate's scope, of a user", rig.TrustedRelier, "ann", "profile:write metrics_optout:changes", "", 403, 999},
+			{"the gate's scope, of who is not trusted", testcaddy.UntrustedOther, testcaddy.UntrustedOther, "metrics_optout:changes", "", 403, 999},
+			{"the gate's scope, of a user", testcaddy.TrustedRelier, "ann", "profile:write metrics_optout:changes", "", 403, 999},
 			{"an operator who has heard nonsense", operator, "ann", "profile", "latest", 400, 101},
 			{"a gate who has heard nonsense", "metrics-gate", "metrics-gate", "metrics_optout:changes", "-1", 400, 101},
 		} {
-			status, _, body := rig.AskFor(t, addr, "GET /v1/changes", rig.RelierToken(addr, c.uid, c.scope, c.client), "", "Last-Event-ID: "+c.after)
+			status, _, body := testcaddy.AskFor(t, addr, "GET /v1/changes", testcaddy.RelierToken(addr, c.uid, c.scope, c.client), "", "Last-Event-ID: "+c.after)
 			var said struct{ Code, Errno int }
 			_ = json.Unmarshal([]byte(body), &said)
 			if status != c.status || said.Code != c.status || said.Errno != c.errno {
 				t.Errorf("%s: %d %s, want errno %d", c.name, status, body, c.errno)
 			}
 		}
-		status, header, _ := rig.AskFor(t, addr, "HEAD /v1/changes", rig.RelierToken(addr, "metrics-gate", "metrics_optout:changes", "metrics-gate"), "")
+		status, header, _ := testcaddy.AskFor(t, addr, "HEAD /v1/changes", testcaddy.RelierToken(addr, "metrics-gate", "metrics_optout:changes", "metrics-gate"), "")
 		if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" || header.Get("Cache-Control") == "" {
 			t.Errorf("a gate: %d, %v", status, header)
 		}

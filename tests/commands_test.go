@@ -11,29 +11,29 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // caddy metrics-gate token mints what the gate takes for a session.
 func TestTokenCommand(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "session jwt {\ncookie session\nkey "+rig.FromFile("rsa.pub")+"\nkey "+rig.FromFile("ec.pub")+"\nkey "+rig.FromFile("ed.pub")+
-		"\nissuer "+rig.SessionIssuer+"\naudience web\n}", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", "session jwt {\ncookie session\nkey "+testcaddy.FromFile("rsa.pub")+"\nkey "+testcaddy.FromFile("ec.pub")+"\nkey "+testcaddy.FromFile("ed.pub")+
+		"\nissuer "+testcaddy.SessionIssuer+"\naudience web\n}", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 
 	for file, c := range map[string]struct {
 		algorithms []string
 		key        any
 	}{
-		"session.secret": {[]string{"HS256"}, []byte(rig.SessionSecret)},
-		"rsa.key":        {[]string{"RS256"}, rig.RSAKey.Public()},
-		"ec.key":         {[]string{"ES256"}, rig.ECKey.Public()},
-		"ed.key":         {[]string{"EdDSA"}, rig.EdKey.Public()},
+		"session.secret": {[]string{"HS256"}, []byte(testcaddy.SessionSecret)},
+		"rsa.key":        {[]string{"RS256"}, testcaddy.RSAKey.Public()},
+		"ec.key":         {[]string{"ES256"}, testcaddy.ECKey.Public()},
+		"ed.key":         {[]string{"EdDSA"}, testcaddy.EdKey.Public()},
 	} {
 		for uid, want := range map[string]string{out: "block", in: "collect"} {
-			stdout, stderr, code := rig.Command(t, "metrics-gate", "token", "--uid", uid, "--key", rig.KeyFile(file), "--issuer", rig.SessionIssuer,
+			stdout, stderr, code := testcaddy.Command(t, "metrics-gate", "token", "--uid", uid, "--key", testcaddy.KeyFile(file), "--issuer", testcaddy.SessionIssuer,
 				"--audience", "web", "--client-id", "tester", "--scope", "profile openid", "--lifetime", "90m")
 			token := strings.TrimSuffix(stdout, "\n")
 			if code != 0 || strings.ContainsAny(token, " \n") {
@@ -45,11 +45,11 @@ func TestTokenCommand(t *testing.T) {
 			}
 			issued, _ := got["iat"].(float64)
 			expires, _ := got["exp"].(float64)
-			if got["sub"] != uid || got["iss"] != rig.SessionIssuer || got["client_id"] != "tester" || got["scope"] != "profile openid" ||
+			if got["sub"] != uid || got["iss"] != testcaddy.SessionIssuer || got["client_id"] != "tester" || got["scope"] != "profile openid" ||
 				expires-issued != 5400 || time.Since(time.Unix(int64(issued), 0)).Abs() > time.Minute {
 				t.Errorf("%s: the claims are %v", file, got)
 			}
-			if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(token)); a.decision() != want {
+			if a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(token)); a.decision() != want {
 				t.Errorf("%s: %s, want %s", file, a.decision(), want)
 			}
 		}
@@ -60,14 +60,14 @@ func TestTokenCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, args := range map[string][]string{
-		"no uid":             {"--key", rig.KeyFile("session.secret")},
+		"no uid":             {"--key", testcaddy.KeyFile("session.secret")},
 		"no key":             {"--uid", in},
 		"a key that is gone": {"--uid", in, "--key", short + ".gone"},
 		"a short secret":     {"--uid", in, "--key", short},
-		"a public key":       {"--uid", in, "--key", rig.KeyFile("rsa.pub")},
-		"an unknown flag":    {"--uid", in, "--key", rig.KeyFile("session.secret"), "--forever"},
+		"a public key":       {"--uid", in, "--key", testcaddy.KeyFile("rsa.pub")},
+		"an unknown flag":    {"--uid", in, "--key", testcaddy.KeyFile("session.secret"), "--forever"},
 	} {
-		stdout, stderr, code := rig.Command(t, append([]string{"metrics-gate", "token"}, args...)...)
+		stdout, stderr, code := testcaddy.Command(t, append([]string{"metrics-gate", "token"}, args...)...)
 		if code == 0 || strings.TrimSpace(stderr) == "" || strings.Count(stdout, ".") == 2 {
 			t.Errorf("%s: exit %d, printed %q, said %q", name, code, stdout, stderr)
 		}
@@ -121,7 +121,7 @@ func TestExplainCommand(t *testing.T) {
 			}
 			args = append(args, "--named", strings.Join(named, ","))
 		}
-		stdout, stderr, code := rig.Command(t, args...)
+		stdout, stderr, code := testcaddy.Command(t, args...)
 		words := strings.FieldsFunc(stdout, func(r rune) bool { return strings.ContainsRune(" \n\t:|`,.", r) })
 		if code != 0 || !slices.Contains(words, want.decision) || !slices.Contains(words, want.reason) {
 			t.Errorf("%q: exit %d, want %s because of %s\n%s%s", args[2:], code, want.decision, want.reason, stdout, stderr)
@@ -133,7 +133,7 @@ func TestExplainCommand(t *testing.T) {
 	for _, args := range [][]string{
 		{"--preference", "maybe"}, {"--signal", "loud"}, {"--session", "old"}, {"--on-unknown", "ask"}, {"--named", "true,maybe"}, {"stray"},
 	} {
-		if stdout, stderr, code := rig.Command(t, append([]string{"metrics-gate", "explain"}, args...)...); code == 0 || stderr == "" {
+		if stdout, stderr, code := testcaddy.Command(t, append([]string{"metrics-gate", "explain"}, args...)...); code == 0 || stderr == "" {
 			t.Errorf("%q: exit %d, printed %q", args, code, stdout)
 		}
 	}
@@ -144,14 +144,14 @@ func TestExplainCommand(t *testing.T) {
 func TestCheckCommand(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	good, shadowed, open, renamed := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
-	ask := rig.SessionJWT() + "\n" + profile.block(patient)
-	caddy := rig.Start(t,
-		rig.Site(good, rig.Gate("preset fxa", ask), rig.ProxyTo(behind.addr())),
-		rig.Site(shadowed, "metrics_gate shadow {\npreset fxa\n"+ask+"\n}", rig.ProxyTo(behind.addr())),
-		rig.Site(open, rig.ProxyTo(behind.addr())),
-		rig.Site(renamed, rig.Gate("preset fxa", strings.Replace(ask, "cookie session", "cookie sid", 1)), rig.ProxyTo(behind.addr())))
-	out, in := rig.Session(profile.account(optOut)), rig.Session(profile.account(allow))
+	good, shadowed, open, renamed := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	ask := testcaddy.SessionJWT() + "\n" + profile.block(patient)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(good, testcaddy.Gate("preset fxa", ask), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(shadowed, "metrics_gate shadow {\npreset fxa\n"+ask+"\n}", testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(open, testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(renamed, testcaddy.Gate("preset fxa", strings.Replace(ask, "cookie session", "cookie sid", 1)), testcaddy.ProxyTo(behind.addr())))
+	out, in := testcaddy.Session(profile.account(optOut)), testcaddy.Session(profile.account(allow))
 
 	for _, c := range []struct {
 		name, site, out, allow string
@@ -168,11 +168,11 @@ func TestCheckCommand(t *testing.T) {
 		{"the other way round", good, in, out, nil, 1},
 		{"the opted-out token does not verify", good, "garbage", in, nil, 1},
 		{"the allowing token does not verify", good, out, "garbage", nil, 1},
-		{"nobody there", rig.FreeAddr(t), out, in, nil, 1},
+		{"nobody there", testcaddy.FreeAddr(t), out, in, nil, 1},
 	} {
 		args := append([]string{"metrics-gate", "check", "http://" + c.site, "--address", caddy.Admin, "--optout-token", c.out, "--allow-token", c.allow}, c.more...)
 		before := len(behind.log.All())
-		stdout, stderr, code := rig.Command(t, args...)
+		stdout, stderr, code := testcaddy.Command(t, args...)
 		said := map[bool]string{true: "PASS", false: "FAIL"}
 		if code != c.code || !strings.Contains(stdout+stderr, said[c.code == 0]) || strings.Contains(stdout+stderr, said[c.code != 0]) {
 			t.Errorf("%s: exit %d\n%s%s", c.name, code, stdout, stderr)
@@ -193,11 +193,11 @@ func TestCheckCommand(t *testing.T) {
 func TestCheckCommandWithoutSessions(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 	for said, uids := range map[string][2]string{"PASS": {out, in}, "FAIL": {in, out}} {
-		stdout, stderr, code := rig.Command(t, "metrics-gate", "check", "http://"+addr, "--address", caddy.Admin, "--optout-uid", uids[0], "--allow-uid", uids[1])
+		stdout, stderr, code := testcaddy.Command(t, "metrics-gate", "check", "http://"+addr, "--address", caddy.Admin, "--optout-uid", uids[0], "--allow-uid", uids[1])
 		if (code == 0) != (said == "PASS") || !strings.Contains(stdout+stderr, said) {
 			t.Errorf("%s: exit %d\n%s%s", said, code, stdout, stderr)
 		}
@@ -216,7 +216,7 @@ func findable(t *testing.T, output string, arrived []received) {
 		return
 	}
 	request := arrived[0]
-	whole := request.uri + string(request.body) + string(rig.Must(json.Marshal(request.header)))
+	whole := request.uri + string(request.body) + string(testcaddy.Must(json.Marshal(request.header)))
 	for _, word := range strings.FieldsFunc(output, func(r rune) bool { return strings.ContainsRune(" \n\t'\"`,;:()", r) }) {
 		if len(word) >= 8 && strings.ContainsAny(word, "0123456789") && strings.Contains(whole, word) {
 			return

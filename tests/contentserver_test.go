@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // What the content server says to a beacon that it takes, and what else it
@@ -32,7 +32,7 @@ type received struct {
 // reaches it.
 type contentServer struct {
 	*httptest.Server
-	log  rig.Ledger[received]
+	log  testcaddy.Ledger[received]
 	hold atomic.Pointer[chan struct{}] // while set, no request is answered before it is closed
 }
 

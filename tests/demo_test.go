@@ -11,7 +11,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // TestDemo does in Chromium what the README promises a newcomer: it starts the
@@ -20,7 +20,7 @@ import (
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	page := newTab(t)
-	s := rig.New(t)
+	s := testcaddy.New(t)
 	site := copyDemo(t, s.Dir)
 	s.Run(exec.Command("./examples/run.sh"))
 
@@ -74,7 +74,7 @@ func copyDemo(t *testing.T, dir string) (site string) {
 	t.Helper()
 	var ports []string
 	for _, port := range []string{"8080", "8081", "8082", "2019"} {
-		_, own, _ := strings.Cut(rig.FreeAddr(t), ":")
+		_, own, _ := strings.Cut(testcaddy.FreeAddr(t), ":")
 		ports = append(ports, port, own)
 	}
 	replace := strings.NewReplacer(ports...)
@@ -98,7 +98,7 @@ func copyDemo(t *testing.T, dir string) (site string) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(rig.Binary, filepath.Join(dir, "caddy")); err != nil {
+	if err := os.Symlink(testcaddy.Binary, filepath.Join(dir, "caddy")); err != nil {
 		t.Fatal(err)
 	}
 	return "localhost:" + ports[1]
@@ -112,7 +112,7 @@ type tab struct {
 
 func newTab(t *testing.T) *tab {
 	t.Helper()
-	return &tab{t, rig.Chromium(t)}
+	return &tab{t, testcaddy.Chromium(t)}
 }
 
 func (p *tab) run(actions ...chromedp.Action) {

@@ -9,7 +9,7 @@ import (
 	"io"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 func gzipped(s string) string {
@@ -21,7 +21,7 @@ func zlibbed(s string) string {
 }
 
 func deflated(s string) string {
-	return compressed(s, func(w io.Writer) io.WriteCloser { return rig.Must(flate.NewWriter(w, flate.BestSpeed)) })
+	return compressed(s, func(w io.Writer) io.WriteCloser { return testcaddy.Must(flate.NewWriter(w, flate.BestSpeed)) })
 }
 
 func compressed(s string, into func(io.Writer) io.WriteCloser) string {

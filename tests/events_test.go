@@ -13,7 +13,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // What FxA tells of an account happens to it here: in both manners of telling,
@@ -22,15 +22,15 @@ import (
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	oauth, behind := newOAuthServer(t), newContentServer(t)
-	profileAddr, site := rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(profileAddr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())),
-		rig.Site(site, rig.Gate("preset fxa", profileAt(profileAddr, "max_age 10m")), rig.ProxyTo(behind.addr())))
+	profileAddr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(profileAddr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())),
+		testcaddy.Site(site, testcaddy.Gate("preset fxa", profileAt(profileAddr, "max_age 10m")), testcaddy.ProxyTo(behind.addr())))
 	keysFetched(t, profileAddr)
 	follows(t, caddy, profileAddr)
 	acts := func(uid, what, want string) {
 		t.Helper()
-		rig.Until(t, what, func() bool { return send(t, behind, site, "POST /metrics", flushOf(t, uid)).decision() == want })
+		testcaddy.Until(t, what, func() bool { return send(t, behind, site, "POST /metrics", flushOf(t, uid)).decision() == want })
 	}
 
 	for _, c := range []struct {
@@ -56,7 +56,7 @@ func TestEvents(t *testing.T) {
 	} {
 		for manner := range deliveries {
 			for algorithm, sign := range map[string]func(jwt.MapClaims) string{"RS256": byRSA, "ES256": byEC} {
-				uid, what := rig.NewUID(t), c.name+" for "+string(c.held)+" in the manner of "+manner+" by "+algorithm
+				uid, what := testcaddy.NewUID(t), c.name+" for "+string(c.held)+" in the manner of "+manner+" by "+algorithm
 				if c.held != unset {
 					choose(t, profileAddr, uid, c.held)
 				}
@@ -70,7 +70,7 @@ func TestEvents(t *testing.T) {
 	}
 
 	// The address with a host, and several events in one.
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	happen(t, profileAddr, "FxA", byRSA(event(t, uid+"@accounts.firefox.com", "metrics-opt-out", map[string]any{})))
 	holds(t, profileAddr, uid, optOut, "a sub with a host")
 	happen(t, profileAddr, "FxA", byRSA(event(t, uid, "", nil, map[string]any{"events": map[string]any{
@@ -82,8 +82,8 @@ func TestEvents(t *testing.T) {
 func TestEventsInTime(t *testing.T) {
 	t.Parallel()
 	oauth := newOAuthServer(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())))
 	keysFetched(t, addr)
 	at := func(d time.Duration) map[string]any {
 		return map[string]any{"iat": float64(time.Now().Add(d).UnixMilli()) / 1000}
@@ -91,7 +91,7 @@ func TestEventsInTime(t *testing.T) {
 	for manner := range deliveries {
 		// Their clock is ahead, so only that it was seen before tells that this
 		// is no new choice.
-		uid := rig.NewUID(t)
+		uid := testcaddy.NewUID(t)
 		out := byRSA(event(t, uid, "metrics-opt-out", map[string]any{}, at(time.Hour)))
 		happen(t, addr, manner, out)
 		holds(t, addr, uid, optOut, "an event of a clock that is ahead")
@@ -112,7 +112,7 @@ func TestEventsInTime(t *testing.T) {
 		holds(t, addr, uid, optOut, "an event newer than the choice")
 
 		// In the wrong order.
-		uid = rig.NewUID(t)
+		uid = testcaddy.NewUID(t)
 		happen(t, addr, manner, byRSA(event(t, uid, "metrics-opt-in", map[string]any{}, at(-time.Minute))))
 		happen(t, addr, manner, byRSA(event(t, uid, "metrics-opt-out", map[string]any{}, at(-time.Hour))))
 		holds(t, addr, uid, allow, "events in the wrong order")
@@ -128,29 +128,29 @@ func TestEventsInTime(t *testing.T) {
 func TestForgedEvents(t *testing.T) {
 	t.Parallel()
 	oauth := newOAuthServer(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())))
 	keysFetched(t, addr)
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	claims := func(others ...map[string]any) jwt.MapClaims {
 		return event(t, uid, "metrics-opt-out", map[string]any{}, others...)
 	}
-	theirs := rig.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	theirs := testcaddy.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	good, other := strings.Split(byRSA(claims()), "."), strings.Split(byRSA(claims()), ".")
 	for name, c := range map[string]struct {
 		token string
 		err   string
 	}{
-		"another key under a known name": {rig.Sign(jwt.SigningMethodES256, theirs, map[string]any{"kid": "ec"}, claims()), "authentication_failed"},
-		"an unknown key":                 {rig.Sign(jwt.SigningMethodES256, theirs, map[string]any{"kid": "theirs"}, claims()), "invalid_key"},
+		"another key under a known name": {testcaddy.Sign(jwt.SigningMethodES256, theirs, map[string]any{"kid": "ec"}, claims()), "authentication_failed"},
+		"an unknown key":                 {testcaddy.Sign(jwt.SigningMethodES256, theirs, map[string]any{"kid": "theirs"}, claims()), "invalid_key"},
 		"a changed payload":              {strings.Join([]string{good[0], other[1], good[2]}, "."), "authentication_failed"},
-		"no signature":                   {rig.Sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, map[string]any{"kid": "rsa"}, claims()), ""},
-		"signed with the public key":     {rig.Sign(jwt.SigningMethodHS256, rig.RSAKey.N.Bytes(), map[string]any{"kid": "rsa"}, claims()), ""},
+		"no signature":                   {testcaddy.Sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, map[string]any{"kid": "rsa"}, claims()), ""},
+		"signed with the public key":     {testcaddy.Sign(jwt.SigningMethodHS256, testcaddy.RSAKey.N.Bytes(), map[string]any{"kid": "rsa"}, claims()), ""},
 		"another issuer":                 {byRSA(claims(map[string]any{"iss": "https://accounts.firefox.com.example.org/"})), "invalid_issuer"},
 		"no issuer":                      {byRSA(claims(map[string]any{"iss": nil})), ""},
 		"another audience":               {byRSA(claims(map[string]any{"aud": "0123456789abcdef"})), "invalid_audience"},
 		"no audience":                    {byRSA(claims(map[string]any{"aud": nil})), ""},
-		"expired":                        {byRSA(claims(rig.Expired)), "invalid_request"},
+		"expired":                        {byRSA(claims(testcaddy.Expired)), "invalid_request"},
 		"of the day after tomorrow":      {byRSA(claims(map[string]any{"iat": time.Now().Add(48 * time.Hour).Unix()})), "invalid_request"},
 		"an access token":                {byRSA(claims(map[string]any{"events": nil})), "invalid_request"},
 		"no events":                      {byRSA(claims(map[string]any{"events": map[string]any{}})), "invalid_request"},
@@ -186,7 +186,7 @@ func TestForgedEvents(t *testing.T) {
 	for _, others := range []map[string]any{
 		{"iss": eventIssuer}, {"iss": strings.TrimSuffix(eventIssuer, "/")}, {"aud": []string{"somebody else", eventAudience}},
 	} {
-		uid := rig.NewUID(t)
+		uid := testcaddy.NewUID(t)
 		happen(t, addr, "FxA", byRSA(event(t, uid, "metrics-opt-out", map[string]any{}, others)))
 		holds(t, addr, uid, optOut, "an event with a good issuer and audience")
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // With followers connected, a reload and a stop are prompt: streams never end
@@ -17,19 +17,19 @@ import (
 func TestReloadWithFollowers(t *testing.T) {
 	t.Parallel()
 	behind := newContentServer(t)
-	addr, site := rig.FreeAddr(t), rig.FreeAddr(t)
+	addr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	store := filepath.Join(t.TempDir(), "profile.db")
 	config := func(generation int) []string {
 		return []string{
-			rig.Site(addr, fmt.Sprintf("header X-Generation %d", generation), profileServer("sqlite "+store)),
-			rig.Site(site, rig.Gate("preset fxa", rig.SessionJWT(), profileAt(addr, "max_age 10m")), rig.ProxyTo(behind.addr())),
+			testcaddy.Site(addr, fmt.Sprintf("header X-Generation %d", generation), profileServer("sqlite "+store)),
+			testcaddy.Site(site, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profileAt(addr, "max_age 10m")), testcaddy.ProxyTo(behind.addr())),
 		}
 	}
-	caddy := rig.StartWith(t, "grace_period 0", config(0)...) // which is as if there were none
+	caddy := testcaddy.StartWith(t, "grace_period 0", config(0)...) // which is as if there were none
 	follows(t, caddy, addr)
-	warm := rig.NewUID(t)
+	warm := testcaddy.NewUID(t)
 	decision := func() string {
-		return send(t, behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(warm))).decision()
+		return send(t, behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(warm))).decision()
 	}
 	if decision() != "collect" {
 		t.Fatal("not collected")
@@ -43,7 +43,7 @@ func TestReloadWithFollowers(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var following sync.WaitGroup
-	heard := make([]rig.Ledger[told], followers)
+	heard := make([]testcaddy.Ledger[told], followers)
 	for i := range heard {
 		following.Go(func() {
 			for cursor := before; ctx.Err() == nil; {
@@ -60,7 +60,7 @@ func TestReloadWithFollowers(t *testing.T) {
 			}
 		})
 	}
-	rig.Until(t, "all to follow", func() bool { return caddy.ProfileServerMetric("followers") == followers+1 })
+	testcaddy.Until(t, "all to follow", func() bool { return caddy.ProfileServerMetric("followers") == followers+1 })
 
 	// Somebody chooses all the time.
 	var chosenBy []string
@@ -84,8 +84,8 @@ func TestReloadWithFollowers(t *testing.T) {
 	enough()
 	<-done
 	choose(t, addr, warm, optOut)
-	rig.Until(t, "the gate to be told after the reloads", func() bool { return decision() == "block" })
-	last := rig.NewUID(t)
+	testcaddy.Until(t, "the gate to be told after the reloads", func() bool { return decision() == "block" })
+	last := testcaddy.NewUID(t)
 	choose(t, addr, last, optOut)
 	for i := range heard {
 		events := heard[i].Wait(t, "a follower to catch up", func(all []told) bool { return len(all) > 0 && all[len(all)-1].uid() == last })
@@ -107,7 +107,7 @@ func TestReloadWithFollowers(t *testing.T) {
 	following.Wait()
 
 	// A stop does not wait for them either.
-	rig.Until(t, "the gate alone to follow", func() bool { return caddy.ProfileServerMetric("followers") == 1 })
+	testcaddy.Until(t, "the gate alone to follow", func() bool { return caddy.ProfileServerMetric("followers") == 1 })
 	f := followChanges(t, addr, "")
 	caddy.Stop()
 	<-f.ended

@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 // A fleet is two profile servers on one database and gates that follow them,
@@ -16,23 +16,23 @@ type fleet struct {
 	t       testing.TB
 	dsn     string
 	behind  *contentServer
-	servers [2]*rig.Server
+	servers [2]*testcaddy.Server
 	addrs   [2]string // of the servers
-	gates   []*rig.Server
+	gates   []*testcaddy.Server
 	sites   []string // of the gates
 }
 
 // newFleet starts one with a gate for each server that is named by its number.
 func newFleet(t testing.TB, gates ...int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dsn: postgres.Database(t), behind: newContentServer(t)}
+	f := &fleet{t: t, dsn: testpostgres.Database(t), behind: newContentServer(t)}
 	for i := range f.servers {
-		f.addrs[i] = rig.FreeAddr(t)
+		f.addrs[i] = testcaddy.FreeAddr(t)
 		f.start(i)
 	}
 	for _, server := range gates {
-		site := rig.FreeAddr(t)
-		gate := rig.Start(t, rig.Site(site, rig.Gate("preset fxa", rig.SessionJWT(), profileAt(f.addrs[server], "max_age 10m")), rig.ProxyTo(f.behind.addr())))
+		site := testcaddy.FreeAddr(t)
+		gate := testcaddy.Start(t, testcaddy.Site(site, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profileAt(f.addrs[server], "max_age 10m")), testcaddy.ProxyTo(f.behind.addr())))
 		f.gates, f.sites = append(f.gates, gate), append(f.sites, site)
 	}
 	for i, server := range gates {
@@ -44,7 +44,7 @@ func newFleet(t testing.TB, gates ...int) *fleet {
 // start starts a server, also again after it was stopped.
 func (f *fleet) start(i int) {
 	f.t.Helper()
-	f.servers[i] = rig.Start(f.t, rig.Site(f.addrs[i], profileServer("postgres "+f.dsn)))
+	f.servers[i] = testcaddy.Start(f.t, testcaddy.Site(f.addrs[i], profileServer("postgres "+f.dsn)))
 	ready(f.t, f.addrs[i])
 }
 
@@ -53,7 +53,7 @@ func (f *fleet) decisions(uid string) string {
 	f.t.Helper()
 	var all []string
 	for _, site := range f.sites {
-		all = append(all, send(f.t, f.behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision())
+		all = append(all, send(f.t, f.behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision())
 	}
 	return strings.Join(all, " ")
 }
@@ -61,7 +61,7 @@ func (f *fleet) decisions(uid string) string {
 // act waits until a change acts at the gates.
 func (f *fleet) act(uid, what, want string) {
 	f.t.Helper()
-	rig.Until(f.t, what, func() bool { return f.decisions(uid) == want })
+	testcaddy.Until(f.t, what, func() bool { return f.decisions(uid) == want })
 }
 
 // lookups is how often each gate has asked.
@@ -80,7 +80,7 @@ func TestFleet(t *testing.T) {
 	t.Parallel()
 	const everywhere, nowhere = "block block block", "collect collect collect"
 	f := newFleet(t, 0, 1, 1)
-	uid, meanwhile, gone := rig.NewUID(t), rig.NewUID(t), rig.NewUID(t)
+	uid, meanwhile, gone := testcaddy.NewUID(t), testcaddy.NewUID(t), testcaddy.NewUID(t)
 	choose(t, f.addrs[1], gone, optOut)
 	for account, want := range map[string]string{uid: nowhere, meanwhile: nowhere, gone: everywhere} {
 		if got := f.decisions(account); got != want {
@@ -94,7 +94,7 @@ func TestFleet(t *testing.T) {
 	choose(t, f.addrs[1], uid, allow)
 	f.act(uid, "an explicit choice to allow to act at every gate", nowhere)
 	for _, site := range f.sites {
-		if a := send(t, f.behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid)), "Metrics-Optout: 1"); !a.collected() {
+		if a := send(t, f.behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid)), "Metrics-Optout: 1"); !a.collected() {
 			t.Error("a gate knows of no explicit choice")
 		}
 	}
@@ -116,7 +116,7 @@ func TestFleet(t *testing.T) {
 	choose(t, f.addrs[0], meanwhile, optOut)
 	f.act(meanwhile, "the gate that still follows to be told", "block collect collect")
 	left := age(1)
-	rig.Until(t, "a feed that is away to grow older", func() bool { return age(1) > left+0.5 && age(2) > left+0.5 })
+	testcaddy.Until(t, "a feed that is away to grow older", func() bool { return age(1) > left+0.5 && age(2) > left+0.5 })
 	connects := f.gates[1].Metric("feed_connects_total", "outcome", "connected")
 	f.start(1)
 	f.act(meanwhile, "the gates to catch up", everywhere)
@@ -139,7 +139,7 @@ func TestInstancesAgree(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for range 20 {
-		uid := rig.NewUID(t)
+		uid := testcaddy.NewUID(t)
 		_, etag := chosen(t, f.addrs[0], uid)
 		if _, other := chosen(t, f.addrs[1], uid); other != etag {
 			t.Fatalf("the tags are %s and %s", etag, other)
@@ -148,7 +148,7 @@ func TestInstancesAgree(t *testing.T) {
 		for _, choice := range []preference{optOut, allow} {
 			for _, addr := range f.addrs {
 				go func() {
-					status, _, _, err := rig.TryAskFor(addr, "POST /v1/metrics_optout", rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier),
+					status, _, _, err := testcaddy.TryAskFor(addr, "POST /v1/metrics_optout", testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier),
 						`{"metrics_optout":`+string(choice)+`}`, "If-Match: "+etag)
 					if err != nil {
 						t.Error(err)
@@ -159,7 +159,7 @@ func TestInstancesAgree(t *testing.T) {
 		}
 		count := map[int]int{}
 		for range cap(statuses) {
-			count[rig.Await(t, "an answer", statuses)]++
+			count[testcaddy.Await(t, "an answer", statuses)]++
 		}
 		if count[200] != 1 || count[412] != 3 {
 			t.Errorf("four writers of one tag: %v", count)
@@ -170,7 +170,7 @@ func TestInstancesAgree(t *testing.T) {
 		}
 	}
 
-	ahead := rig.NewUID(t)
+	ahead := testcaddy.NewUID(t)
 	importRows(t, f.dsn, "uid,preference,changed,source\n"+ahead+",true,"+inAnHour()+",user\n")
 	for i, choice := range []preference{allow, optOut, unset, allow} {
 		choose(t, f.addrs[i%2], ahead, choice)

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Today's FxA as the source: its profile says metricsEnabled, which tells who
@@ -15,7 +15,7 @@ import (
 func TestFxAProfile(t *testing.T) {
 	t.Parallel()
 	behind, oauth := newContentServer(t), newOAuthServer(t)
-	var asked rig.Ledger[string]
+	var asked testcaddy.Ledger[string]
 	profiles := map[string]string{} // by token; complete before anybody asks
 	fxa := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(r.Method + " " + r.URL.Path)
@@ -28,9 +28,9 @@ func TestFxAProfile(t *testing.T) {
 		reply(w, 200, jsonKind, body)
 	}))
 	t.Cleanup(fxa.Close)
-	site := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(site, rig.Gate("preset fxa", "session "+oauth.fxaTokens("header Authorization Bearer"),
-		"profile "+fxa.URL+"/v1 {\napi fxa\nauth forward\n"+patient+"\n}"), rig.ProxyTo(behind.addr())))
+	site := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(site, testcaddy.Gate("preset fxa", "session "+oauth.fxaTokens("header Authorization Bearer"),
+		"profile "+fxa.URL+"/v1 {\napi fxa\nauth forward\n"+patient+"\n}"), testcaddy.ProxyTo(behind.addr())))
 	type expected struct{ name, profile, silent, signal string }
 	cases := map[string]expected{}
 	for _, c := range []expected{
@@ -41,7 +41,7 @@ func TestFxAProfile(t *testing.T) {
 		{"null", `{"metricsEnabled":null}`, "block", "block"},
 		{"no profile", "", "block", "block"},
 	} {
-		token := oauth.issue(t, rig.NewUID(t), rig.TrustedRelier, "profile")
+		token := oauth.issue(t, testcaddy.NewUID(t), testcaddy.TrustedRelier, "profile")
 		cases[token] = c
 		if c.profile != "" {
 			profiles[token] = c.profile
@@ -55,7 +55,7 @@ func TestFxAProfile(t *testing.T) {
 			t.Errorf("%s, with a signal: %s, want %s", c.name, a.decision(), c.signal)
 		}
 		// Whom a body only names cannot be asked about.
-		if a := send(t, behind, site, "POST /metrics", flushOf(t, rig.NewUID(t)), "Authorization: Bearer "+token); a.collected() {
+		if a := send(t, behind, site, "POST /metrics", flushOf(t, testcaddy.NewUID(t)), "Authorization: Bearer "+token); a.collected() {
 			t.Errorf("%s: a beacon that names somebody else is collected", c.name)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // fxaTokens and rfcTokens are how the OAuth server is asked, with time for a
@@ -30,16 +30,16 @@ func TestOpaqueTokens(t *testing.T) {
 		t.Run(manner, func(t *testing.T) {
 			t.Parallel()
 			oauth := newOAuthServer(t)
-			addr := rig.FreeAddr(t)
-			rig.Start(t, rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+tokens(oauth))))
-			uid := rig.NewUID(t)
-			reading := oauth.issue(t, uid, rig.TrustedRelier, "profile", "https://identity.mozilla.com/apps/oldsync")
-			writing := oauth.issue(t, uid, rig.TrustedRelier, "profile:write")
+			addr := testcaddy.FreeAddr(t)
+			testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+tokens(oauth))))
+			uid := testcaddy.NewUID(t)
+			reading := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile", "https://identity.mozilla.com/apps/oldsync")
+			writing := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile:write")
 			for range 3 {
-				if status, _, body := rig.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`); status != http.StatusOK || body != "{}" {
+				if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`); status != http.StatusOK || body != "{}" {
 					t.Errorf("POST: %d %q", status, body)
 				}
-				if status, _, body := rig.Ask(t, addr, http.MethodGet, reading, ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
+				if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
 					t.Errorf("GET: %d %q", status, body)
 				}
 			}
@@ -50,30 +50,30 @@ func TestOpaqueTokens(t *testing.T) {
 			}
 			holds(t, addr, uid, optOut, "with a token that verifies by itself")
 
-			forged := rig.NewUID(t) + rig.NewUID(t)
-			fresh := oauth.issue(t, uid, rig.TrustedRelier, "profile")
+			forged := testcaddy.NewUID(t) + testcaddy.NewUID(t)
+			fresh := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile")
 			for _, c := range []struct {
 				name, method, token string
 				status, errno       int
 			}{
 				{"a token that nobody issued", "GET", forged, 401, 100},
 				{"reading does not write", "POST", reading, 403, 999},
-				{"another area", "GET", oauth.issue(t, uid, rig.TrustedRelier, "profile:email"), 403, 999},
-				{"an untrusted relier", "GET", oauth.issue(t, uid, rig.UntrustedOther, "profile"), 403, 999},
-				{"a JWT of others", "GET", rig.Session(uid), 401, 100},
+				{"another area", "GET", oauth.issue(t, uid, testcaddy.TrustedRelier, "profile:email"), 403, 999},
+				{"an untrusted relier", "GET", oauth.issue(t, uid, testcaddy.UntrustedOther, "profile"), 403, 999},
+				{"a JWT of others", "GET", testcaddy.Session(uid), 401, 100},
 			} {
 				refused(t, addr, c.name, c.method, c.token, c.status, c.errno)
 			}
 
 			oauth.down.Store(true)
 			refused(t, addr, "nobody can be asked", "GET", fresh, 503, 104)
-			refused(t, addr, "nobody can be asked about a forged one", "POST", rig.NewUID(t)+rig.NewUID(t), 503, 104)
-			if status, _, body := rig.Ask(t, addr, http.MethodGet, reading, ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
+			refused(t, addr, "nobody can be asked about a forged one", "POST", testcaddy.NewUID(t)+testcaddy.NewUID(t), 503, 104)
+			if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
 				t.Errorf("a token that was verified a moment ago: %d %q", status, body)
 			}
 			holds(t, addr, uid, optOut, "while nobody can be asked about opaque tokens")
 			oauth.down.Store(false)
-			if status, _, _ := rig.Ask(t, addr, http.MethodGet, fresh, ""); status != http.StatusOK {
+			if status, _, _ := testcaddy.Ask(t, addr, http.MethodGet, fresh, ""); status != http.StatusOK {
 				t.Errorf("the OAuth server is back, and its token gets %d", status)
 			}
 		})
@@ -84,7 +84,7 @@ func TestOpaqueTokens(t *testing.T) {
 func refused(t *testing.T, addr, name, method, token string, status, errno int) {
 	t.Helper()
 	body := map[string]string{http.MethodPost: `{"metrics_optout":false}`}[method]
-	got, _, said := rig.Ask(t, addr, method, token, body)
+	got, _, said := testcaddy.Ask(t, addr, method, token, body)
 	if want := fmt.Sprintf(`{"code":%d,"errno":%d,`, status, errno); got != status || !strings.HasPrefix(said, want) || strings.Contains(said, token) {
 		t.Errorf("%s: %d %q, want %s", name, got, said, want)
 	}
@@ -95,14 +95,14 @@ func refused(t *testing.T, addr, name, method, token string, status, errno int) 
 func TestIntrospectedSessions(t *testing.T) {
 	t.Parallel()
 	behind, profile, oauth := newContentServer(t), newProfile(t), newOAuthServer(t)
-	blocking, collecting := rig.FreeAddr(t), rig.FreeAddr(t)
+	blocking, collecting := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	sessions := "session " + oauth.fxaTokens("cookie sid") + "\nsession " + oauth.rfcTokens("header Authorization Bearer")
-	caddy := rig.Start(t,
-		rig.Site(blocking, rig.Gate("preset fxa", sessions, profile.block(patient)), rig.ProxyTo(behind.addr())),
-		rig.Site(collecting, rig.Gate("preset fxa", "on_unknown collect", sessions, profile.block(patient)), rig.ProxyTo(behind.addr())))
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(blocking, testcaddy.Gate("preset fxa", sessions, profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(collecting, testcaddy.Gate("preset fxa", "on_unknown collect", sessions, profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 	headers := []string{"Cookie: sid=", "Authorization: Bearer "}
-	issue := func(uid string) string { return oauth.issue(t, uid, rig.TrustedRelier, "profile") }
+	issue := func(uid string) string { return oauth.issue(t, uid, testcaddy.TrustedRelier, "profile") }
 	check := func(name, token, reason, block, collect string) {
 		t.Helper()
 		for _, header := range headers {
@@ -121,7 +121,7 @@ func TestIntrospectedSessions(t *testing.T) {
 	check("opted out", issue(out), "preference", "block", "block")
 	check("allowed", good, "explicit_allow", "collect", "collect")
 	check("no choice", issue(profile.account(unset)), "default", "collect", "collect")
-	check("forged", rig.NewUID(t)+rig.NewUID(t), "unverified_session", "block", "collect")
+	check("forged", testcaddy.NewUID(t)+testcaddy.NewUID(t), "unverified_session", "block", "collect")
 	check("no account", issue(""), "unverified_session", "block", "collect")
 	if n := oauth.times(good); n != 2 {
 		t.Errorf("a token was asked about %d times in two manners", n)
@@ -148,18 +148,18 @@ func TestForgedOpaqueTokens(t *testing.T) {
 	t.Parallel()
 	const forged, width, entries = 10_000, 200, 1000
 	behind, profile, oauth := newContentServer(t), newProfile(t), newOAuthServer(t)
-	site, addr := rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(site, rig.Gate("preset fxa", "session "+oauth.fxaTokens("cookie sid"), profile.block(patient, fmt.Sprint("max_entries ", entries))), rig.ProxyTo(behind.addr())),
-		rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens())))
+	site, addr := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(site, testcaddy.Gate("preset fxa", "session "+oauth.fxaTokens("cookie sid"), profile.block(patient, fmt.Sprint("max_entries ", entries))), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens())))
 	uid := profile.account(allow)
-	good := oauth.issue(t, uid, rig.TrustedRelier, "profile")
+	good := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile")
 	holdsStill := func(when string) {
 		t.Helper()
 		if a := send(t, behind, site, "POST /metrics", "{}", "Cookie: sid="+good); !a.collected() {
 			t.Errorf("%s: a good session is not collected", when)
 		}
-		if status, _, body := rig.Ask(t, addr, http.MethodGet, good, ""); status != http.StatusOK {
+		if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, good, ""); status != http.StatusOK {
 			t.Errorf("%s: a good token gets %d %q", when, status, body)
 		}
 	}
@@ -173,7 +173,7 @@ func TestForgedOpaqueTokens(t *testing.T) {
 	var senders sync.WaitGroup
 	for range width {
 		senders.Go(func() {
-			a, err := trySend(behind, site, "POST /metrics", "{}", "Cookie: sid="+rig.NewUID(t)+rig.NewUID(t))
+			a, err := trySend(behind, site, "POST /metrics", "{}", "Cookie: sid="+testcaddy.NewUID(t)+testcaddy.NewUID(t))
 			if err != nil || a.collected() || a.status != http.StatusOK {
 				t.Errorf("a forged session: %s, answered %d, %v", a.decision(), a.status, err)
 			}
@@ -191,7 +191,7 @@ func TestForgedOpaqueTokens(t *testing.T) {
 	senders.Wait()
 
 	flood(t, forged, 16, func(i int) error {
-		token := rig.NewUID(t) + rig.NewUID(t)
+		token := testcaddy.NewUID(t) + testcaddy.NewUID(t)
 		if i%2 == 0 {
 			a, err := trySend(behind, site, "POST /metrics", "{}", "Cookie: sid="+token)
 			if err == nil && a.collected() {
@@ -199,7 +199,7 @@ func TestForgedOpaqueTokens(t *testing.T) {
 			}
 			return err
 		}
-		status, _, body, err := rig.TryAskFor(addr, "GET /v1/metrics_optout", token, "")
+		status, _, body, err := testcaddy.TryAskFor(addr, "GET /v1/metrics_optout", token, "")
 		if err == nil && status != http.StatusUnauthorized {
 			err = fmt.Errorf("a forged token got %d %s", status, body)
 		}

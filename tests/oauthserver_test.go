@@ -15,7 +15,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // An oauthServer stands in for FxA's OAuth server: the key set at /v1/jwks,
@@ -26,7 +26,7 @@ type oauthServer struct {
 	mu     sync.Mutex
 	tokens map[string]opaque
 
-	asked rig.Ledger[string]            // the tokens
+	asked testcaddy.Ledger[string]      // the tokens
 	down  atomic.Bool                   // answers 503
 	hold  atomic.Pointer[chan struct{}] // while set, no question about a token is answered before it is closed
 }
@@ -49,7 +49,7 @@ func newOAuthServer(t testing.TB) *oauthServer {
 
 // issue makes an opaque token in FxA's form, 64 hex digits.
 func (o *oauthServer) issue(t testing.TB, uid, client string, scope ...string) (token string) {
-	token = rig.NewUID(t) + rig.NewUID(t)
+	token = testcaddy.NewUID(t) + testcaddy.NewUID(t)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.tokens[token] = opaque{uid, client, scope}
@@ -69,7 +69,7 @@ func (o *oauthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v1/jwks" {
 		reply(w, 200, "application/json", jwks("rsa", map[string]any{
 			"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "ec",
-			"x": coordinate(rig.ECKey.X.FillBytes), "y": coordinate(rig.ECKey.Y.FillBytes),
+			"x": coordinate(testcaddy.ECKey.X.FillBytes), "y": coordinate(testcaddy.ECKey.Y.FillBytes),
 		}))
 		return
 	}
@@ -108,11 +108,11 @@ func (o *oauthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !ok:
 		reply(w, 200, "application/json", `{"active":false}`)
 	case r.URL.Path == "/v1/verify":
-		reply(w, 200, "application/json; charset=utf-8", string(rig.Must(json.Marshal(map[string]any{
+		reply(w, 200, "application/json; charset=utf-8", string(testcaddy.Must(json.Marshal(map[string]any{
 			"user": known.uid, "client_id": known.client, "scope": known.scope, "profile_changed_at": ms,
 		}))))
 	default:
-		reply(w, 200, "application/json", string(rig.Must(json.Marshal(map[string]any{
+		reply(w, 200, "application/json", string(testcaddy.Must(json.Marshal(map[string]any{
 			"active": true, "sub": known.uid, "client_id": known.client, "scope": strings.Join(known.scope, " "), "token_type": "access_token",
 			"iat": ms - 60_000, "exp": ms + 3_600_000, "jti": token,
 		}))))
@@ -136,19 +136,19 @@ const (
 func event(t testing.TB, uid, name string, payload any, others ...map[string]any) jwt.MapClaims {
 	claims := map[string]any{
 		"iss": strings.TrimSuffix(eventIssuer, "/"), "aud": eventAudience, "exp": nil,
-		"iat": float64(time.Now().UnixMilli()) / 1000, "jti": rig.NewUID(t),
+		"iat": float64(time.Now().UnixMilli()) / 1000, "jti": testcaddy.NewUID(t),
 		"events": map[string]any{eventURI + name: payload},
 	}
-	return rig.Claims(uid, append([]map[string]any{claims}, others...)...)
+	return testcaddy.Claims(uid, append([]map[string]any{claims}, others...)...)
 }
 
 // byRSA and byEC sign as the OAuth server would.
 func byRSA(claims jwt.MapClaims) string {
-	return rig.Sign(jwt.SigningMethodRS256, rig.RSAKey, map[string]any{"kid": "rsa"}, claims)
+	return testcaddy.Sign(jwt.SigningMethodRS256, testcaddy.RSAKey, map[string]any{"kid": "rsa"}, claims)
 }
 
 func byEC(claims jwt.MapClaims) string {
-	return rig.Sign(jwt.SigningMethodES256, rig.ECKey, map[string]any{"kid": "ec", "typ": "secevent+jwt"}, claims)
+	return testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, map[string]any{"kid": "ec", "typ": "secevent+jwt"}, claims)
 }
 
 // The two manners in which a token is delivered, and what each has for an
@@ -159,10 +159,10 @@ var deliveries = map[string]struct {
 	body    string
 }{
 	"FxA": {func(addr, token string) (int, http.Header, string, error) {
-		return rig.TryAskFor(addr, "POST /v1/events", token, "")
+		return testcaddy.TryAskFor(addr, "POST /v1/events", token, "")
 	}, http.StatusOK, "{}"},
 	"RFC 8935": {func(addr, token string) (int, http.Header, string, error) {
-		return rig.TryAskFor(addr, "POST /v1/events", "", token, "Content-Type: application/secevent+jwt", "Accept: application/json")
+		return testcaddy.TryAskFor(addr, "POST /v1/events", "", token, "Content-Type: application/secevent+jwt", "Accept: application/json")
 	}, http.StatusAccepted, ""},
 }
 
@@ -183,8 +183,8 @@ func (o *oauthServer) eventsBlock() string {
 // keysFetched waits until a profile server has the key set.
 func keysFetched(t testing.TB, addr string) {
 	t.Helper()
-	rig.Until(t, "the key set", func() bool {
-		status, _, _, err := deliveries["FxA"].deliver(addr, byRSA(event(t, rig.NewUID(t), "password-change", map[string]any{"changeTime": 1})))
+	testcaddy.Until(t, "the key set", func() bool {
+		status, _, _, err := deliveries["FxA"].deliver(addr, byRSA(event(t, testcaddy.NewUID(t), "password-change", map[string]any{"changeTime": 1})))
 		return err == nil && status == http.StatusOK
 	})
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Nobody can ask for another account's preference by naming it: whatever a
@@ -16,11 +16,11 @@ import (
 func TestNoOracle(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	drop, reject, encoded, lenient, consent := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
+	drop, reject, encoded, lenient, consent := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	front := func(addr, before string, options ...string) string {
-		return rig.Site(addr, before, rig.Gate(append(options, "preset fxa", rig.SessionJWT(), profile.block(patient))...), rig.ProxyTo(behind.addr()))
+		return testcaddy.Site(addr, before, testcaddy.Gate(append(options, "preset fxa", testcaddy.SessionJWT(), profile.block(patient))...), testcaddy.ProxyTo(behind.addr()))
 	}
-	rig.Start(t,
+	testcaddy.Start(t,
 		front(drop, ""),
 		front(reject, "", "block_with reject"),
 		front(encoded, "encode {\ngzip\nminimum_length 1\n}"),
@@ -47,10 +47,10 @@ func TestNoOracle(t *testing.T) {
 		"as a page":          {"POST /metrics", valid, []string{"Accept: text/html", "Sec-Fetch-Dest: document"}},
 		"a range":            {"POST /metrics", valid, []string{"Range: bytes=0-3"}},
 		"expecting":          {"POST /metrics", valid, []string{"Expect: 100-continue"}},
-		"with a session":     {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(unset)))}},
-		"allowed session":    {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(allow)))}},
-		"opted-out session":  {"POST /metrics", valid, []string{rig.Cookie(rig.Session(profile.account(optOut)))}},
-		"bad session":        {"POST /metrics", valid, []string{rig.Cookie("garbage")}},
+		"with a session":     {"POST /metrics", valid, []string{testcaddy.Cookie(testcaddy.Session(profile.account(unset)))}},
+		"allowed session":    {"POST /metrics", valid, []string{testcaddy.Cookie(testcaddy.Session(profile.account(allow)))}},
+		"opted-out session":  {"POST /metrics", valid, []string{testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))}},
+		"bad session":        {"POST /metrics", valid, []string{testcaddy.Cookie("garbage")}},
 		"a signal":           {"POST /metrics", valid, []string{"Cookie: metrics_optout=true"}},
 		"an error report":    {"POST /metrics-errors", valid, nil},
 		"error, refused":     {"POST /metrics-errors", `{"uid":"` + placeholder + `"}`, nil},
@@ -101,22 +101,22 @@ func lines(headers []string) string {
 func TestSameAnswerForEverybody(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "signal {\ngpc\n}", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", "signal {\ngpc\n}", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 
 	for _, request := range []string{"POST /metrics", "POST /metrics-errors", "GET /metrics-errors?sentry_data=%7B%7D", "HEAD /metrics-errors"} {
 		first := ""
 		for name, headers := range map[string][]string{
 			"anonymous":          nil,
-			"allowed":            {rig.Cookie(rig.Session(in))},
-			"opted out":          {rig.Cookie(rig.Session(out))},
-			"no choice":          {rig.Cookie(rig.Session(profile.account(unset)))},
-			"no choice, signal":  {rig.Cookie(rig.Session(profile.account(unset))), "Metrics-Optout: 1"},
-			"unknown":            {rig.Cookie(rig.Session(profile.account(unknown)))},
-			"expired":            {rig.Cookie(rig.Session(in, rig.Expired))},
-			"expired, opted out": {rig.Cookie(rig.Session(out, rig.Expired))},
-			"unverifiable":       {rig.Cookie("garbage")},
+			"allowed":            {testcaddy.Cookie(testcaddy.Session(in))},
+			"opted out":          {testcaddy.Cookie(testcaddy.Session(out))},
+			"no choice":          {testcaddy.Cookie(testcaddy.Session(profile.account(unset)))},
+			"no choice, signal":  {testcaddy.Cookie(testcaddy.Session(profile.account(unset))), "Metrics-Optout: 1"},
+			"unknown":            {testcaddy.Cookie(testcaddy.Session(profile.account(unknown)))},
+			"expired":            {testcaddy.Cookie(testcaddy.Session(in, testcaddy.Expired))},
+			"expired, opted out": {testcaddy.Cookie(testcaddy.Session(out, testcaddy.Expired))},
+			"unverifiable":       {testcaddy.Cookie("garbage")},
 			"signal":             {"Metrics-Optout: 1"},
 			"GPC":                {"Sec-GPC: 1"},
 		} {
@@ -136,10 +136,10 @@ func TestSameAnswerForEverybody(t *testing.T) {
 func TestUpstreamBreaks(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, away := rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())),
-		rig.Site(away, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(rig.FreeAddr(t))))
+	addr, away := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(away, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(testcaddy.FreeAddr(t))))
 	in, out := profile.account(allow), profile.account(optOut)
 	say := func(addr, uid string) string {
 		body := `{"uid":"` + uid + `"}`

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // outcomes are the values that the application got in the outcome header, in
@@ -29,9 +29,9 @@ func outcomes(r *received) (all []string) {
 func TestOutcomeHeader(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	out, in, none := rig.Cookie(rig.Session(profile.account(optOut))), rig.Cookie(rig.Session(profile.account(allow))), rig.Cookie(rig.Session(profile.account(unset)))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	out, in, none := testcaddy.Cookie(testcaddy.Session(profile.account(optOut))), testcaddy.Cookie(testcaddy.Session(profile.account(allow))), testcaddy.Cookie(testcaddy.Session(profile.account(unset)))
 	for _, token := range []string{out, in, none} {
 		_ = send(t, behind, addr, "POST /metrics", "{}", token) // a page uses what is known
 	}
@@ -47,7 +47,7 @@ func TestOutcomeHeader(t *testing.T) {
 		{"page, no choice, with a signal", "GET /signin", []string{none, "Accept: text/html", "Metrics-Optout: 1"}, []string{"block"}},
 		{"page, anonymous", "GET /", []string{"Accept: text/html"}, []string{"collect"}},
 		{"page, anonymous, with a signal", "GET /", []string{"Accept: text/html", "Cookie: metrics_optout=true"}, []string{"block"}},
-		{"page, unverifiable", "GET /", []string{"Accept: text/html", rig.Cookie("garbage")}, []string{"block"}},
+		{"page, unverifiable", "GET /", []string{"Accept: text/html", testcaddy.Cookie("garbage")}, []string{"block"}},
 		{"page, HEAD", "HEAD /signin", []string{out, "Accept: text/html"}, []string{"block"}},
 		{"page that is not there", "GET /nowhere", []string{out, "Accept: text/html"}, []string{"block"}},
 		{"document", "GET /signin", []string{out, "Sec-Fetch-Dest: document", "Accept: */*"}, []string{"block"}},
@@ -90,14 +90,14 @@ func TestOutcomeHeader(t *testing.T) {
 func TestPagesPassAsTheyAre(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", "block_with reject", "on_unset block", rig.SessionJWT(), profile.block("timeout 100ms")), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", "block_with reject", "on_unset block", testcaddy.SessionJWT(), profile.block("timeout 100ms")), testcaddy.ProxyTo(behind.addr())))
 	for name, headers := range map[string][]string{
 		"anonymous":    nil,
 		"signal":       {"Metrics-Optout: 1"},
-		"opted out":    {rig.Cookie(rig.Session(profile.account(optOut)))},
-		"unknown":      {rig.Cookie(rig.Session(profile.account(unknown)))},
-		"unverifiable": {rig.Cookie("garbage")},
+		"opted out":    {testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))},
+		"unknown":      {testcaddy.Cookie(testcaddy.Session(profile.account(unknown)))},
+		"unverifiable": {testcaddy.Cookie("garbage")},
 	} {
 		for range 2 {
 			a := send(t, behind, addr, "GET /signin", "", append(headers, "Accept: text/html")...)
@@ -116,14 +116,14 @@ func TestPagesPassAsTheyAre(t *testing.T) {
 func TestPageWarmsBeacon(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, lenient := rig.FreeAddr(t), rig.FreeAddr(t)
-	rig.Start(t,
-		rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
-		rig.Site(lenient, rig.Gate("preset fxa", "on_unknown collect", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr, lenient := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	testcaddy.Start(t,
+		testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(lenient, testcaddy.Gate("preset fxa", "on_unknown collect", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 
 	for site, whileUnknown := range map[string]string{addr: "block", lenient: "collect"} {
 		uid := profile.account(allow)
-		token := rig.Cookie(rig.Session(uid))
+		token := testcaddy.Cookie(testcaddy.Session(uid))
 		release := profile.stall()
 		t.Cleanup(release)
 		// The profile server does not answer, and the page is there.
@@ -143,7 +143,7 @@ func TestPageWarmsBeacon(t *testing.T) {
 			beacon <- a
 		}()
 		release()
-		if a := rig.Await(t, "the beacon", beacon); !a.collected() {
+		if a := testcaddy.Await(t, "the beacon", beacon); !a.collected() {
 			t.Error("the beacon of an account that allows was blocked")
 		}
 		if a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html"); !slices.Equal(outcomes(a.passed), []string{"collect"}) {
@@ -159,9 +159,9 @@ func TestPageWarmsBeacon(t *testing.T) {
 func TestOthersAreNotDecided(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	token := rig.Cookie(rig.Session(profile.account(optOut)))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	token := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
 	for _, request := range []string{"GET /asset.js", "POST /api/data", "GET /metrics-flow", "OPTIONS /metrics", "PUT /settings"} {
 		if a := send(t, behind, addr, request, "", token); !a.collected() {
 			t.Errorf("%s did not reach the application", request)

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 // PostgreSQL is restarted in the middle of a thousand writes, once in good
@@ -19,11 +19,11 @@ import (
 func TestPostgresRestartsAmongWrites(t *testing.T) {
 	t.Parallel()
 	const writes, width = 1000, 16
-	database, behind := postgres.Start(t), newContentServer(t)
-	addr, site := rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(addr, profileServer("postgres "+database.DSN)),
-		rig.Site(site, rig.Gate("preset fxa", rig.SessionJWT(), profileAt(addr, "max_age 10m")), rig.ProxyTo(behind.addr())))
+	database, behind := testpostgres.Start(t), newContentServer(t)
+	addr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, profileServer("postgres "+database.DSN)),
+		testcaddy.Site(site, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profileAt(addr, "max_age 10m")), testcaddy.ProxyTo(behind.addr())))
 	ready(t, addr)
 	follows(t, caddy, addr)
 
@@ -32,7 +32,7 @@ func TestPostgresRestartsAmongWrites(t *testing.T) {
 	reached := [2]chan struct{}{make(chan struct{}), make(chan struct{})}
 	restart := func() {
 		for i, end := range []func(){database.Stop, database.Kill} {
-			rig.Await(t, "writes to be answered", reached[i])
+			testcaddy.Await(t, "writes to be answered", reached[i])
 			end()
 			database.Restart()
 			ready(t, addr)
@@ -69,35 +69,35 @@ func TestPostgresRestartsAmongWrites(t *testing.T) {
 		t.Error("nothing was written")
 	}
 	// It is as before, for who writes and for who follows.
-	uid := rig.NewUID(t)
-	rig.Until(t, "the gate to follow again", func() bool {
+	uid := testcaddy.NewUID(t)
+	testcaddy.Until(t, "the gate to follow again", func() bool {
 		return caddy.Metric("feed_connects_total", "outcome", "connected") > 1
 	})
 	decision := func() string {
-		return send(t, behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
+		return send(t, behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision()
 	}
 	if got := decision(); got != "collect" {
 		t.Fatalf("an account without a choice: %s", got)
 	}
 	choose(t, addr, uid, optOut)
-	rig.Until(t, "an opt-out to act", func() bool { return decision() == "block" })
+	testcaddy.Until(t, "an opt-out to act", func() bool { return decision() == "block" })
 }
 
 // Caddy starts without its database, says 503 and that the store is away, and
 // recovers by itself. A gate goes on blocking who opted out.
 func TestPostgresIsAway(t *testing.T) {
 	t.Parallel()
-	database, behind := postgres.Start(t), newContentServer(t)
-	addr, site, second := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(addr, profileServer("postgres "+database.DSN, "standalone")),
-		rig.Site(site, rig.Gate("preset fxa", rig.SessionJWT(), profileAt(addr, "max_age 1s")), rig.ProxyTo(behind.addr())))
+	database, behind := testpostgres.Start(t), newContentServer(t)
+	addr, site, second := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, profileServer("postgres "+database.DSN, "standalone")),
+		testcaddy.Site(site, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profileAt(addr, "max_age 1s")), testcaddy.ProxyTo(behind.addr())))
 	ready(t, addr)
-	out, in := rig.NewUID(t), rig.NewUID(t)
+	out, in := testcaddy.NewUID(t), testcaddy.NewUID(t)
 	choose(t, addr, out, optOut)
 	choose(t, addr, in, allow)
 	decision := func(uid string) string {
-		return send(t, behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
+		return send(t, behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision()
 	}
 	for uid, want := range map[string]string{out: "block", in: "collect"} {
 		if got := decision(uid); got != want {
@@ -106,17 +106,17 @@ func TestPostgresIsAway(t *testing.T) {
 	}
 
 	database.Stop()
-	away := func(addr string, server *rig.Server) {
+	away := func(addr string, server *testcaddy.Server) {
 		t.Helper()
-		reading := rig.RelierToken(addr, in, "profile", rig.TrustedRelier)
+		reading := testcaddy.RelierToken(addr, in, "profile", testcaddy.TrustedRelier)
 		refused(t, addr, "reading without a database", "GET", reading, 503, 999)
-		refused(t, addr, "writing without a database", "POST", rig.RelierToken(addr, in, "profile:write", rig.TrustedRelier), 503, 999)
+		refused(t, addr, "writing without a database", "POST", testcaddy.RelierToken(addr, in, "profile:write", testcaddy.TrustedRelier), 503, 999)
 		for _, request := range []string{"DELETE /v1/account/" + in, "GET /v1/metrics_optout/daily", "GET /v1/changes", "GET /v1/profile", "GET /__heartbeat__"} {
-			if status, _, body := rig.AskFor(t, addr, request, operatorToken(addr), ""); status != http.StatusServiceUnavailable {
+			if status, _, body := testcaddy.AskFor(t, addr, request, operatorToken(addr), ""); status != http.StatusServiceUnavailable {
 				t.Errorf("%s without a database: %d %q", request, status, body)
 			}
 		}
-		if status, _, _ := rig.AskFor(t, addr, "GET /__lbheartbeat__", "", ""); status != http.StatusOK {
+		if status, _, _ := testcaddy.AskFor(t, addr, "GET /__lbheartbeat__", "", ""); status != http.StatusOK {
 			t.Errorf("/__lbheartbeat__ without a database: %d", status)
 		}
 		if server.ProfileServerMetric("store_up") != 0 || server.ProfileServerMetric("store_failures_total") == 0 {
@@ -125,16 +125,16 @@ func TestPostgresIsAway(t *testing.T) {
 	}
 	var waiting sync.WaitGroup
 	waiting.Go(func() { away(addr, caddy) })
-	other := rig.Start(t, rig.Site(second, profileServer("postgres "+database.DSN, "standalone")))
+	other := testcaddy.Start(t, testcaddy.Site(second, profileServer("postgres "+database.DSN, "standalone")))
 	waiting.Go(func() { away(second, other) })
 	waiting.Wait()
-	rig.Until(t, "what allowed to be too old", func() bool { return decision(in) == "block" })
-	if decision(out) != "block" || decision(rig.NewUID(t)) != "block" {
+	testcaddy.Until(t, "what allowed to be too old", func() bool { return decision(in) == "block" })
+	if decision(out) != "block" || decision(testcaddy.NewUID(t)) != "block" {
 		t.Error("something is collected that nobody knows to be allowed")
 	}
 
 	database.Restart()
-	for at, server := range map[string]*rig.Server{addr: caddy, second: other} {
+	for at, server := range map[string]*testcaddy.Server{addr: caddy, second: other} {
 		ready(t, at)
 		holds(t, at, out, optOut, "the database is back")
 		choose(t, at, in, optOut)
@@ -146,7 +146,7 @@ func TestPostgresIsAway(t *testing.T) {
 			server.Logged(words)
 		}
 	}
-	rig.Until(t, "what is allowed to be known again", func() bool { return decision(in) == "collect" })
+	testcaddy.Until(t, "what is allowed to be known again", func() bool { return decision(in) == "collect" })
 	if decision(out) != "block" {
 		t.Error("an opt-out is lost")
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Of an opted-out user nothing is kept: not in the application's log, not in
@@ -17,17 +17,17 @@ import (
 func TestNothingIsKept(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, bearer, down := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
+	addr, bearer, down := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	accessLog := filepath.Join(t.TempDir(), "access.log")
 	logged := "log {\noutput file " + accessLog + "\n}"
 	named := "\nroute POST /api/beacon\nbody_uid uid"
-	caddy := rig.StartWith(t, "debug", // Caddy at its most talkative
-		rig.Site(addr, logged, rig.Gate("preset fxa", rig.SessionJWT(), profile.block("timeout 500ms")), rig.ProxyTo(behind.addr())),
-		rig.Site(bearer, logged, rig.Gate(named, rig.SessionJWT(), profile.bearerBlock("timeout 500ms")), rig.ProxyTo(behind.addr())),
-		rig.Site(down, logged, rig.Gate(named, rig.SessionJWT(), "profile http://"+rig.FreeAddr(t)+"/users/{uid}/privacy {\nauth bearer "+bearerToken+"\n}"), rig.ProxyTo(behind.addr())),
+	caddy := testcaddy.StartWith(t, "debug", // Caddy at its most talkative
+		testcaddy.Site(addr, logged, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block("timeout 500ms")), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(bearer, logged, testcaddy.Gate(named, testcaddy.SessionJWT(), profile.bearerBlock("timeout 500ms")), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(down, logged, testcaddy.Gate(named, testcaddy.SessionJWT(), "profile http://"+testcaddy.FreeAddr(t)+"/users/{uid}/privacy {\nauth bearer "+bearerToken+"\n}"), testcaddy.ProxyTo(behind.addr())),
 	)
 	allowed := profile.account(allow)
-	if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(allowed))); !a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(allowed))); !a.collected() {
 		t.Fatal("not collected")
 	}
 	passed := len(behind.log.All())
@@ -35,14 +35,14 @@ func TestNothingIsKept(t *testing.T) {
 	// Everything that an opted-out user can send, in every way that it is known
 	// of them; also while the profile server fails, and in ways that fail.
 	out, silent := profile.account(optOut), profile.account(unset)
-	good, old := rig.Session(out), rig.Session(out, rig.Expired)
-	unverifiable := rig.Session(out, map[string]any{"aud": "mobile"})
+	good, old := testcaddy.Session(out), testcaddy.Session(out, testcaddy.Expired)
+	unverifiable := testcaddy.Session(out, map[string]any{"aud": "mobile"})
 	flush := strings.ReplaceAll(flushOf(t, out), "https://www.example.org/start", "https://needle.example.org/")
 	needles := map[string]string{
 		"uid": out, "silent uid": silent, "token": good, "token's claims": strings.Split(good, ".")[1], "token's signature": strings.Split(good, ".")[2],
-		"expired token": old, "unverifiable token": unverifiable, "silent token": rig.Session(silent),
+		"expired token": old, "unverifiable token": unverifiable, "silent token": testcaddy.Session(silent),
 		"garbage": "g4rb4ge-cookie", "payload": "needle.example.org", "unique user id": "8f14e45f-ceea-4e6a-9b0d-52a7c01d5e11",
-		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": rig.SessionSecret, "gate's secret": rig.GateSecret, "bearer token": bearerToken,
+		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": testcaddy.SessionSecret, "gate's secret": testcaddy.GateSecret, "bearer token": bearerToken,
 	}
 	everything := func() {
 		for _, site := range []string{addr, bearer, down} {
@@ -54,15 +54,15 @@ func TestNothingIsKept(t *testing.T) {
 				body    string
 				headers []string
 			}{
-				{flush, []string{rig.Cookie(good)}},
+				{flush, []string{testcaddy.Cookie(good)}},
 				{flush, nil},
-				{"{}", []string{rig.Cookie(good)}},
-				{"{}", []string{rig.Cookie(old)}},
-				{"{}", []string{rig.Cookie(unverifiable)}},
-				{"{}", []string{rig.Cookie("g4rb4ge-cookie")}},
-				{"{}", []string{rig.Cookie("g4rb4ge-cookie.a.b")}},
-				{"{}", []string{rig.Cookie(good), rig.Cookie("g4rb4ge-cookie")}},
-				{"{}", []string{rig.Cookie(rig.Session(silent)), "Metrics-Optout: 1"}},
+				{"{}", []string{testcaddy.Cookie(good)}},
+				{"{}", []string{testcaddy.Cookie(old)}},
+				{"{}", []string{testcaddy.Cookie(unverifiable)}},
+				{"{}", []string{testcaddy.Cookie("g4rb4ge-cookie")}},
+				{"{}", []string{testcaddy.Cookie("g4rb4ge-cookie.a.b")}},
+				{"{}", []string{testcaddy.Cookie(good), testcaddy.Cookie("g4rb4ge-cookie")}},
+				{"{}", []string{testcaddy.Cookie(testcaddy.Session(silent)), "Metrics-Optout: 1"}},
 				{`{"uid":"` + out + `","br0ken-p4yload`, nil},
 				{`{"uid":["br0ken-p4yload"]}`, nil},
 				{`{"uid":"br0ken-p4yload` + strings.Repeat("x", 300) + `"}`, nil},
@@ -75,7 +75,7 @@ func TestNothingIsKept(t *testing.T) {
 			}
 		}
 		for _, request := range []string{"GET /metrics-errors?sentry_data=qu3ry-needle", "POST /metrics-errors", "GET /experiments.bundle.js", "POST /nimbus-experiments"} {
-			if a := send(t, behind, addr, request, "", rig.Cookie(good)); a.collected() {
+			if a := send(t, behind, addr, request, "", testcaddy.Cookie(good)); a.collected() {
 				t.Errorf("%s passed", request)
 			}
 		}
@@ -86,11 +86,11 @@ func TestNothingIsKept(t *testing.T) {
 		profile.failWith(faults[name])
 		// These are not known yet, so the fault is met.
 		uid := profile.account(optOut)
-		needles["uid, "+name], needles["token, "+name] = uid, rig.Session(uid)
+		needles["uid, "+name], needles["token, "+name] = uid, testcaddy.Session(uid)
 		for _, site := range []string{addr, bearer} {
 			for _, path := range []string{"POST /metrics", "POST /api/beacon"} {
 				if (site == addr) == (path == "POST /metrics") {
-					_ = send(t, behind, site, path, "{}", rig.Cookie(rig.Session(uid)))
+					_ = send(t, behind, site, path, "{}", testcaddy.Cookie(testcaddy.Session(uid)))
 					_ = send(t, behind, site, path, `{"uid":"`+uid+`"}`)
 				}
 			}
@@ -104,11 +104,11 @@ func TestNothingIsKept(t *testing.T) {
 	}
 	metrics, config := caddy.AdminGet("/metrics"), caddy.AdminGet("/config/")
 	// One line of the access log is of the allowed user, and comes last.
-	if a := send(t, behind, addr, "POST /metrics?last", "{}", rig.Cookie(rig.Session(allowed))); !a.collected() {
+	if a := send(t, behind, addr, "POST /metrics?last", "{}", testcaddy.Cookie(testcaddy.Session(allowed))); !a.collected() {
 		t.Error("an allowed user is no longer collected")
 	}
 	caddy.Stop()
-	access := string(rig.Must(os.ReadFile(accessLog)))
+	access := string(testcaddy.Must(os.ReadFile(accessLog)))
 	places := map[string]string{
 		"the access log": access, "Caddy's log": strings.Join(caddy.Log.All(), "\n"), "the metrics": metrics, "the admin API's config": config,
 	}
@@ -142,10 +142,10 @@ func TestLogBlocked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := rig.FreeAddr(t)
+			addr := testcaddy.FreeAddr(t)
 			accessLog := filepath.Join(t.TempDir(), "access.log")
-			caddy := rig.Start(t, rig.Site(addr, "log {\noutput file "+accessLog+"\n}", rig.Gate("preset fxa", c.option, rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-			out, in := rig.Cookie(rig.Session(profile.account(optOut))), rig.Cookie(rig.Session(profile.account(allow)))
+			caddy := testcaddy.Start(t, testcaddy.Site(addr, "log {\noutput file "+accessLog+"\n}", testcaddy.Gate("preset fxa", c.option, testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+			out, in := testcaddy.Cookie(testcaddy.Session(profile.account(optOut))), testcaddy.Cookie(testcaddy.Session(profile.account(allow)))
 			_ = send(t, behind, addr, "POST /metrics?out", "{}", out)
 			_ = send(t, behind, addr, "POST /metrics?signal", "{}", "Metrics-Optout: 1")
 			_ = send(t, behind, addr, "GET /experiments.bundle.js", "", out)
@@ -155,7 +155,7 @@ func TestLogBlocked(t *testing.T) {
 			caddy.Stop()
 
 			var got []string
-			for line := range strings.Lines(string(rig.Must(os.ReadFile(accessLog)))) {
+			for line := range strings.Lines(string(testcaddy.Must(os.ReadFile(accessLog)))) {
 				var entry struct {
 					Request struct {
 						URI string `json:"uri"`

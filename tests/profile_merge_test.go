@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // An existingProfileServer stands in for the profile server that is there
@@ -56,12 +56,14 @@ const jsonKind = "application/json; charset=utf-8"
 func TestProfileIsCompleted(t *testing.T) {
 	t.Parallel()
 	existing := newExistingProfileServer(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db")), rig.ProxyTo(existing.Listener.Addr().String())))
-	out, in, silent := rig.NewUID(t), rig.NewUID(t), rig.NewUID(t)
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db")), testcaddy.ProxyTo(existing.Listener.Addr().String())))
+	out, in, silent := testcaddy.NewUID(t), testcaddy.NewUID(t), testcaddy.NewUID(t)
 	choose(t, addr, out, optOut)
 	choose(t, addr, in, allow)
-	token := func(uid, scope string) string { return rig.RelierToken(addr, uid, scope, rig.TrustedRelier) }
+	token := func(uid, scope string) string {
+		return testcaddy.RelierToken(addr, uid, scope, testcaddy.TrustedRelier)
+	}
 
 	const whole = `{"email":"ann@example.org","uid":"7d…","locale":"de","n":12345678901234567890, "amrValues":["pwd"]}`
 	added := func(member string) string { return strings.TrimSuffix(whole, "}") + "," + member + "}" }
@@ -78,7 +80,7 @@ func TestProfileIsCompleted(t *testing.T) {
 		{"writing reads", token(out, "profile:write"), 200, jsonKind, whole, added(`"metrics_optout":true`)},
 		{"another scope", token(out, "profile:email"), 200, jsonKind, whole, whole},
 		{"a scope that only begins so", token(out, "profilebogey"), 200, jsonKind, whole, whole},
-		{"an untrusted relier", rig.RelierToken(addr, out, "profile", rig.UntrustedOther), 200, jsonKind, whole, whole},
+		{"an untrusted relier", testcaddy.RelierToken(addr, out, "profile", testcaddy.UntrustedOther), 200, jsonKind, whole, whole},
 		{"a token of others", "0123456789abcdef", 200, jsonKind, whole, whole},
 		{"an empty profile", token(out, "profile"), 200, jsonKind, `{}`, `{"metrics_optout":true}`},
 		{"one that has the member already", token(out, "profile"), 200, jsonKind, `{"metrics_optout":false}`, `{"metrics_optout":true}`},
@@ -91,7 +93,7 @@ func TestProfileIsCompleted(t *testing.T) {
 		{"failed", token(out, "profile"), 500, jsonKind, `{"code":500,"errno":999}`, `{"code":500,"errno":999}`},
 	} {
 		existing.answers(c.status, c.kind, c.behind)
-		status, header, body := rig.AskFor(t, addr, "GET /v1/profile", c.token, "")
+		status, header, body := testcaddy.AskFor(t, addr, "GET /v1/profile", c.token, "")
 		if status != c.status || header.Get("Content-Type") != c.kind || !same(body, c.want) {
 			t.Errorf("%s: %d %s %.200q, want %.200q", c.name, status, header.Get("Content-Type"), body, c.want)
 		}
@@ -100,7 +102,7 @@ func TestProfileIsCompleted(t *testing.T) {
 	// A profile that the member cannot be put into is none: who reads it would
 	// take that for no choice.
 	existing.answers(200, jsonKind, `{"x":"`+strings.Repeat("x", 3<<20)+`"}`)
-	status, _, body := rig.AskFor(t, addr, "GET /v1/profile", token(out, "profile"), "")
+	status, _, body := testcaddy.AskFor(t, addr, "GET /v1/profile", token(out, "profile"), "")
 	if status != http.StatusServiceUnavailable || !strings.HasPrefix(body, `{"code":503,"errno":999,`) {
 		t.Errorf("an enormous profile: %d %.200q", status, body)
 	}
@@ -108,7 +110,7 @@ func TestProfileIsCompleted(t *testing.T) {
 	// The tag is of the whole: it changes with the preference, and holds until.
 	existing.answers(200, jsonKind, whole)
 	tagOf := func(condition string) (int, string, string) {
-		status, header, body := rig.AskFor(t, addr, "GET /v1/profile", token(silent, "profile"), "", "If-None-Match: "+condition)
+		status, header, body := testcaddy.AskFor(t, addr, "GET /v1/profile", token(silent, "profile"), "", "If-None-Match: "+condition)
 		return status, header.Get("ETag"), body
 	}
 	_, first, _ := tagOf(`"none"`)
@@ -124,7 +126,7 @@ func TestProfileIsCompleted(t *testing.T) {
 	if status, tag, _ := tagOf(second); status != http.StatusOK || tag == second {
 		t.Errorf("after the rest changed: %d, ETag %s", status, tag)
 	}
-	if status, header, body := rig.AskFor(t, addr, "HEAD /v1/profile", token(out, "profile"), ""); status != http.StatusOK || body != "" || header.Get("ETag") == "" {
+	if status, header, body := testcaddy.AskFor(t, addr, "HEAD /v1/profile", token(out, "profile"), ""); status != http.StatusOK || body != "" || header.Get("ETag") == "" {
 		t.Errorf("HEAD: %d %q, ETag %q", status, body, header.Get("ETag"))
 	}
 
@@ -134,7 +136,7 @@ func TestProfileIsCompleted(t *testing.T) {
 		"GET /__heartbeat__", "GET /__version__", "GET /v1/account/1", "POST /v1/events", "OPTIONS /v1/display_name",
 	} {
 		sent := map[bool]string{true: `{"displayName":"Ann"}`}[strings.HasPrefix(request, "POST")]
-		status, header, body := rig.AskFor(t, addr, request, "0123456789abcdef", sent)
+		status, header, body := testcaddy.AskFor(t, addr, request, "0123456789abcdef", sent)
 		if want := "existing: " + request + " Bearer 0123456789abcdef " + sent; status != http.StatusTeapot || body != want || header.Get("X-Existing") != "yes" {
 			t.Errorf("%s was answered %d %q, want %q", request, status, body, want)
 		}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A preference is what the profile server holds of an account, in JSON.
@@ -58,13 +58,13 @@ type profile struct {
 	noETag   atomic.Bool
 	inFlight atomic.Int64
 	most     atomic.Int64 // most requests in flight at a time
-	asked    rig.Ledger[profileAsked]
+	asked    testcaddy.Ledger[profileAsked]
 }
 
 const bearerToken = "the-application-trusts-whoever-knows-this"
 
 func newProfile(t *testing.T) *profile {
-	p := &profile{t: t, addr: rig.FreeAddr(t), held: map[string]preference{}, versions: map[string]int{}}
+	p := &profile{t: t, addr: testcaddy.FreeAddr(t), held: map[string]preference{}, versions: map[string]int{}}
 	p.up()
 	t.Cleanup(func() { _ = p.server.Close() })
 	return p
@@ -77,7 +77,7 @@ func (p *profile) up() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	server := &http.Server{Handler: p, ReadHeaderTimeout: rig.Patience}
+	server := &http.Server{Handler: p, ReadHeaderTimeout: testcaddy.Patience}
 	p.server = server
 	go func() { _ = server.Serve(listener) }()
 }
@@ -87,7 +87,7 @@ func (p *profile) down() { _ = p.server.Close() }
 
 // block is the profile block of a Caddyfile, for minted tokens.
 func (p *profile) block(options ...string) string {
-	return "profile http://" + p.addr + "/v1 {\nauth mint {\nkey " + rig.FromFile("gate.secret") + "\n}\n" +
+	return "profile http://" + p.addr + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("gate.secret") + "\n}\n" +
 		strings.Join(options, "\n") + "\n}"
 }
 
@@ -111,7 +111,7 @@ func (p *profile) set(uid string, choice preference) {
 
 // account makes one that holds the choice.
 func (p *profile) account(choice preference) (uid string) {
-	uid = rig.NewUID(p.t)
+	uid = testcaddy.NewUID(p.t)
 	p.set(uid, choice)
 	return uid
 }
@@ -245,7 +245,7 @@ func (p *profile) minted(r *http.Request) (jwt.MapClaims, bool) {
 	if !found {
 		return got, false
 	}
-	_, err := jwt.ParseWithClaims(raw, got, func(*jwt.Token) (any, error) { return []byte(rig.GateSecret), nil },
+	_, err := jwt.ParseWithClaims(raw, got, func(*jwt.Token) (any, error) { return []byte(testcaddy.GateSecret), nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer("metrics-gate"), jwt.WithExpirationRequired(),
 		jwt.WithAudience("http://"+p.addr+"/v1"), jwt.WithIssuedAt(), jwt.WithLeeway(2*time.Second))
 	if err == nil {

@@ -10,8 +10,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 // The profile server keeps of people what it is there to keep, in its store:
@@ -20,10 +20,10 @@ import (
 func TestProfileServerKeepsToItself(t *testing.T) {
 	t.Parallel()
 	oauth, existing, agent := newOAuthServer(t), newExistingProfileServer(t), newStatsdAgent(t)
-	database := postgres.Start(t)
+	database := testpostgres.Start(t)
 	const password = "p4ssw0rd-of-the-database"
 	dsn := strings.Replace(database.DSN, "postgres:///", "postgres://postgres:"+password+"@/", 1)
-	addrs := []string{rig.FreeAddr(t), rig.FreeAddr(t)}
+	addrs := []string{testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)}
 	accessLog := filepath.Join(t.TempDir(), "access.log")
 	secrets := filepath.Join(t.TempDir(), "dsn")
 	if err := os.WriteFile(secrets, []byte(dsn), 0o600); err != nil {
@@ -32,16 +32,16 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 	more := []string{oauth.eventsBlock(), "tokens " + oauth.rfcTokens(), "statsd " + agent.LocalAddr().String()}
 	var sites []string
 	for i, store := range []string{"postgres {file." + secrets + "}", "sqlite " + filepath.Join(t.TempDir(), "profile.db")} {
-		sites = append(sites, rig.Site(addrs[i], "log {\noutput file "+accessLog+"\n}", profileServer(store, more...), rig.ProxyTo(existing.Listener.Addr().String())))
+		sites = append(sites, testcaddy.Site(addrs[i], "log {\noutput file "+accessLog+"\n}", profileServer(store, more...), testcaddy.ProxyTo(existing.Listener.Addr().String())))
 	}
 	existing.answers(http.StatusUnauthorized, jsonKind, `{"code":401,"errno":100}`)
-	caddy := rig.StartWith(t, "debug", sites...)
+	caddy := testcaddy.StartWith(t, "debug", sites...)
 
 	needles := map[string]string{"the password": password}
 	var refusals strings.Builder
 	ask := func(addr, request, token, body string, headers ...string) {
 		t.Helper()
-		status, header, said := rig.AskFor(t, addr, request, token, body, headers...)
+		status, header, said := testcaddy.AskFor(t, addr, request, token, body, headers...)
 		if status >= 400 {
 			_ = header.Write(&refusals)
 			refusals.WriteString(said + "\n")
@@ -49,13 +49,13 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 	}
 	everything := func(when string) {
 		for i, addr := range addrs {
-			uid, by := rig.NewUID(t), when+", "+[]string{"PostgreSQL", "SQLite"}[i]
-			reading := rig.RelierToken(addr, uid, "profile", rig.TrustedRelier)
-			writing := rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier)
-			opaque, forged := oauth.issue(t, uid, rig.TrustedRelier, "profile:write"), rig.NewUID(t)+rig.NewUID(t)
+			uid, by := testcaddy.NewUID(t), when+", "+[]string{"PostgreSQL", "SQLite"}[i]
+			reading := testcaddy.RelierToken(addr, uid, "profile", testcaddy.TrustedRelier)
+			writing := testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier)
+			opaque, forged := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile:write"), testcaddy.NewUID(t)+testcaddy.NewUID(t)
 			out := byRSA(event(t, uid, "metrics-opt-out", map[string]any{}, map[string]any{"jti": "jt1-" + uid}))
-			theirs := rig.Sign(jwt.SigningMethodHS256, []byte(rig.SessionSecret), nil, event(t, uid, "metrics-opt-out", map[string]any{}))
-			expired := rig.Sign(jwt.SigningMethodES256, rig.ECKey, nil, rig.Claims(uid, rig.Expired))
+			theirs := testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.SessionSecret), nil, event(t, uid, "metrics-opt-out", map[string]any{}))
+			expired := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid, testcaddy.Expired))
 			for what, needle := range map[string]string{
 				"uid": uid, "reading": strings.Split(reading, ".")[1], "writing": strings.Split(writing, ".")[2], "opaque": opaque, "forged": forged,
 				"event": strings.Split(out, ".")[2], "event's claims": strings.Split(out, ".")[1], "jti": "jt1-", "forged event": strings.Split(theirs, ".")[2],
@@ -84,7 +84,7 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 			if when == "with a database" {
 				ctx, leave := context.WithCancel(context.Background())
 				listened := make(chan struct{})
-				heard := rig.Ledger[told]{}
+				heard := testcaddy.Ledger[told]{}
 				go func() {
 					defer close(listened)
 					_, _ = readChanges(ctx, addr, "0", heard.Add)
@@ -107,7 +107,7 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 	database.Stop()
 	everything("without a database")
 	metrics, config := caddy.AdminGet("/metrics"), caddy.AdminGet("/config/")
-	if status, _, _ := rig.AskFor(t, addrs[1], "POST /v1/metrics_optout", "", ""); status != http.StatusUnauthorized {
+	if status, _, _ := testcaddy.AskFor(t, addrs[1], "POST /v1/metrics_optout", "", ""); status != http.StatusUnauthorized {
 		t.Errorf("no token: %d", status)
 	}
 	caddy.Stop()
@@ -115,7 +115,7 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 	for _, packet := range agent.packets.All() {
 		sent.WriteString(packet)
 	}
-	access := string(rig.Must(os.ReadFile(accessLog)))
+	access := string(testcaddy.Must(os.ReadFile(accessLog)))
 	if !strings.Contains(access, "/v1/profile") {
 		t.Error("the access log lacks what was passed on")
 	}

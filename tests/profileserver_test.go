@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // operator is the client that may do to all accounts what others may do to
@@ -20,13 +20,13 @@ const operator = "0dd5ee5ca1ab1e00"
 // profileServer is a profile_server directive. It takes tokens that are signed
 // with the EC key.
 func profileServer(store string, options ...string) string {
-	return "profile_server {\nstore " + store + "\ntokens jwt {\nkey " + rig.FromFile("ec.pub") + "\n}\ntrusted_client metrics-gate " +
-		rig.TrustedRelier + "\noperator_client " + operator + "\n" + strings.Join(options, "\n") + "\n}"
+	return "profile_server {\nstore " + store + "\ntokens jwt {\nkey " + testcaddy.FromFile("ec.pub") + "\n}\ntrusted_client metrics-gate " +
+		testcaddy.TrustedRelier + "\noperator_client " + operator + "\n" + strings.Join(options, "\n") + "\n}"
 }
 
 // profileAt is the profile block of a gate that asks our own profile server.
 func profileAt(addr string, options ...string) string {
-	return "profile http://" + addr + "/v1 {\nauth mint {\nkey " + rig.FromFile("ec.key") + "\n}\n" + patient + "\n" +
+	return "profile http://" + addr + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\n}\n" + patient + "\n" +
 		strings.Join(options, "\n") + "\n}"
 }
 
@@ -39,15 +39,15 @@ func choose(t testing.TB, addr, uid string, choice preference) {
 }
 
 func tryChoose(addr, uid string, choice preference) (status int, body string, err error) {
-	token := rig.RelierToken(addr, uid, "profile:metrics_optout:write", rig.TrustedRelier)
-	status, _, body, err = rig.TryAskFor(addr, "POST /v1/metrics_optout", token, fmt.Sprintf(`{"metrics_optout":%s}`, choice))
+	token := testcaddy.RelierToken(addr, uid, "profile:metrics_optout:write", testcaddy.TrustedRelier)
+	status, _, body, err = testcaddy.TryAskFor(addr, "POST /v1/metrics_optout", token, fmt.Sprintf(`{"metrics_optout":%s}`, choice))
 	return status, body, err
 }
 
 // chosen is what the profile server says of an account, and its tag.
 func chosen(t testing.TB, addr, uid string) (preference, string) {
 	t.Helper()
-	status, header, body := rig.Ask(t, addr, http.MethodGet, rig.RelierToken(addr, uid, "profile:metrics_optout", rig.TrustedRelier), "")
+	status, header, body := testcaddy.Ask(t, addr, http.MethodGet, testcaddy.RelierToken(addr, uid, "profile:metrics_optout", testcaddy.TrustedRelier), "")
 	held, ok := strings.CutPrefix(body, `{"metrics_optout":`)
 	if status != http.StatusOK || !ok {
 		t.Fatalf("GET: %d %q", status, body)
@@ -66,7 +66,7 @@ func holds(t testing.TB, addr, uid string, want preference, when string) {
 // forgetAccount is an operator deleting one.
 func forgetAccount(t testing.TB, addr, uid string) {
 	t.Helper()
-	status, _, body := rig.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), "")
+	status, _, body := testcaddy.AskFor(t, addr, "DELETE /v1/account/"+url.PathEscape(uid), operatorToken(addr), "")
 	if status != http.StatusOK || body != "{}" {
 		t.Fatalf("DELETE: %d %q", status, body)
 	}
@@ -74,15 +74,15 @@ func forgetAccount(t testing.TB, addr, uid string) {
 
 // operatorToken is good for whatever an operator may do.
 func operatorToken(addr string) string {
-	return rig.RelierToken(addr, "the operator", "profile:write", operator)
+	return testcaddy.RelierToken(addr, "the operator", "profile:write", operator)
 }
 
 // ready waits until a profile server has its database.
 func ready(t testing.TB, addr string) {
 	t.Helper()
-	token := rig.RelierToken(addr, "nobody", "profile", rig.TrustedRelier)
-	rig.Until(t, "the store", func() bool {
-		status, _, _ := rig.Ask(t, addr, http.MethodGet, token, "")
+	token := testcaddy.RelierToken(addr, "nobody", "profile", testcaddy.TrustedRelier)
+	testcaddy.Until(t, "the store", func() bool {
+		status, _, _ := testcaddy.Ask(t, addr, http.MethodGet, token, "")
 		return status == http.StatusOK
 	})
 }
@@ -101,7 +101,7 @@ func readChanges(ctx context.Context, addr, after string, add func(told)) (statu
 	if after != "" {
 		r.Header.Set("Last-Event-ID", after)
 	}
-	response, err := rig.Client.Do(r)
+	response, err := testcaddy.Client.Do(r)
 	if err != nil {
 		return 0, err
 	}
@@ -137,7 +137,7 @@ func (e told) uid() string {
 
 // A follower is a client of the change feed that hears one stream.
 type follower struct {
-	rig.Ledger[told]
+	testcaddy.Ledger[told]
 	ended chan struct{} // closed when the stream is over
 	leave func()
 }
@@ -177,10 +177,10 @@ func (f *follower) close() {
 
 // follows waits until a gate follows the feed of the profile server at the
 // address, so that whatever it looks up from now on stays in its cache.
-func follows(t testing.TB, gate *rig.Server, addr string) {
+func follows(t testing.TB, gate *testcaddy.Server, addr string) {
 	t.Helper()
 	connected := gate.Metric("feed_events_total", "event", "change")
-	rig.Until(t, "a gate to follow", func() bool { return gate.Metric("feed_connects_total", "outcome", "connected") > 0 })
-	choose(t, addr, rig.NewUID(t), allow) // of whom the gate knows nothing
-	rig.Until(t, "a gate to be told", func() bool { return gate.Metric("feed_events_total", "event", "change") > connected })
+	testcaddy.Until(t, "a gate to follow", func() bool { return gate.Metric("feed_connects_total", "outcome", "connected") > 0 })
+	choose(t, addr, testcaddy.NewUID(t), allow) // of whom the gate knows nothing
+	testcaddy.Until(t, "a gate to be told", func() bool { return gate.Metric("feed_events_total", "event", "change") > connected })
 }

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A reload with slow requests open loses none, wherever they are: 100 wait for
@@ -17,16 +17,16 @@ import (
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	config := func(generation int) string {
-		return rig.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
-			rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient, "concurrency 300")), rig.ProxyTo(behind.addr()))
+		return testcaddy.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
+			testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient, "concurrency 300")), testcaddy.ProxyTo(behind.addr()))
 	}
-	caddy := rig.Start(t, config(0))
+	caddy := testcaddy.Start(t, config(0))
 	warm, warmOut := profile.account(allow), profile.account(optOut)
 	warmed := func() {
 		t.Helper()
-		if !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warm))).collected() || send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warmOut))).collected() {
+		if !send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(warm))).collected() || send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(warmOut))).collected() {
 			t.Error("a preference is no longer what it was")
 		}
 	}
@@ -34,10 +34,10 @@ func TestReloadUnderLoad(t *testing.T) {
 
 	const each = 100
 	var senders sync.WaitGroup
-	var ended rig.Ledger[answer]
+	var ended testcaddy.Ledger[answer]
 	open := func(token string, want bool) {
 		senders.Go(func() {
-			a, err := trySend(behind, addr, "POST /metrics", `{"broker":"web","events":[]}`, rig.Cookie(token))
+			a, err := trySend(behind, addr, "POST /metrics", `{"broker":"web","events":[]}`, testcaddy.Cookie(token))
 			switch {
 			case err != nil:
 				t.Errorf("lost: %v", err)
@@ -53,7 +53,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	behind.hold.Store(&hold)
 	before := len(behind.log.All())
 	for range each {
-		open(rig.Session(warm), true)
+		open(testcaddy.Session(warm), true)
 	}
 	behind.log.Wait(t, "the application to have them", func(all []received) bool { return len(all) >= before+each })
 	// … and these for the profile server.
@@ -61,7 +61,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	asked := len(profile.asked.All())
 	for i := range each {
 		choice := []preference{allow, optOut}[i%2]
-		open(rig.Session(profile.account(choice)), choice == allow)
+		open(testcaddy.Session(profile.account(choice)), choice == allow)
 	}
 	profile.asked.Wait(t, "the profile server to have them", func(all []profileAsked) bool { return len(all) >= asked+each })
 
@@ -70,7 +70,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The new config is in force, beside what the old ones still have open.
-		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(warmOut))).collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(warmOut))).collected() {
 			t.Error("a beacon passed during the reload")
 		}
 	}
@@ -97,16 +97,16 @@ func TestReloadUnderLoad(t *testing.T) {
 func TestMetricsSurviveReloads(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	one, two := rig.FreeAddr(t), rig.FreeAddr(t)
+	one, two := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	config := func(generation int) (sites []string) {
 		for _, addr := range []string{one, two} {
-			sites = append(sites, rig.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
-				rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+			sites = append(sites, testcaddy.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
+				testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 		}
 		return sites
 	}
-	caddy := rig.Start(t, config(0)...)
-	out := rig.Cookie(rig.Session(profile.account(optOut)))
+	caddy := testcaddy.Start(t, config(0)...)
+	out := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
 	for generation := range 4 {
 		if generation > 0 {
 			if err := caddy.Reload(config(generation)...); err != nil {
@@ -147,14 +147,14 @@ func TestMetricsSurviveReloads(t *testing.T) {
 func TestFailedReload(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	good := rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr()))
-	caddy := rig.Start(t, good)
+	addr := testcaddy.FreeAddr(t)
+	good := testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr()))
+	caddy := testcaddy.Start(t, good)
 	config := caddy.AdminGet("/config/")
 	out, in := profile.account(optOut), profile.account(allow)
 	works := func(when string) {
 		t.Helper()
-		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(out))).collected() || !send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(in))).collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(out))).collected() || !send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(in))).collected() {
 			t.Errorf("%s: it no longer decides as it did", when)
 		}
 		if a := send(t, behind, addr, "GET /asset.js", ""); a.status != http.StatusOK {
@@ -175,13 +175,13 @@ func TestFailedReload(t *testing.T) {
 	if err := os.WriteFile(short, []byte("too short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := net.Listen("tcp", rig.FreeAddr(t))
+	taken, err := net.Listen("tcp", testcaddy.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
 	second := func(options ...string) string {
-		return rig.Site(rig.FreeAddr(t), rig.Gate(options...), rig.ProxyTo(behind.addr()))
+		return testcaddy.Site(testcaddy.FreeAddr(t), testcaddy.Gate(options...), testcaddy.ProxyTo(behind.addr()))
 	}
 	for name, sites := range map[string][]string{
 		"an unknown word":                       {good, second("preset fxa", "no_such_option", profile.block())},
@@ -189,9 +189,9 @@ func TestFailedReload(t *testing.T) {
 		"a secret that is not there":            {good, second("preset fxa", "session jwt {\ncookie session\nsecret {env.NO_SUCH_VARIABLE}\n}", profile.block())},
 		"a key that is none":                    {good, second("preset fxa", "session jwt {\ncookie session\nkey {file."+short+"}\n}", profile.block())},
 		"a mint key that is too short":          {good, second("preset fxa", "profile http://"+profile.addr+"/v1 {\nauth mint {\nkey {file."+short+"}\n}\n}")},
-		"a port that is taken":                  {good, rig.Site(taken.Addr().String(), rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr()))},
-		"another handler that fails after ours": {good, rig.Site(rig.FreeAddr(t), rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), "basic_auth {\nbob not-a-hash\n}", rig.ProxyTo(behind.addr()))},
-		"a store that cannot be opened":         {good, rig.Site(rig.FreeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+rig.FromFile("gate.secret")+"\n}\ntrusted_client metrics-gate\n}")},
+		"a port that is taken":                  {good, testcaddy.Site(taken.Addr().String(), testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr()))},
+		"another handler that fails after ours": {good, testcaddy.Site(testcaddy.FreeAddr(t), testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), "basic_auth {\nbob not-a-hash\n}", testcaddy.ProxyTo(behind.addr()))},
+		"a store that cannot be opened":         {good, testcaddy.Site(testcaddy.FreeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+testcaddy.FromFile("gate.secret")+"\n}\ntrusted_client metrics-gate\n}")},
 	} {
 		for range 3 {
 			if err := caddy.Reload(sites...); err == nil {
@@ -200,7 +200,7 @@ func TestFailedReload(t *testing.T) {
 		}
 		works(name)
 	}
-	if err := caddy.Reload(good, rig.Site(rig.FreeAddr(t), "respond hello")); err != nil {
+	if err := caddy.Reload(good, testcaddy.Site(testcaddy.FreeAddr(t), "respond hello")); err != nil {
 		t.Errorf("a good config no longer loads: %v", err)
 	}
 }
@@ -211,7 +211,7 @@ func TestFailedReload(t *testing.T) {
 func TestReloadChangesTrust(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	write := func(s string) {
 		if err := os.WriteFile(secret, []byte(s), 0o600); err != nil {
@@ -219,13 +219,13 @@ func TestReloadChangesTrust(t *testing.T) {
 		}
 	}
 	config := func(url string) string {
-		return rig.Site(addr, rig.Gate("preset fxa", "session jwt {\ncookie session\nsecret {file."+secret+"}\nissuer "+rig.SessionIssuer+"\naudience web\n}",
-			"profile http://"+url+"/v1 {\nauth mint {\nkey "+rig.FromFile("gate.secret")+"\n}\n"+patient+"\n}"), rig.ProxyTo(behind.addr()))
+		return testcaddy.Site(addr, testcaddy.Gate("preset fxa", "session jwt {\ncookie session\nsecret {file."+secret+"}\nissuer "+testcaddy.SessionIssuer+"\naudience web\n}",
+			"profile http://"+url+"/v1 {\nauth mint {\nkey "+testcaddy.FromFile("gate.secret")+"\n}\n"+patient+"\n}"), testcaddy.ProxyTo(behind.addr()))
 	}
-	write(rig.SessionSecret)
-	caddy := rig.Start(t, config(profile.addr))
+	write(testcaddy.SessionSecret)
+	caddy := testcaddy.Start(t, config(profile.addr))
 	uid := profile.account(allow)
-	token := rig.Cookie(rig.Session(uid))
+	token := testcaddy.Cookie(testcaddy.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
@@ -238,7 +238,7 @@ func TestReloadChangesTrust(t *testing.T) {
 	if send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Error("a session counts that only the old secret verifies")
 	}
-	write(rig.SessionSecret)
+	write(testcaddy.SessionSecret)
 	if err := caddy.Reload(config(profile.addr)); err != nil {
 		t.Fatal(err)
 	}

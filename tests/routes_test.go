@@ -6,17 +6,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // The preset's routes, and what a blocked user's browser gets from each.
 func TestPresetRoutes(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	out := rig.Cookie(rig.Session(profile.account(optOut)))
-	in := rig.Cookie(rig.Session(profile.account(allow)))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	out := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
+	in := testcaddy.Cookie(testcaddy.Session(profile.account(allow)))
 
 	for _, c := range []struct{ request, route, class, kind, answer string }{
 		{"POST /metrics", "/metrics", "metrics", "application/json", success},
@@ -57,9 +57,9 @@ func TestPresetRoutes(t *testing.T) {
 func TestSpellings(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	out := rig.Session(profile.account(optOut))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	out := testcaddy.Session(profile.account(optOut))
 
 	for _, c := range []struct {
 		request string
@@ -91,7 +91,7 @@ func TestSpellings(t *testing.T) {
 		{"POST /nimbus-experiments/", true},
 
 		{"GET /metrics-flow", false},
-		{"GET /metrics-flow?event_type=engage&uid=" + rig.NewUID(t), false},
+		{"GET /metrics-flow?event_type=engage&uid=" + testcaddy.NewUID(t), false},
 		{"POST /metrics-flow", false},
 		{"POST /metricsx", false},
 		{"POST /xmetrics", false},
@@ -131,15 +131,15 @@ func TestSpellings(t *testing.T) {
 func TestOwnRoutes(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate(
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate(
 		"route POST /t/* {\nanswer 201\n}",
 		"route POST /t/deep/* {\nanswer 202\n}",
 		"route POST /t/deep/exact {\nanswer 203 text/plain exactly\n}",
 		"route PUT,DELETE /t/deep/exact {\nanswer 200\n}",
-		rig.SessionJWT(), profile.block(patient),
-	), rig.ProxyTo(behind.addr())))
-	out := rig.Cookie(rig.Session(profile.account(optOut)))
+		testcaddy.SessionJWT(), profile.block(patient),
+	), testcaddy.ProxyTo(behind.addr())))
+	out := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
 
 	for _, c := range []struct {
 		request string
@@ -178,15 +178,15 @@ func TestOwnRoutes(t *testing.T) {
 func TestPlaceholdersAndMatcher(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr,
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr,
 		"@out metrics_optout",
 		"route {",
 		"request_header @out X-Early yes",
-		rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)),
+		testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)),
 		"request_header @out X-Out yes",
 		`request_header X-Decided "{http.metrics_gate.decision} {http.metrics_gate.reason}"`,
-		rig.ProxyTo(behind.addr()),
+		testcaddy.ProxyTo(behind.addr()),
 		"}"))
 
 	for _, c := range []struct {
@@ -201,7 +201,7 @@ func TestPlaceholdersAndMatcher(t *testing.T) {
 		{"opted-out page", "GET /signin", optOut, []string{"Accept: text/html"}, "block preference", "yes"},
 		{"page with a signal", "GET /signin", unset, []string{"Accept: text/html", "Metrics-Optout: 1"}, "block signal", "yes"},
 	} {
-		token := rig.Cookie(rig.Session(profile.account(c.preference)))
+		token := testcaddy.Cookie(testcaddy.Session(profile.account(c.preference)))
 		_ = send(t, behind, addr, "POST /metrics", "{}", token) // a page uses what is known
 		a := send(t, behind, addr, c.request, "{}", append(c.headers, token)...)
 		if !a.collected() {

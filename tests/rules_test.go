@@ -10,7 +10,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A rule is one row of the design's table. "*" stands for anything; a decision
@@ -116,9 +116,9 @@ func TestRules(t *testing.T) {
 	var cases []sent
 	var sites []string
 	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}, {"collect", "block"}} {
-		addr := rig.FreeAddr(t)
+		addr := testcaddy.FreeAddr(t)
 		directives := []string{
-			rig.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\n}",
+			testcaddy.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\n}",
 			"on_unknown " + options.onUnknown, "on_unset " + options.onUnset,
 		}
 		for _, session_ := range []string{"none", "expired", "unverifiable", "verified"} {
@@ -140,12 +140,12 @@ func TestRules(t *testing.T) {
 						account := profile.account(held)
 						switch session_ {
 						case "expired":
-							c.headers = append(c.headers, rig.Cookie(rig.Session(account, rig.Expired)))
+							c.headers = append(c.headers, testcaddy.Cookie(testcaddy.Session(account, testcaddy.Expired)))
 							named, c.named = append(named, held), append(c.named, account)
 						case "unverifiable":
-							c.headers = append(c.headers, rig.Cookie(rig.Sign(jwt.SigningMethodHS256, []byte("another secret, of another issuer"), nil, rig.Claims(account))))
+							c.headers = append(c.headers, testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodHS256, []byte("another secret, of another issuer"), nil, testcaddy.Claims(account))))
 						case "verified":
-							c.headers = append(c.headers, rig.Cookie(rig.Session(account)))
+							c.headers = append(c.headers, testcaddy.Cookie(testcaddy.Session(account)))
 							c.subject = account
 						}
 						switch inBody {
@@ -170,9 +170,9 @@ func TestRules(t *testing.T) {
 				}
 			}
 		}
-		sites = append(sites, rig.Site(addr, rig.Gate(directives...), rig.ProxyTo(behind.addr())))
+		sites = append(sites, testcaddy.Site(addr, testcaddy.Gate(directives...), testcaddy.ProxyTo(behind.addr())))
 	}
-	caddy := rig.Start(t, sites...)
+	caddy := testcaddy.Start(t, sites...)
 
 	answers := make([]answer, len(cases))
 	next := make(chan int)
@@ -250,14 +250,14 @@ func TestRules(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	behind := newContentServer(t)
-	usual, both, named := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
+	usual, both, named := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	route := "route POST /api/beacon"
 	profile := newProfile(t)
-	ask := rig.SessionJWT() + "\n" + profile.block(patient)
-	rig.Start(t,
-		rig.Site(usual, rig.Gate(route, ask), rig.ProxyTo(behind.addr())),
-		rig.Site(both, rig.Gate(route, ask, "signal {\ngpc\ndnt\n}"), rig.ProxyTo(behind.addr())),
-		rig.Site(named, rig.Gate(route, ask, "signal {\ncookie consent_no\nheader X-No-Metrics\n}"), rig.ProxyTo(behind.addr())),
+	ask := testcaddy.SessionJWT() + "\n" + profile.block(patient)
+	testcaddy.Start(t,
+		testcaddy.Site(usual, testcaddy.Gate(route, ask), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(both, testcaddy.Gate(route, ask, "signal {\ngpc\ndnt\n}"), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(named, testcaddy.Gate(route, ask, "signal {\ncookie consent_no\nheader X-No-Metrics\n}"), testcaddy.ProxyTo(behind.addr())),
 	)
 	for _, c := range []struct {
 		site    string
@@ -317,8 +317,8 @@ func TestSignals(t *testing.T) {
 func TestNamesInBodies(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 
 	for _, c := range []struct {
@@ -387,15 +387,15 @@ func TestNamesInBodies(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	drop, reject := rig.FreeAddr(t), rig.FreeAddr(t)
+	drop, reject := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	routes := "route POST /api/beacon {\nanswer 202 text/plain taken\n}\nroute POST,PUT /t/plain\n" +
 		"route GET /flags experiment {\nanswer 200 application/json `{}`\n}"
-	rig.Start(t,
-		rig.Site(drop, rig.Gate(routes, "body_uid uid", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
-		rig.Site(reject, rig.Gate(routes, "body_uid uid", "block_with reject", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())),
+	testcaddy.Start(t,
+		testcaddy.Site(drop, testcaddy.Gate(routes, "body_uid uid", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(reject, testcaddy.Gate(routes, "body_uid uid", "block_with reject", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
 	)
-	out := rig.Cookie(rig.Session(profile.account(optOut)))
-	in := rig.Cookie(rig.Session(profile.account(allow)))
+	out := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
+	in := testcaddy.Cookie(testcaddy.Session(profile.account(allow)))
 	named := `{"uid":"` + profile.account(optOut) + `"}`
 
 	for _, c := range []struct {
@@ -439,14 +439,14 @@ func TestAnswers(t *testing.T) {
 func TestNoContentIsNoChoice(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	profile.failWith(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
-	uid := rig.NewUID(t)
-	if a := send(t, behind, addr, "POST /metrics", `{}`, rig.Cookie(rig.Session(uid))); !a.collected() {
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	uid := testcaddy.NewUID(t)
+	if a := send(t, behind, addr, "POST /metrics", `{}`, testcaddy.Cookie(testcaddy.Session(uid))); !a.collected() {
 		t.Error("204 from the profile server is null, and null is collected")
 	}
-	if a := send(t, behind, addr, "POST /metrics", `{}`, rig.Cookie(rig.Session(uid)), "Metrics-Optout: 1"); a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", `{}`, testcaddy.Cookie(testcaddy.Session(uid)), "Metrics-Optout: 1"); a.collected() {
 		t.Error("204 from the profile server is null, so the signal counts")
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // The design's second Caddyfile: an application with a JWT session, a key set,
@@ -25,8 +25,8 @@ func TestAnyApplication(t *testing.T) {
 		_, _ = io.WriteString(w, jwks("current"))
 	}))
 	t.Cleanup(keys.Close)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, `metrics_gate {
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, `metrics_gate {
 		route POST /api/beacon {
 			answer 204
 		}
@@ -46,16 +46,16 @@ func TestAnyApplication(t *testing.T) {
 			max_age 1m
 			max_entries 100000
 		}
-	}`, rig.ProxyTo(behind.addr())))
+	}`, testcaddy.ProxyTo(behind.addr())))
 	token := func(uid string) string {
-		return rig.Cookie(rig.Sign(jwt.SigningMethodRS256, rig.RSAKey, map[string]any{"kid": "current"}, rig.Claims(uid)))
+		return testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodRS256, testcaddy.RSAKey, map[string]any{"kid": "current"}, testcaddy.Claims(uid)))
 	}
 	ready := token(profile.account(allow))
-	rig.Until(t, "the key set", func() bool { return send(t, behind, addr, "POST /api/beacon", "{}", ready).collected() })
+	testcaddy.Until(t, "the key set", func() bool { return send(t, behind, addr, "POST /api/beacon", "{}", ready).collected() })
 
 	// Uids that would lead elsewhere unless they are escaped. Some servers take
 	// dots for steps even so, so there is no asking for the last.
-	odd, climbing := rig.NewUID(t)+"/ä?#%2F{uid}", "x/../"+profile.account(allow)
+	odd, climbing := testcaddy.NewUID(t)+"/ä?#%2F{uid}", "x/../"+profile.account(allow)
 	profile.set(odd, optOut)
 	for _, c := range []struct {
 		name, uid, decision string
@@ -95,11 +95,11 @@ func TestAnyApplication(t *testing.T) {
 func TestClaims(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	alone, asking := rig.FreeAddr(t), rig.FreeAddr(t)
-	block := "session jwt {\ncookie session\nsecret " + rig.FromFile("session.secret") + "\nissuer " + rig.SessionIssuer + "\naudience web\nuid_claim account\noptout_claim no_metrics\n}"
-	rig.Start(t,
-		rig.Site(alone, rig.Gate("preset fxa", block), rig.ProxyTo(behind.addr())),
-		rig.Site(asking, rig.Gate("preset fxa", block, profile.block(patient)), rig.ProxyTo(behind.addr())))
+	alone, asking := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	block := "session jwt {\ncookie session\nsecret " + testcaddy.FromFile("session.secret") + "\nissuer " + testcaddy.SessionIssuer + "\naudience web\nuid_claim account\noptout_claim no_metrics\n}"
+	testcaddy.Start(t,
+		testcaddy.Site(alone, testcaddy.Gate("preset fxa", block), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(asking, testcaddy.Gate("preset fxa", block, profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	type null struct{} // a JSON null, where nil would take the claim away
 	for _, c := range []struct {
 		name   string
@@ -122,7 +122,7 @@ func TestClaims(t *testing.T) {
 		{"an hour old", map[string]any{"no_metrics": false, "iat": 1_600_000_000}, "collect", optOut, "block", true},
 	} {
 		uid := profile.account(c.held)
-		token := rig.Cookie(rig.Session("not the account", map[string]any{"account": uid}, c.claims))
+		token := testcaddy.Cookie(testcaddy.Session("not the account", map[string]any{"account": uid}, c.claims))
 		if a := send(t, behind, alone, "POST /metrics", "{}", token); a.decision() != c.alone {
 			t.Errorf("%s, without a profile: %s, want %s", c.name, a.decision(), c.alone)
 		}
@@ -141,36 +141,36 @@ func TestClaims(t *testing.T) {
 func TestSessionsInTurn(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr,
-		rig.Gate("preset fxa", rig.SessionJWT(),
-			"session jwt {\nheader X-Token Token\nsecret "+rig.FromFile("gate.secret")+"\n}",
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr,
+		testcaddy.Gate("preset fxa", testcaddy.SessionJWT(),
+			"session jwt {\nheader X-Token Token\nsecret "+testcaddy.FromFile("gate.secret")+"\n}",
 			"session user {http.request.header.X-Proven-User}", profile.block(patient)),
-		rig.ProxyTo(behind.addr())))
+		testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 	second := func(uid string, others ...map[string]any) string {
-		return "X-Token: Token " + rig.Sign(jwt.SigningMethodHS256, []byte(rig.GateSecret), nil, rig.Claims(uid, others...))
+		return "X-Token: Token " + testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.GateSecret), nil, testcaddy.Claims(uid, others...))
 	}
 	for _, c := range []struct {
 		name    string
 		headers []string
 		want    string
 	}{
-		{"the first", []string{rig.Cookie(rig.Session(out))}, "block"},
+		{"the first", []string{testcaddy.Cookie(testcaddy.Session(out))}, "block"},
 		{"the second", []string{second(out)}, "block"},
 		{"the third", []string{"X-Proven-User: " + out}, "block"},
-		{"first before second", []string{rig.Cookie(rig.Session(in)), second(out)}, "collect"},
-		{"first before third", []string{rig.Cookie(rig.Session(out)), "X-Proven-User: " + in}, "block"},
+		{"first before second", []string{testcaddy.Cookie(testcaddy.Session(in)), second(out)}, "collect"},
+		{"first before third", []string{testcaddy.Cookie(testcaddy.Session(out)), "X-Proven-User: " + in}, "block"},
 		{"second before third", []string{second(in), "X-Proven-User: " + out}, "collect"},
-		{"second, as the first does not verify", []string{rig.Cookie("garbage"), second(in)}, "collect"},
-		{"third, as the others do not verify", []string{rig.Cookie("garbage"), "X-Token: Token garbage", "X-Proven-User: " + in}, "collect"},
-		{"none verifies", []string{rig.Cookie("garbage"), "X-Proven-User: "}, "block"},
-		{"the other key's", []string{rig.Cookie(rig.Sign(jwt.SigningMethodHS256, []byte(rig.GateSecret), nil, rig.Claims(in)))}, "block"},
-		{"an empty value is none", []string{rig.Cookie(""), "X-Proven-User: "}, "collect"},
+		{"second, as the first does not verify", []string{testcaddy.Cookie("garbage"), second(in)}, "collect"},
+		{"third, as the others do not verify", []string{testcaddy.Cookie("garbage"), "X-Token: Token garbage", "X-Proven-User: " + in}, "collect"},
+		{"none verifies", []string{testcaddy.Cookie("garbage"), "X-Proven-User: "}, "block"},
+		{"the other key's", []string{testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.GateSecret), nil, testcaddy.Claims(in)))}, "block"},
+		{"an empty value is none", []string{testcaddy.Cookie(""), "X-Proven-User: "}, "collect"},
 		{"nothing", nil, "collect"},
-		{"expired in the first, nothing in the others", []string{rig.Cookie(rig.Session(in, rig.Expired))}, "collect"},
-		{"expired in the first names, the second allows", []string{rig.Cookie(rig.Session(out, rig.Expired)), second(in)}, "block"},
-		{"expired in the first, unverifiable in the second", []string{rig.Cookie(rig.Session(in, rig.Expired)), "X-Token: Token garbage"}, "block"},
+		{"expired in the first, nothing in the others", []string{testcaddy.Cookie(testcaddy.Session(in, testcaddy.Expired))}, "collect"},
+		{"expired in the first names, the second allows", []string{testcaddy.Cookie(testcaddy.Session(out, testcaddy.Expired)), second(in)}, "block"},
+		{"expired in the first, unverifiable in the second", []string{testcaddy.Cookie(testcaddy.Session(in, testcaddy.Expired)), "X-Token: Token garbage"}, "block"},
 	} {
 		if a := send(t, behind, addr, "POST /metrics", "{}", c.headers...); a.decision() != c.want {
 			t.Errorf("%s: %s, want %s", c.name, a.decision(), c.want)
@@ -184,8 +184,8 @@ func TestForward(t *testing.T) {
 	behind := newContentServer(t)
 	var asked atomic.Int64
 	var wrong atomic.Pointer[string]
-	out, in := rig.NewUID(t), rig.NewUID(t)
-	tokens := map[string]string{"Bearer " + rig.Session(out): "true", "Bearer " + rig.Session(in): "false"}
+	out, in := testcaddy.NewUID(t), testcaddy.NewUID(t)
+	tokens := map[string]string{"Bearer " + testcaddy.Session(out): "true", "Bearer " + testcaddy.Session(in): "false"}
 	profile := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		held, known := tokens[r.Header.Get("Authorization")]
@@ -198,24 +198,24 @@ func TestForward(t *testing.T) {
 		reply(w, http.StatusOK, "application/json", `{"metrics_optout":`+held+`}`)
 	}))
 	t.Cleanup(profile.Close)
-	url := rig.Must(url.Parse(profile.URL))
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), "profile http://"+url.Host+"/v1 {\nauth forward\ntimeout 20s\n}"), rig.ProxyTo(behind.addr())))
+	url := testcaddy.Must(url.Parse(profile.URL))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), "profile http://"+url.Host+"/v1 {\nauth forward\ntimeout 20s\n}"), testcaddy.ProxyTo(behind.addr())))
 
 	for credential, held := range tokens {
 		want := map[string]string{"true": "block", "false": "collect"}[held]
-		token := rig.Cookie(credential[len("Bearer "):])
+		token := testcaddy.Cookie(credential[len("Bearer "):])
 		for range 3 {
 			if a := send(t, behind, addr, "POST /metrics", "{}", token); a.decision() != want {
 				t.Errorf("%s: %s", held, a.decision())
 			}
 		}
 		// Another account is unknown, and never asked about with this token.
-		if a := send(t, behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t)), token); a.collected() {
+		if a := send(t, behind, addr, "POST /metrics", flushOf(t, testcaddy.NewUID(t)), token); a.collected() {
 			t.Error("a named account that cannot be asked about was collected")
 		}
 	}
-	if a := send(t, behind, addr, "POST /metrics", flushOf(t, rig.NewUID(t))); a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", flushOf(t, testcaddy.NewUID(t))); a.collected() {
 		t.Error("a named account that nobody can ask about was collected")
 	}
 	if n := asked.Load(); n != 2 || wrong.Load() != nil {

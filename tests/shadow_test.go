@@ -4,15 +4,15 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Shadow looks up, decides and counts, and is not to be noticed otherwise.
 func TestShadow(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, "metrics_gate shadow {\npreset fxa\nblock_with reject\n"+rig.SessionJWT()+"\n"+profile.block(patient)+"\n}", rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, "metrics_gate shadow {\npreset fxa\nblock_with reject\n"+testcaddy.SessionJWT()+"\n"+profile.block(patient)+"\n}", testcaddy.ProxyTo(behind.addr())))
 
 	// It says at start what that means.
 	caddy.Logged("http.handlers.metrics_gate", `"level":"warn"`, "shadow", "measured")
@@ -22,17 +22,17 @@ func TestShadow(t *testing.T) {
 		name, request, body, decision, reason string
 		headers                               []string
 	}{
-		{"opted out", "POST /metrics", fixture(t, "legacy_2015"), "block", "preference", []string{rig.Cookie(rig.Session(out))}},
+		{"opted out", "POST /metrics", fixture(t, "legacy_2015"), "block", "preference", []string{testcaddy.Cookie(testcaddy.Session(out))}},
 		{"opted out by name", "POST /metrics", flushOf(t, out), "block", "preference", nil},
 		{"signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{"Metrics-Optout: 1"}},
-		{"no choice, signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{rig.Cookie(rig.Session(none)), "Cookie: metrics_optout=true"}},
-		{"unknown", "POST /metrics", "{}", "block", "unknown", []string{rig.Cookie(rig.Session(profile.account(unknown)))}},
-		{"unverifiable", "POST /metrics", "{}", "block", "unverified_session", []string{rig.Cookie("garbage")}},
-		{"allowed", "POST /metrics", flushOf(t, in), "collect", "explicit_allow", []string{rig.Cookie(rig.Session(in))}},
+		{"no choice, signal", "POST /metrics", fixture(t, "anonymous"), "block", "signal", []string{testcaddy.Cookie(testcaddy.Session(none)), "Cookie: metrics_optout=true"}},
+		{"unknown", "POST /metrics", "{}", "block", "unknown", []string{testcaddy.Cookie(testcaddy.Session(profile.account(unknown)))}},
+		{"unverifiable", "POST /metrics", "{}", "block", "unverified_session", []string{testcaddy.Cookie("garbage")}},
+		{"allowed", "POST /metrics", flushOf(t, in), "collect", "explicit_allow", []string{testcaddy.Cookie(testcaddy.Session(in))}},
 		{"anonymous", "POST /metrics", fixture(t, "anonymous"), "collect", "default", nil},
-		{"error report", "GET /metrics-errors", "", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
-		{"experiment", "GET /experiments.bundle.js", "", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
-		{"experiment, Nimbus", "POST /nimbus-experiments", "{}", "block", "preference", []string{rig.Cookie(rig.Session(out))}},
+		{"error report", "GET /metrics-errors", "", "block", "preference", []string{testcaddy.Cookie(testcaddy.Session(out))}},
+		{"experiment", "GET /experiments.bundle.js", "", "block", "preference", []string{testcaddy.Cookie(testcaddy.Session(out))}},
+		{"experiment, Nimbus", "POST /nimbus-experiments", "{}", "block", "preference", []string{testcaddy.Cookie(testcaddy.Session(out))}},
 	} {
 		labels := []string{"mode", "shadow", "decision", c.decision, "reason", c.reason}
 		before := caddy.Metric("requests_total", labels...)
@@ -57,7 +57,7 @@ func TestShadow(t *testing.T) {
 	}
 
 	// Pages pass without the outcome, and nothing was written.
-	a := send(t, behind, addr, "GET /signin", "", rig.Cookie(rig.Session(none)), "Cookie: metrics_optout=true", "Accept: text/html")
+	a := send(t, behind, addr, "GET /signin", "", testcaddy.Cookie(testcaddy.Session(none)), "Cookie: metrics_optout=true", "Accept: text/html")
 	if got := outcomes(a.passed); got != nil || a.body != page || a.header.Get("Set-Cookie") != "" {
 		t.Errorf("a page: %d %q, told %q", a.status, a.body, got)
 	}

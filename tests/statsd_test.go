@@ -12,17 +12,17 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // statsdAgent is a DogStatsD agent that keeps what it is sent.
 type statsdAgent struct {
 	net.PacketConn
-	packets rig.Ledger[string]
+	packets testcaddy.Ledger[string]
 }
 
 func newStatsdAgent(t *testing.T) *statsdAgent {
-	connection, err := net.ListenPacket("udp", rig.FreeAddr(t))
+	connection, err := net.ListenPacket("udp", testcaddy.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,28 +68,28 @@ func (a *statsdAgent) counts(t *testing.T) map[string]int {
 func TestChangesAreCounted(t *testing.T) {
 	t.Parallel()
 	agent, oauth := newStatsdAgent(t), newOAuthServer(t)
-	addr, dead := rig.FreeAddr(t), rig.FreeAddr(t)
-	caddy := rig.Start(t,
-		rig.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "statsd "+agent.LocalAddr().String(), oauth.eventsBlock())),
-		rig.Site(dead, profileServer("sqlite "+filepath.Join(t.TempDir(), "other.db"), "statsd "+rig.FreeAddr(t))))
+	addr, dead := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "statsd "+agent.LocalAddr().String(), oauth.eventsBlock())),
+		testcaddy.Site(dead, profileServer("sqlite "+filepath.Join(t.TempDir(), "other.db"), "statsd "+testcaddy.FreeAddr(t))))
 	keysFetched(t, addr)
 	by := func(source, client, uid string, choice preference) {
 		t.Helper()
-		token := rig.Sign(jwt.SigningMethodES256, rig.ECKey, nil, rig.Claims(uid, map[string]any{"client_id": client, "scope": "profile:write", "source": source}))
-		if status, _, body := rig.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":`+string(choice)+`}`); status != http.StatusOK {
+		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid, map[string]any{"client_id": client, "scope": "profile:write", "source": source}))
+		if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":`+string(choice)+`}`); status != http.StatusOK {
 			t.Fatalf("POST: %d %q", status, body)
 		}
 	}
-	uid, other := rig.NewUID(t), rig.NewUID(t)
+	uid, other := testcaddy.NewUID(t), testcaddy.NewUID(t)
 	for _, choice := range []preference{optOut, optOut, allow, allow, unset, unset, optOut} {
-		by("user", rig.TrustedRelier, uid, choice)
+		by("user", testcaddy.TrustedRelier, uid, choice)
 	}
 	by("browser", "metrics-gate", other, optOut)
 	by("browser", "metrics-gate", other, optOut)
 	by("user", operator, other, allow)
 	by("browser", operator, other, optOut)
-	by("root", rig.TrustedRelier, other, allow) // a source that does not exist
-	out := byRSA(event(t, rig.NewUID(t), "metrics-opt-out", map[string]any{}))
+	by("root", testcaddy.TrustedRelier, other, allow) // a source that does not exist
+	out := byRSA(event(t, testcaddy.NewUID(t), "metrics-opt-out", map[string]any{}))
 	happen(t, addr, "FxA", out)
 	happen(t, addr, "RFC 8935", out)
 	forgetAccount(t, addr, uid)

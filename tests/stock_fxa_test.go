@@ -11,7 +11,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // The stock FxA Caddyfile of the design: no session cookie, the account is the
@@ -21,13 +21,13 @@ import (
 func TestStockFxA(t *testing.T) {
 	t.Parallel()
 	behind, oauth, existing := newContentServer(t), newOAuthServer(t), newExistingProfileServer(t)
-	accounts, shadowed, profileAddr := rig.FreeAddr(t), rig.FreeAddr(t), rig.FreeAddr(t)
+	accounts, shadowed, profileAddr := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	stock := func(mode string) string {
 		return "metrics_gate " + mode + ` {
 			preset fxa
 			profile http://` + profileAddr + `/v1 {
 				auth mint {
-					key ` + rig.FromFile("ec.key") + `
+					key ` + testcaddy.FromFile("ec.key") + `
 				}
 				timeout 20s
 				max_age 10m
@@ -35,32 +35,32 @@ func TestStockFxA(t *testing.T) {
 			handshake
 		}`
 	}
-	caddy := rig.Start(t,
-		rig.Site(accounts, stock("enforce"), rig.ProxyTo(behind.addr())),
-		rig.Site(shadowed, stock("shadow"), rig.ProxyTo(behind.addr())),
-		rig.Site(profileAddr, `profile_server {
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(accounts, stock("enforce"), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(shadowed, stock("shadow"), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(profileAddr, `profile_server {
 			store sqlite `+filepath.Join(t.TempDir(), "profile.db")+`
 			tokens jwt {
-				key `+rig.FromFile("ec.pub")+`
+				key `+testcaddy.FromFile("ec.pub")+`
 			}
 			tokens introspect `+oauth.URL+`/v1/verify {
 				timeout 20s
 			}
-			trusted_client metrics-gate `+rig.TrustedRelier+`
+			trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 			events {
 				issuer https://accounts.firefox.com/
 				jwks   `+oauth.URL+`/v1/jwks
 			}
-		}`, rig.ProxyTo(existing.Listener.Addr().String())),
+		}`, testcaddy.ProxyTo(existing.Listener.Addr().String())),
 	)
 	keysFetched(t, profileAddr)
 	follows(t, caddy, profileAddr)
 
-	out, in, silent, told := rig.NewUID(t), rig.NewUID(t), rig.NewUID(t), rig.NewUID(t)
+	out, in, silent, told := testcaddy.NewUID(t), testcaddy.NewUID(t), testcaddy.NewUID(t), testcaddy.NewUID(t)
 	setting := func(uid string, choice preference) {
 		t.Helper()
-		token := oauth.issue(t, uid, rig.TrustedRelier, "profile", "profile:write", "clients:write")
-		status, _, body := rig.Ask(t, profileAddr, http.MethodPost, token, fmt.Sprintf(`{"metrics_optout":%s}`, choice))
+		token := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile", "profile:write", "clients:write")
+		status, _, body := testcaddy.Ask(t, profileAddr, http.MethodPost, token, fmt.Sprintf(`{"metrics_optout":%s}`, choice))
 		if status != http.StatusOK || body != "{}" {
 			t.Fatalf("POST %s: %d %q", choice, status, body)
 		}
@@ -101,7 +101,7 @@ func TestStockFxA(t *testing.T) {
 	// A change acts, without anything restarted or asked.
 	acts := func(uid, what, want string) {
 		t.Helper()
-		rig.Until(t, what, func() bool {
+		testcaddy.Until(t, what, func() bool {
 			return send(t, behind, accounts, "POST /metrics", flushOf(t, uid)).decision() == want
 		})
 	}
@@ -119,7 +119,7 @@ func TestStockFxA(t *testing.T) {
 	acts(told, "a deletion to act", "collect")
 
 	// What is not its own, the profile server passes on.
-	if _, _, body := rig.AskFor(t, profileAddr, "GET /v1/display_name", "0123456789abcdef", ""); body != "existing: GET /v1/display_name Bearer 0123456789abcdef " {
+	if _, _, body := testcaddy.AskFor(t, profileAddr, "GET /v1/display_name", "0123456789abcdef", ""); body != "existing: GET /v1/display_name Bearer 0123456789abcdef " {
 		t.Errorf("/v1/display_name was answered %q", body)
 	}
 }
@@ -127,13 +127,13 @@ func TestStockFxA(t *testing.T) {
 // The design's Caddyfiles, letter by letter, are valid.
 func TestDesignedCaddyfiles(t *testing.T) {
 	t.Parallel()
-	local := strings.NewReplacer("/run/secrets/gate", rig.KeyFile("ec"), "/var/lib/metrics-gate", t.TempDir(), "{env.PRIVACY_API_TOKEN}", bearerToken)
+	local := strings.NewReplacer("/run/secrets/gate", testcaddy.KeyFile("ec"), "/var/lib/metrics-gate", t.TempDir(), "{env.PRIVACY_API_TOKEN}", bearerToken)
 	for name, config := range map[string]string{"stock FxA": designedForFxA, "any application": designedForAny} {
 		file := filepath.Join(t.TempDir(), "Caddyfile")
 		if err := os.WriteFile(file, []byte(local.Replace(config)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if stdout, stderr, code := rig.Command(t, "validate", "--config", file, "--adapter", "caddyfile"); code != 0 {
+		if stdout, stderr, code := testcaddy.Command(t, "validate", "--config", file, "--adapter", "caddyfile"); code != 0 {
 			t.Errorf("%s: exit %d\n%s%s", name, code, stdout, stderr)
 		}
 	}
@@ -200,22 +200,22 @@ app.example.org {
 // The profile server's API, as the design has it.
 func TestProfileServer(t *testing.T) {
 	t.Parallel()
-	addr := rig.FreeAddr(t)
+	addr := testcaddy.FreeAddr(t)
 	store := filepath.Join(t.TempDir(), "profile.db")
-	server := rig.Site(addr, `profile_server {
+	server := testcaddy.Site(addr, `profile_server {
 		store sqlite `+store+`
 		tokens jwt {
-			key `+rig.FromFile("ec.pub")+`
+			key `+testcaddy.FromFile("ec.pub")+`
 		}
-		trusted_client metrics-gate `+rig.TrustedRelier+`
+		trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 		standalone
 	}`)
-	caddy := rig.Start(t, server)
-	uid := rig.NewUID(t)
-	reading := rig.RelierToken(addr, uid, "profile:metrics_optout", rig.TrustedRelier)
-	writing := rig.RelierToken(addr, uid, "profile:metrics_optout:write", rig.TrustedRelier)
+	caddy := testcaddy.Start(t, server)
+	uid := testcaddy.NewUID(t)
+	reading := testcaddy.RelierToken(addr, uid, "profile:metrics_optout", testcaddy.TrustedRelier)
+	writing := testcaddy.RelierToken(addr, uid, "profile:metrics_optout:write", testcaddy.TrustedRelier)
 
-	status, header, body := rig.Ask(t, addr, http.MethodGet, reading, "")
+	status, header, body := testcaddy.Ask(t, addr, http.MethodGet, reading, "")
 	etag := header.Get("ETag")
 	if status != http.StatusOK || body != `{"metrics_optout":null}` || !strings.HasPrefix(etag, `"`) {
 		t.Errorf("a new account: %d %q, ETag %q", status, body, etag)
@@ -223,21 +223,21 @@ func TestProfileServer(t *testing.T) {
 	if got := header.Get("Cache-Control"); got != "private, no-cache, no-store, must-revalidate" {
 		t.Errorf("Cache-Control is %q", got)
 	}
-	if status, _, body := rig.Ask(t, addr, http.MethodGet, reading, "", "If-None-Match: "+etag); status != http.StatusNotModified || body != "" {
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, "", "If-None-Match: "+etag); status != http.StatusNotModified || body != "" {
 		t.Errorf("If-None-Match: %d %q", status, body)
 	}
-	if status, _, body := rig.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`, "If-Match: "+etag); status != http.StatusOK || body != "{}" {
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`, "If-Match: "+etag); status != http.StatusOK || body != "{}" {
 		t.Errorf("If-Match that matches: %d %q", status, body)
 	}
-	if status, _, _ := rig.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":false}`, "If-Match: "+etag); status != http.StatusPreconditionFailed {
+	if status, _, _ := testcaddy.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":false}`, "If-Match: "+etag); status != http.StatusPreconditionFailed {
 		t.Errorf("If-Match of an older state: %d", status)
 	}
-	if status, _, body := rig.Ask(t, addr, http.MethodGet, reading, "", "If-None-Match: "+etag); status != http.StatusOK || body != `{"metrics_optout":true}` {
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, "", "If-None-Match: "+etag); status != http.StatusOK || body != `{"metrics_optout":true}` {
 		t.Errorf("after the write: %d %q", status, body)
 	}
 
 	// Everybody else is refused, and nothing of theirs is taken.
-	other := rig.Sign(jwt.SigningMethodRS256, rig.RSAKey, nil, rig.Claims(uid, map[string]any{"client_id": rig.TrustedRelier, "scope": "profile:write"}))
+	other := testcaddy.Sign(jwt.SigningMethodRS256, testcaddy.RSAKey, nil, testcaddy.Claims(uid, map[string]any{"client_id": testcaddy.TrustedRelier, "scope": "profile:write"}))
 	for _, c := range []struct {
 		name, method, token, body string
 		status, errno             int
@@ -245,47 +245,47 @@ func TestProfileServer(t *testing.T) {
 		{"a key of others", "GET", other, "", 401, 100},
 		{"no token at all", "GET", "", "", 401, 100},
 		{"garbage", "GET", "not.a.token", "", 401, 100},
-		{"another scope", "GET", rig.RelierToken(addr, uid, "profile:email openid", rig.TrustedRelier), "", 403, 999},
-		{"a scope that only begins so", "GET", rig.RelierToken(addr, uid, "profilebogey", rig.TrustedRelier), "", 403, 999},
+		{"another scope", "GET", testcaddy.RelierToken(addr, uid, "profile:email openid", testcaddy.TrustedRelier), "", 403, 999},
+		{"a scope that only begins so", "GET", testcaddy.RelierToken(addr, uid, "profilebogey", testcaddy.TrustedRelier), "", 403, 999},
 		{"reading does not write", "POST", reading, `{"metrics_optout":false}`, 403, 999},
-		{"profile does not write", "POST", rig.RelierToken(addr, uid, "profile", rig.TrustedRelier), `{"metrics_optout":false}`, 403, 999},
-		{"an untrusted relier", "GET", rig.RelierToken(addr, uid, "profile:metrics_optout", rig.UntrustedOther), "", 403, 999},
+		{"profile does not write", "POST", testcaddy.RelierToken(addr, uid, "profile", testcaddy.TrustedRelier), `{"metrics_optout":false}`, 403, 999},
+		{"an untrusted relier", "GET", testcaddy.RelierToken(addr, uid, "profile:metrics_optout", testcaddy.UntrustedOther), "", 403, 999},
 		{"not a boolean", "POST", writing, `{"metrics_optout":"yes"}`, 400, 101},
 		{"another key", "POST", writing, `{"metricsOptout":true}`, 400, 101},
 		{"broken JSON", "POST", writing, `{"metrics_optout":`, 400, 999},
 	} {
-		status, _, body := rig.Ask(t, addr, c.method, c.token, c.body)
+		status, _, body := testcaddy.Ask(t, addr, c.method, c.token, c.body)
 		want := fmt.Sprintf(`"code":%d,"errno":%d,`, c.status, c.errno)
 		if status != c.status || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s; want %s", c.name, status, body, want)
 		}
 	}
 	for _, scope := range []string{"profile", "profile:write", "profile:metrics_optout:write", "openid profile:metrics_optout"} {
-		if status, _, body := rig.Ask(t, addr, http.MethodGet, rig.RelierToken(addr, uid, scope, rig.TrustedRelier), ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
+		if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, testcaddy.RelierToken(addr, uid, scope, testcaddy.TrustedRelier), ""); status != http.StatusOK || body != `{"metrics_optout":true}` {
 			t.Errorf("reading with %q: %d %q", scope, status, body)
 		}
 	}
-	if status, _, body := rig.Ask(t, addr, http.MethodPost, rig.RelierToken(addr, uid, "profile:write", rig.TrustedRelier), `{"metrics_optout":null}`); status != http.StatusOK {
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, testcaddy.RelierToken(addr, uid, "profile:write", testcaddy.TrustedRelier), `{"metrics_optout":null}`); status != http.StatusOK {
 		t.Errorf("writing with profile:write: %d %q", status, body)
 	}
 
 	// It outlives a reload and a restart.
-	if status, _, _ := rig.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`); status != http.StatusOK {
+	if status, _, _ := testcaddy.Ask(t, addr, http.MethodPost, writing, `{"metrics_optout":true}`); status != http.StatusOK {
 		t.Fatalf("POST true: %d", status)
 	}
-	if err := caddy.Reload(server, rig.Site(rig.FreeAddr(t), "respond hello")); err != nil {
+	if err := caddy.Reload(server, testcaddy.Site(testcaddy.FreeAddr(t), "respond hello")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, body := rig.Ask(t, addr, http.MethodGet, reading, ""); body != `{"metrics_optout":true}` {
+	if _, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, ""); body != `{"metrics_optout":true}` {
 		t.Errorf("after a reload: %q", body)
 	}
 	caddy.Stop()
-	rig.Start(t, server)
-	if _, _, body := rig.Ask(t, addr, http.MethodGet, reading, ""); body != `{"metrics_optout":true}` {
+	testcaddy.Start(t, server)
+	if _, _, body := testcaddy.Ask(t, addr, http.MethodGet, reading, ""); body != `{"metrics_optout":true}` {
 		t.Errorf("after a restart: %q", body)
 	}
 	for path, want := range map[string]int{"/__lbheartbeat__": 200, "/__heartbeat__": 200, "/__version__": 200, "/v1/elsewhere": 404} {
-		response, err := rig.Client.Get("http://" + addr + path)
+		response, err := testcaddy.Client.Get("http://" + addr + path)
 		if err != nil {
 			t.Fatal(err)
 		}

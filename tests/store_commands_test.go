@@ -16,8 +16,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 // inAnHour is then, as a file of preferences has it.
@@ -26,7 +26,7 @@ func inAnHour() string { return time.Now().Add(time.Hour).UTC().Format(time.RFC3
 // metricsGate runs one of the commands, which has to succeed.
 func metricsGate(t testing.TB, args ...string) (stdout string) {
 	t.Helper()
-	stdout, stderr, code := rig.Command(t, append([]string{"metrics-gate"}, args...)...)
+	stdout, stderr, code := testcaddy.Command(t, append([]string{"metrics-gate"}, args...)...)
 	if code != 0 {
 		t.Fatalf("caddy metrics-gate %q: exit %d\n%s%s", args, code, stdout, stderr)
 	}
@@ -58,7 +58,7 @@ func eachStore(t *testing.T, test func(t *testing.T, configured, named string)) 
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
 		t.Parallel()
-		dsn := postgres.Database(t)
+		dsn := testpostgres.Database(t)
 		test(t, "postgres "+dsn, dsn)
 	})
 }
@@ -70,13 +70,13 @@ func TestImportIntoARunningStore(t *testing.T) {
 	eachStore(t, func(t *testing.T, configured, named string) {
 		const rows = 5000 // some batches, and more than is kept in memory for who is late
 		behind := newContentServer(t)
-		addr, site := rig.FreeAddr(t), rig.FreeAddr(t)
-		rig.Start(t, rig.Site(addr, profileServer(configured)))
+		addr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+		testcaddy.Start(t, testcaddy.Site(addr, profileServer(configured)))
 		ready(t, addr)
-		gate := rig.Start(t, rig.Site(site, rig.Gate("preset fxa", rig.SessionJWT(), profileAt(addr, "max_age 10m")), rig.ProxyTo(behind.addr())))
+		gate := testcaddy.Start(t, testcaddy.Site(site, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profileAt(addr, "max_age 10m")), testcaddy.ProxyTo(behind.addr())))
 		follows(t, gate, addr)
 		decision := func(uid string) string {
-			return send(t, behind, site, "POST /metrics", "{}", rig.Cookie(rig.Session(uid))).decision()
+			return send(t, behind, site, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid))).decision()
 		}
 		content, uids := rowsOf(rows)
 		var cached []string // accounts all over the file that the gate knows
@@ -91,7 +91,7 @@ func TestImportIntoARunningStore(t *testing.T) {
 
 		importRows(t, named, content)
 		for _, uid := range cached {
-			rig.Until(t, "an imported opt-out to act", func() bool { return decision(uid) == "block" })
+			testcaddy.Until(t, "an imported opt-out to act", func() bool { return decision(uid) == "block" })
 		}
 		if now := gate.Metric("profile_lookups_total"); now != asked {
 			t.Errorf("the gate asked %v times", now-asked)
@@ -105,17 +105,17 @@ func TestImportIntoARunningStore(t *testing.T) {
 func TestFollowerThatReadsNothing(t *testing.T) {
 	t.Parallel()
 	const rows = 20_000 // which fill them
-	addr, store := rig.FreeAddr(t), filepath.Join(t.TempDir(), "profile.db")
-	server := rig.Start(t, rig.Site(addr, profileServer("sqlite "+store)))
+	addr, store := testcaddy.FreeAddr(t), filepath.Join(t.TempDir(), "profile.db")
+	server := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+store)))
 	deaf := dial(t, addr)
 	_ = deaf.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 	_, _ = fmt.Fprintf(deaf, "GET /v1/changes HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", addr, operatorToken(addr))
 	listener := followChanges(t, addr, "")
-	rig.Until(t, "two to follow", func() bool { return server.ProfileServerMetric("followers") == 2 })
+	testcaddy.Until(t, "two to follow", func() bool { return server.ProfileServerMetric("followers") == 2 })
 	content, uids := rowsOf(rows)
 	importRows(t, store, content)
 	listener.toldOf(t, addr, uids)
-	rig.Until(t, "the one that reads nothing to be dropped", func() bool { return server.ProfileServerMetric("followers") == 1 })
+	testcaddy.Until(t, "the one that reads nothing to be dropped", func() bool { return server.ProfileServerMetric("followers") == 1 })
 }
 
 // rowsOf is a file of so many opted-out accounts with long names.
@@ -133,10 +133,10 @@ func rowsOf(n int) (content string, uids []string) {
 // accounts, in the order of the ids.
 func (f *follower) toldOf(t *testing.T, addr string, uids []string) {
 	t.Helper()
-	end := rig.NewUID(t)
+	end := testcaddy.NewUID(t)
 	choose(t, addr, end, optOut)
 	// Its changes come in thousands, so it is not to look at each.
-	rig.Until(t, "the end", func() bool {
+	testcaddy.Until(t, "the end", func() bool {
 		holds(t, addr, end, optOut, "the last change")
 		return f.last().uid() == end
 	})
@@ -181,7 +181,7 @@ func TestImportOfABadFile(t *testing.T) {
 			{"nothing", "", "line 1"},
 			{"a quotation mark that is never closed", "uid,preference\nann,true\n\"bob,true\n" + strings.Repeat("cid,true\n", 20_000), "quotation"},
 		} {
-			stdout, stderr, code := rig.Command(t, "metrics-gate", "preferences", "import", "--store", named, "--file", csvFile(t, c.content))
+			stdout, stderr, code := testcaddy.Command(t, "metrics-gate", "preferences", "import", "--store", named, "--file", csvFile(t, c.content))
 			if code != 1 || !strings.Contains(stderr, c.want) {
 				t.Errorf("%s: exit %d, %q; want %s", c.name, code, stderr, c.want)
 			}
@@ -194,7 +194,7 @@ func TestImportOfABadFile(t *testing.T) {
 		if got := metricsGate(t, "preferences", "export", "--store", named); !strings.Contains(got, "\nann,true,") || strings.Count(got, "\n") != 2 {
 			t.Errorf("what came before the bad lines is not stored, or more is:\n%s", got)
 		}
-		if _, stderr, code := rig.Command(t, "metrics-gate", "preferences", "import", "--store", named, "--file", filepath.Join(t.TempDir(), "lost.csv")); code != 1 || !strings.Contains(stderr, "lost.csv") {
+		if _, stderr, code := testcaddy.Command(t, "metrics-gate", "preferences", "import", "--store", named, "--file", filepath.Join(t.TempDir(), "lost.csv")); code != 1 || !strings.Contains(stderr, "lost.csv") {
 			t.Errorf("a file that is not there: exit %d, %q", code, stderr)
 		}
 	})
@@ -205,26 +205,26 @@ func TestImportOfABadFile(t *testing.T) {
 func TestExportIsImported(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, named string) {
-		addr := rig.FreeAddr(t)
-		rig.Start(t, rig.Site(addr, profileServer(configured)))
+		addr := testcaddy.FreeAddr(t)
+		testcaddy.Start(t, testcaddy.Site(addr, profileServer(configured)))
 		ready(t, addr)
 		odd := strings.Repeat(`ä,"'; `, 36)
 		for uid, choice := range map[string]preference{odd: optOut, "in": allow, "back": unset, "out": optOut} {
 			choose(t, addr, uid, optOut)
 			choose(t, addr, uid, choice)
 		}
-		token := rig.Sign(jwt.SigningMethodES256, rig.ECKey, nil, rig.Claims("by browser", map[string]any{"client_id": "metrics-gate", "scope": "profile:write", "source": "browser"}))
-		if status, _, _ := rig.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true}`); status != http.StatusOK {
+		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims("by browser", map[string]any{"client_id": "metrics-gate", "scope": "profile:write", "source": "browser"}))
+		if status, _, _ := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true}`); status != http.StatusOK {
 			t.Fatalf("POST: %d", status)
 		}
 		importRows(t, named, "uid,preference,changed\nold,false,2016-03-04T05:06:07.089Z\n")
 
 		file := filepath.Join(t.TempDir(), "out.csv")
 		metricsGate(t, "preferences", "export", "--store", named, "--file", file)
-		if info := rig.Must(os.Stat(file)); info.Mode() != 0o600 {
+		if info := testcaddy.Must(os.Stat(file)); info.Mode() != 0o600 {
 			t.Errorf("the file is %v", info.Mode())
 		}
-		content := string(rig.Must(os.ReadFile(file)))
+		content := string(testcaddy.Must(os.ReadFile(file)))
 		records, err := csv.NewReader(strings.NewReader(content)).ReadAll()
 		if err != nil || len(records) != 7 {
 			t.Fatalf("%d records, %v:\n%s", len(records), err, content)
@@ -234,12 +234,12 @@ func TestExportIsImported(t *testing.T) {
 				t.Errorf("the file lacks %q:\n%s", want, content)
 			}
 		}
-		if _, stderr, code := rig.Command(t, "metrics-gate", "preferences", "export", "--store", named, "--file", file); code != 1 || !strings.Contains(stderr, "exists") {
+		if _, stderr, code := testcaddy.Command(t, "metrics-gate", "preferences", "export", "--store", named, "--file", file); code != 1 || !strings.Contains(stderr, "exists") {
 			t.Errorf("over a file that exists: exit %d, %q", code, stderr)
 		}
 		other := filepath.Join(t.TempDir(), "other.db")
 		if !strings.HasPrefix(named, "postgres") {
-			other = postgres.Database(t)
+			other = testpostgres.Database(t)
 		}
 		metricsGate(t, "migrate", "--store", other)
 		for range 2 {
@@ -257,9 +257,9 @@ func TestExportIsImported(t *testing.T) {
 // A backup of a store under writes is whole, and for its owner alone.
 func TestBackup(t *testing.T) {
 	t.Parallel()
-	addr, store := rig.FreeAddr(t), filepath.Join(t.TempDir(), "profile.db")
-	rig.Start(t, rig.Site(addr, profileServer("sqlite "+store)))
-	before := rig.NewUID(t)
+	addr, store := testcaddy.FreeAddr(t), filepath.Join(t.TempDir(), "profile.db")
+	testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+store)))
+	before := testcaddy.NewUID(t)
 	choose(t, addr, before, optOut)
 	ctx, stop := context.WithCancel(context.Background())
 	written := make(chan int)
@@ -275,16 +275,16 @@ func TestBackup(t *testing.T) {
 	backup := filepath.Join(t.TempDir(), "backup.db")
 	metricsGate(t, "backup", "--store", store, "--file", backup)
 	stop()
-	n := rig.Await(t, "the writer", written)
-	if info := rig.Must(os.Stat(backup)); info.Mode() != 0o600 {
+	n := testcaddy.Await(t, "the writer", written)
+	if info := testcaddy.Must(os.Stat(backup)); info.Mode() != 0o600 {
 		t.Errorf("the file is %v", info.Mode())
 	}
 	got := metricsGate(t, "preferences", "export", "--store", backup)
 	if rows := strings.Count(got, "\n") - 1; !strings.Contains(got, before+",true,") || rows < 1 || rows > n+1 {
 		t.Errorf("%d rows were backed up, of %d written", rows, n)
 	}
-	second := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(second, profileServer("sqlite "+backup)))
+	second := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(second, profileServer("sqlite "+backup)))
 	holds(t, second, before, optOut, "in the backup")
 }
 
@@ -293,8 +293,8 @@ func TestDailyCount(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, named string) {
 		oauth := newOAuthServer(t)
-		addr := rig.FreeAddr(t)
-		rig.Start(t, rig.Site(addr, profileServer(configured, oauth.eventsBlock())))
+		addr := testcaddy.FreeAddr(t)
+		testcaddy.Start(t, testcaddy.Site(addr, profileServer(configured, oauth.eventsBlock())))
 		ready(t, addr)
 		keysFetched(t, addr)
 		today := time.Now().UTC().Format(time.DateOnly)
@@ -316,14 +316,14 @@ func TestDailyCount(t *testing.T) {
 			t.Errorf("daily prints, where it should end in %s,%d:\n%s", today, want, got)
 		}
 		query := "GET /v1/metrics_optout/daily?from=" + today + "&to=" + today
-		if _, header, body := rig.AskFor(t, addr, query, operatorToken(addr), ""); body != fmt.Sprintf(`[{"day":%q,"users":%d}]`, today, want) || !strings.HasPrefix(header.Get("Content-Type"), "application/json") {
+		if _, header, body := testcaddy.AskFor(t, addr, query, operatorToken(addr), ""); body != fmt.Sprintf(`[{"day":%q,"users":%d}]`, today, want) || !strings.HasPrefix(header.Get("Content-Type"), "application/json") {
 			t.Errorf("daily says %q as %q", body, header.Get("Content-Type"))
 		}
-		if _, header, body := rig.AskFor(t, addr, query, operatorToken(addr), "", "Accept: text/csv"); body != fmt.Sprintf("day,users\r\n%s,%d\r\n", today, want) || !strings.HasPrefix(header.Get("Content-Type"), "text/csv") {
+		if _, header, body := testcaddy.AskFor(t, addr, query, operatorToken(addr), "", "Accept: text/csv"); body != fmt.Sprintf("day,users\r\n%s,%d\r\n", today, want) || !strings.HasPrefix(header.Get("Content-Type"), "text/csv") {
 			t.Errorf("daily says %q as %q", body, header.Get("Content-Type"))
 		}
-		for _, client := range []string{rig.TrustedRelier, rig.UntrustedOther} {
-			if status, _, _ := rig.AskFor(t, addr, query, rig.RelierToken(addr, "anybody", "profile:write", client), ""); status != http.StatusForbidden {
+		for _, client := range []string{testcaddy.TrustedRelier, testcaddy.UntrustedOther} {
+			if status, _, _ := testcaddy.AskFor(t, addr, query, testcaddy.RelierToken(addr, "anybody", "profile:write", client), ""); status != http.StatusForbidden {
 				t.Errorf("client %s may see the counts: %d", client, status)
 			}
 		}
@@ -334,20 +334,20 @@ func TestDailyCount(t *testing.T) {
 // nor a server that starts meanwhile; once more changes nothing.
 func TestMigrateAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := postgres.Database(t)
+	dsn := testpostgres.Database(t)
 	var commands []*exec.Cmd
 	for range 3 {
-		cmd := exec.Command(rig.Binary, "metrics-gate", "migrate", "--store", "{env.PROFILE_DSN}")
-		cmd.Env = append(rig.Environment(t.TempDir()), "PROFILE_DSN="+dsn)
+		cmd := exec.Command(testcaddy.Binary, "metrics-gate", "migrate", "--store", "{env.PROFILE_DSN}")
+		cmd.Env = append(testcaddy.Environment(t.TempDir()), "PROFILE_DSN="+dsn)
 		cmd.Stdout, cmd.Stderr = io.Discard, os.Stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		commands = append(commands, cmd)
 	}
-	one, two := rig.FreeAddr(t), rig.FreeAddr(t)
+	one, two := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	for _, addr := range []string{one, two} {
-		rig.Start(t, rig.Site(addr, profileServer("postgres "+dsn)))
+		testcaddy.Start(t, testcaddy.Site(addr, profileServer("postgres "+dsn)))
 	}
 	for _, cmd := range commands {
 		if err := cmd.Wait(); err != nil {

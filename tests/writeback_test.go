@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // What the browser said goes into a profile that holds no choice: once, and
@@ -14,11 +14,11 @@ import (
 func TestWriteBack(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr, off := rig.FreeAddr(t), rig.FreeAddr(t)
-	options := []string{"preset fxa", "signal {\ngpc\ndnt\n}", rig.SessionJWT(), profile.block(patient)}
-	caddy := rig.Start(t,
-		rig.Site(addr, rig.Gate(options...), rig.ProxyTo(behind.addr())),
-		rig.Site(off, rig.Gate(append(options, "write_back off")...), rig.ProxyTo(behind.addr())))
+	addr, off := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	options := []string{"preset fxa", "signal {\ngpc\ndnt\n}", testcaddy.SessionJWT(), profile.block(patient)}
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, testcaddy.Gate(options...), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(off, testcaddy.Gate(append(options, "write_back off")...), testcaddy.ProxyTo(behind.addr())))
 
 	cases := []struct {
 		name     string
@@ -41,18 +41,18 @@ func TestWriteBack(t *testing.T) {
 		{"explicit choice to allow", addr, allow, nil, []string{"Cookie: metrics_optout=true"}, "collect", 0},
 		{"opted out already", addr, optOut, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
 		{"could not be learnt", addr, unknown, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
-		{"expired session", addr, unset, func(uid string) string { return rig.Session(uid, rig.Expired) }, []string{"Cookie: metrics_optout=true"}, "block", 0},
+		{"expired session", addr, unset, func(uid string) string { return testcaddy.Session(uid, testcaddy.Expired) }, []string{"Cookie: metrics_optout=true"}, "block", 0},
 		{"write_back off", off, unset, nil, []string{"Cookie: metrics_optout=true"}, "block", 0},
 	}
 	uids := make([]string, len(cases))
 	for i, c := range cases {
 		uids[i] = profile.account(c.held)
-		token := rig.Session(uids[i])
+		token := testcaddy.Session(uids[i])
 		if c.session != nil {
 			token = c.session(uids[i])
 		}
 		for range 10 { // beacons come often; the choice is written once
-			if a := send(t, behind, c.site, "POST /metrics", "{}", append(c.headers, rig.Cookie(token))...); a.decision() != c.decision {
+			if a := send(t, behind, c.site, "POST /metrics", "{}", append(c.headers, testcaddy.Cookie(token))...); a.decision() != c.decision {
 				t.Errorf("%s: %s, want %s", c.name, a.decision(), c.decision)
 			}
 		}
@@ -68,11 +68,11 @@ func TestWriteBack(t *testing.T) {
 			profile.awaitAsked(uids[i], http.MethodPost, c.writes)
 		}
 	}
-	rig.Until(t, "the written ones to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "written") == 4 })
+	testcaddy.Until(t, "the written ones to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "written") == 4 })
 
 	// From then on it is the account's own choice, whatever the browser.
 	before := caddy.Metric("requests_total", "reason", "preference")
-	if a := send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uids[0]))); a.collected() {
+	if a := send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uids[0]))); a.collected() {
 		t.Error("what was written is not what is cached")
 	}
 	if got := caddy.Metric("requests_total", "reason", "preference") - before; got != 1 {
@@ -110,11 +110,11 @@ func TestWriteBack(t *testing.T) {
 func TestWriteBackOnce(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
 	flood(t, 100, 20, func(int) error {
-		_, err := trySend(behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid)), "Metrics-Optout: true")
+		_, err := trySend(behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid)), "Metrics-Optout: true")
 		return err
 	}, nil)
 	profile.awaitAsked(uid, http.MethodPost, 1)
@@ -129,10 +129,10 @@ func TestWriteBackOnce(t *testing.T) {
 func TestWriteBackLosesToTheUser(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
-	token := rig.Cookie(rig.Session(uid))
+	token := testcaddy.Cookie(testcaddy.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
@@ -141,8 +141,8 @@ func TestWriteBackLosesToTheUser(t *testing.T) {
 		t.Error("the signal was overlooked")
 	}
 	profile.awaitAsked(uid, http.MethodPost, 1)
-	rig.Until(t, "the conflict to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "conflict") == 1 })
-	rig.Until(t, "the user's own choice to count", func() bool {
+	testcaddy.Until(t, "the conflict to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "conflict") == 1 })
+	testcaddy.Until(t, "the user's own choice to count", func() bool {
 		return send(t, behind, addr, "POST /metrics", "{}", token, "Metrics-Optout: 1").collected()
 	})
 	caddy.Stop()
@@ -159,15 +159,15 @@ func TestWriteBackNeedsETag(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
 	profile.noETag.Store(true)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
 	for range 5 {
-		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid)), "Metrics-Optout: 1").collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid)), "Metrics-Optout: 1").collected() {
 			t.Error("the signal was overlooked")
 		}
 	}
-	rig.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "no_etag") > 0 })
+	testcaddy.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "no_etag") > 0 })
 	caddy.Stop()
 	if n := profile.writes(uid); n != 0 {
 		t.Errorf("written %d times without an ETag", n)
@@ -178,10 +178,10 @@ func TestWriteBackNeedsETag(t *testing.T) {
 func TestWriteBackIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", rig.SessionJWT(), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	uid := profile.account(unset)
-	token := rig.Cookie(rig.Session(uid))
+	token := testcaddy.Cookie(testcaddy.Session(uid))
 	if !send(t, behind, addr, "POST /metrics", "{}", token).collected() {
 		t.Fatal("not collected")
 	}
@@ -192,7 +192,7 @@ func TestWriteBackIsTriedAgain(t *testing.T) {
 	profile.awaitAsked(uid, http.MethodPost, 1)
 	profile.failWith(nil)
 	profile.awaitAsked(uid, http.MethodPost, 2)
-	rig.Until(t, "the profile to hold it", func() bool { return profile.get(uid) == optOut })
+	testcaddy.Until(t, "the profile to hold it", func() bool { return profile.get(uid) == optOut })
 }
 
 // A preference in the token is no reason to write without looking: the profile
@@ -200,18 +200,18 @@ func TestWriteBackIsTriedAgain(t *testing.T) {
 func TestWriteBackFromClaim(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	addr := rig.FreeAddr(t)
-	caddy := rig.Start(t, rig.Site(addr, rig.Gate("preset fxa", strings.Replace(rig.SessionJWT(), "session jwt {", "session jwt {\noptout_claim metrics_optout", 1), profile.block(patient)), rig.ProxyTo(behind.addr())))
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", strings.Replace(testcaddy.SessionJWT(), "session jwt {", "session jwt {\noptout_claim metrics_optout", 1), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	null := map[string]any{"metrics_optout": "null"}
 	holdsNone, holdsAllow := profile.account(unset), profile.account(allow)
 	for _, uid := range []string{holdsNone, holdsAllow} {
-		if send(t, behind, addr, "POST /metrics", "{}", rig.Cookie(rig.Session(uid, null)), "Metrics-Optout: 1").collected() {
+		if send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(uid, null)), "Metrics-Optout: 1").collected() {
 			t.Error("the signal was overlooked")
 		}
 		profile.awaitAsked(uid, http.MethodGet, 1)
 	}
 	profile.awaitAsked(holdsNone, http.MethodPost, 1)
-	rig.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "unneeded") == 1 })
+	testcaddy.Until(t, "it to be counted", func() bool { return caddy.Metric("write_backs_total", "outcome", "unneeded") == 1 })
 	caddy.Stop()
 	if got := profile.get(holdsNone); got != optOut {
 		t.Errorf("a profile without a choice holds %s", got)

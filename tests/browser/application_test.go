@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A beacon is what reached the application at its metrics route.
@@ -21,9 +21,9 @@ type beacon struct {
 // that gathers events and sends them as the content server does.
 type application struct {
 	*httptest.Server
-	beacons rig.Ledger[beacon]
-	pages   rig.Ledger[http.Header] // what came with the requests for pages
-	head    string                  // what pages have in their head besides
+	beacons testcaddy.Ledger[beacon]
+	pages   testcaddy.Ledger[http.Header] // what came with the requests for pages
+	head    string                        // what pages have in their head besides
 	policy  string
 }
 
@@ -57,10 +57,10 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/favicon.ico":
 		w.WriteHeader(http.StatusNoContent)
 	case "/signin": // a stand-in for signing in: whoever has a token is in
-		http.SetCookie(w, &http.Cookie{Name: rig.SessionCookie, Value: r.URL.Query().Get("token"), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+		http.SetCookie(w, &http.Cookie{Name: testcaddy.SessionCookie, Value: r.URL.Query().Get("token"), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	case "/signout":
-		http.SetCookie(w, &http.Cookie{Name: rig.SessionCookie, Path: "/", MaxAge: -1})
+		http.SetCookie(w, &http.Cookie{Name: testcaddy.SessionCookie, Path: "/", MaxAge: -1})
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	case "/", "/settings":
 		a.pages.Add(r.Header.Clone())

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Scenario 11: the files that a fleet deploys, in a Firefox that was started
@@ -16,7 +16,7 @@ func TestGeneratedResponder(t *testing.T) {
 	s := newSite(t, handshake(patient))
 	stranger := newSite(t, handshake("timeout 2s"))
 	files := filepath.Join(t.TempDir(), "responder")
-	if _, problems, code := rig.Command(t, "metrics-gate", "firefox-responder", "--origin", s.origin, "--origin", "https://accounts.example.org", "--out", files); code != 0 {
+	if _, problems, code := testcaddy.Command(t, "metrics-gate", "firefox-responder", "--origin", s.origin, "--origin", "https://accounts.example.org", "--out", files); code != 0 {
 		t.Fatalf("exit code %d: %s", code, problems)
 	}
 	f := startFirefox(t, installation(t, files), optedOutFirefox)
@@ -53,14 +53,14 @@ func TestGeneratedResponder(t *testing.T) {
 // itself, because Firefox looks beside the file that it really is.
 func installation(t testing.TB, files string) (program string) {
 	t.Helper()
-	real := rig.Must(filepath.EvalSymlinks(rig.Installed(t, "firefox-esr")))
+	real := testcaddy.Must(filepath.EvalSymlinks(testcaddy.Installed(t, "firefox-esr")))
 	dir := t.TempDir()
 	link := func(from, to string, except ...string) {
 		if err := os.MkdirAll(to, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	entries:
-		for _, entry := range rig.Must(os.ReadDir(from)) {
+		for _, entry := range testcaddy.Must(os.ReadDir(from)) {
 			for _, name := range except {
 				if entry.Name() == name {
 					continue entries
@@ -85,9 +85,9 @@ func installation(t testing.TB, files string) (program string) {
 
 func copyFile(t testing.TB, from, to string, mode os.FileMode) {
 	t.Helper()
-	source := rig.Must(os.Open(from))
+	source := testcaddy.Must(os.Open(from))
 	defer source.Close()
-	target := rig.Must(os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode))
+	target := testcaddy.Must(os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode))
 	if _, err := io.Copy(target, source); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // How long after a navigation begins the outcome is known, where the browser
@@ -75,7 +75,7 @@ func BenchmarkProbingWindow(b *testing.B) {
 		forget(f)
 		f.navigate(s.origin + "/?flush=" + strings.Join(times, "+"))
 		pages++
-		rig.Until(b, "every beacon to be decided", func() bool {
+		testcaddy.Until(b, "every beacon to be decided", func() bool {
 			return s.decided("block", "")+s.decided("collect", "") == pages*len(times)
 		})
 	}

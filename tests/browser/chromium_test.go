@@ -13,21 +13,21 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Chromium is a real one, driven by chromedp.
 type chromium struct {
 	t      testing.TB
 	ctx    context.Context
-	output rig.Ledger[string]
+	output testcaddy.Ledger[string]
 
 	scriptless bool
 }
 
 func newChromium(t testing.TB, more ...chromedp.ExecAllocatorOption) *chromium {
 	t.Helper()
-	c := &chromium{t: t, ctx: rig.Chromium(t, more...)}
+	c := &chromium{t: t, ctx: testcaddy.Chromium(t, more...)}
 	chromedp.ListenTarget(c.ctx, func(event any) {
 		switch event := event.(type) {
 		case *runtime.EventConsoleAPICalled:
@@ -65,7 +65,7 @@ func (c *chromium) eval(into any, expression string) {
 
 func (c *chromium) wait(what, expression string) {
 	c.t.Helper()
-	rig.Until(c.t, what, func() bool {
+	testcaddy.Until(c.t, what, func() bool {
 		var held bool
 		if c.scriptless { // and so without timers
 			err := chromedp.Run(c.ctx, chromedp.Evaluate(expression, &held))

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // Another site's page can make a browser send a report, and not have it count.
@@ -37,7 +37,7 @@ func TestForgedReport(t *testing.T) {
 				document.body.append(form);
 				form.submit();
 			})()`, signal))
-			rig.Until(t, "both to be refused", func() bool {
+			testcaddy.Until(t, "both to be refused", func() bool {
 				return s.caddy.Metric("signals_total", "outcome", "refused") == refused+2
 			})
 			browser.navigate(s.origin)

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // quiet are the preferences of every Firefox here: nothing leaves loopback
@@ -59,7 +59,7 @@ const uploadEnabled = "datareporting.healthreport.uploadEnabled"
 type firefox struct {
 	t      testing.TB
 	cmd    *exec.Cmd
-	output rig.Ledger[string]
+	output testcaddy.Ledger[string]
 	wire   net.Conn
 	reader *bufio.Reader
 	serial int
@@ -70,7 +70,7 @@ type firefox struct {
 // newFirefox starts the installed Firefox with preferences besides the quiet ones.
 func newFirefox(t testing.TB, preferences map[string]any) *firefox {
 	t.Helper()
-	return startFirefox(t, rig.Installed(t, "firefox-esr"), preferences)
+	return startFirefox(t, testcaddy.Installed(t, "firefox-esr"), preferences)
 }
 
 // startFirefox starts a Firefox with a home and a profile of its own.
@@ -100,7 +100,7 @@ func startFirefox(t testing.TB, program string, preferences map[string]any) *fir
 	f := &firefox{t: t, scriptless: preferences["javascript.enabled"] == false}
 	f.cmd = exec.Command(program, "--headless", "--no-remote", "--marionette", "--remote-allow-system-access",
 		"--profile", profile, "about:blank")
-	f.cmd.Env = append(rig.Environment(home), "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_AUTO_SAFE_MODE=1", "TMPDIR="+home)
+	f.cmd.Env = append(testcaddy.Environment(home), "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_AUTO_SAFE_MODE=1", "TMPDIR="+home)
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that none of its processes is left
 	stdout, err := f.cmd.StdoutPipe()
 	if err != nil {
@@ -131,7 +131,7 @@ func (f *firefox) connect(portFile string) {
 		return err == nil || len(lines) > 0 && strings.Contains(lines[len(lines)-1], "Listening on port")
 	})
 	var port []byte
-	rig.Until(f.t, "Marionette's port", func() bool { port, _ = os.ReadFile(portFile); return len(port) > 0 })
+	testcaddy.Until(f.t, "Marionette's port", func() bool { port, _ = os.ReadFile(portFile); return len(port) > 0 })
 	wire, err := net.Dial("tcp", "127.0.0.1:"+strings.TrimSpace(string(port)))
 	if err != nil {
 		f.t.Fatal(err)
@@ -139,7 +139,7 @@ func (f *firefox) connect(portFile string) {
 	f.wire, f.reader = wire, bufio.NewReader(wire)
 	f.receive() // its greeting
 	f.do("WebDriver:NewSession", map[string]any{"acceptInsecureCerts": true}, nil)
-	f.do("WebDriver:SetTimeouts", map[string]any{"script": rig.Patience.Milliseconds(), "pageLoad": rig.Patience.Milliseconds()}, nil)
+	f.do("WebDriver:SetTimeouts", map[string]any{"script": testcaddy.Patience.Milliseconds(), "pageLoad": testcaddy.Patience.Milliseconds()}, nil)
 }
 
 // quit ends Firefox as the system does at shutdown, which takes a tenth of a
@@ -151,7 +151,7 @@ func (f *firefox) quit(ended <-chan struct{}) {
 	_ = f.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-ended:
-	case <-time.After(rig.Patience):
+	case <-time.After(testcaddy.Patience):
 		f.t.Error("Firefox did not end")
 	}
 	_ = syscall.Kill(-f.cmd.Process.Pid, syscall.SIGKILL)
@@ -161,7 +161,7 @@ func (f *firefox) quit(ended <-chan struct{}) {
 // receive reads one message: its length, a colon, and JSON.
 func (f *firefox) receive() []byte {
 	f.t.Helper()
-	_ = f.wire.SetReadDeadline(time.Now().Add(2 * rig.Patience))
+	_ = f.wire.SetReadDeadline(time.Now().Add(2 * testcaddy.Patience))
 	length, err := f.reader.ReadString(':')
 	if err != nil {
 		f.t.Fatalf("Firefox is gone: %v", err)
@@ -219,7 +219,7 @@ func (f *firefox) do(command string, parameters, into any) {
 }
 
 // asJSON is the value as Marionette and scripts take it.
-func asJSON(value any) string { return string(rig.Must(json.Marshal(value))) }
+func asJSON(value any) string { return string(testcaddy.Must(json.Marshal(value))) }
 
 func (f *firefox) navigate(url string) {
 	f.t.Helper()
@@ -249,7 +249,7 @@ func (f *firefox) eval(into any, expression string) {
 // wait waits until the expression holds in the page, whatever pages come by.
 func (f *firefox) wait(what, expression string) {
 	f.t.Helper()
-	rig.Until(f.t, what, func() bool {
+	testcaddy.Until(f.t, what, func() bool {
 		var held bool
 		if f.scriptless { // and so without timers
 			err := f.try("WebDriver:ExecuteScript", call("return ("+expression+");", nil), &held)
@@ -329,7 +329,7 @@ func (f *firefox) screenshot() []byte {
 	f.t.Helper()
 	var encoded string
 	f.do("WebDriver:TakeScreenshot", map[string]any{"full": true, "hash": false}, &encoded)
-	return rig.Must(base64.StdEncoding.DecodeString(encoded))
+	return testcaddy.Must(base64.StdEncoding.DecodeString(encoded))
 }
 
 // resize gives the page that many pixels.

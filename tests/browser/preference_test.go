@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 const preferencePage = "/.well-known/metrics-gate/preference"
@@ -131,10 +131,10 @@ func TestPreferencePage(t *testing.T) {
 			told("status")
 
 			// Signed in: three choices of equal weight.
-			uid := rig.NewUID(t)
+			uid := testcaddy.NewUID(t)
 			signIn := func() {
 				t.Helper()
-				browser.navigate(s.origin + "/signin?token=" + rig.Session(uid))
+				browser.navigate(s.origin + "/signin?token=" + testcaddy.Session(uid))
 			}
 			signIn()
 			open()
@@ -156,7 +156,7 @@ func TestPreferencePage(t *testing.T) {
 					t.Errorf("%s: the store holds %s", c.choice, got)
 				}
 				before := s.decided(c.decision, c.reason)
-				s.post(rig.Cookie(rig.Session(uid)))
+				s.post(testcaddy.Cookie(testcaddy.Session(uid)))
 				if s.decided(c.decision, c.reason) != before+1 {
 					t.Errorf("%s: the next request was not decided by it", c.choice)
 				}
@@ -220,9 +220,9 @@ func TestPreferencePageOfTheBrowser(t *testing.T) {
 	s.reported(f)
 	f.navigate(s.origin + preferencePage)
 	shoot(t, f, "dark-anonymous-signal")
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	s.signIn(f, uid)
-	rig.Until(t, "the store to hold it", func() bool { return s.profile.holds(t, uid) == "true" })
+	testcaddy.Until(t, "the store to hold it", func() bool { return s.profile.holds(t, uid) == "true" })
 	f.navigate(s.origin + preferencePage)
 	var text string
 	f.eval(&text, "document.body.innerText")
@@ -244,7 +244,7 @@ func TestPreferencePageInAFrame(t *testing.T) {
 	f.navigate(embedder)
 	f.eval(nil, fmt.Sprintf("hold(%q)", s.origin+preferencePage))
 	f.wait("the frame", `document.querySelector("iframe") !== null`)
-	rig.Until(t, "Firefox to refuse it", func() bool {
+	testcaddy.Until(t, "Firefox to refuse it", func() bool {
 		var shown string
 		f.privileged(&shown, `return gBrowser.selectedBrowser.browsingContext.children.map((frame) => frame.currentWindowGlobal.documentURI.spec).join();`)
 		return strings.HasPrefix(shown, "about:neterror?e=cspBlocked") || strings.HasPrefix(shown, "about:neterror?e=xfoBlocked")
@@ -254,12 +254,12 @@ func TestPreferencePageInAFrame(t *testing.T) {
 // post sends a beacon of no browser.
 func (s *site) post(headers ...string) {
 	s.t.Helper()
-	r := rig.Must(http.NewRequest(http.MethodPost, s.origin+"/metrics", strings.NewReader(`{"events":[],"uid":"none"}`)))
+	r := testcaddy.Must(http.NewRequest(http.MethodPost, s.origin+"/metrics", strings.NewReader(`{"events":[],"uid":"none"}`)))
 	for _, header := range headers {
 		name, value, _ := strings.Cut(header, ": ")
 		r.Header.Set(name, value)
 	}
-	response, err := rig.Client.Do(r)
+	response, err := testcaddy.Client.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}

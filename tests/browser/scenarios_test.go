@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // clean holds that a page is unharmed: its own script ran, no policy was
@@ -101,11 +101,11 @@ func TestWriteBackAndAnotherBrowser(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, handshake(patient))
 	f := respondingFirefox(t, optedOutFirefox, s.origin)
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	s.signIn(f, uid)
 	s.reported(f)
 	s.profile.asked.Wait(t, "the write", func([]string) bool { return s.profile.writes() > 0 })
-	rig.Until(t, "the write to be counted", func() bool { return s.caddy.Metric("write_backs_total", "outcome", "written") == 1 })
+	testcaddy.Until(t, "the write to be counted", func() bool { return s.caddy.Metric("write_backs_total", "outcome", "written") == 1 })
 	if got := s.profile.holds(t, uid); got != "true" {
 		t.Errorf("the store holds %s", got)
 	}
@@ -134,10 +134,10 @@ func TestWriteBackAtSignIn(t *testing.T) {
 	f := respondingFirefox(t, optedOutFirefox, s.origin)
 	f.navigate(s.origin)
 	s.reported(f)
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	s.signIn(f, uid)
 	s.profile.asked.Wait(t, "the write", func([]string) bool { return s.profile.writes() > 0 })
-	rig.Until(t, "the store to hold it", func() bool { return s.profile.holds(t, uid) == "true" })
+	testcaddy.Until(t, "the store to hold it", func() bool { return s.profile.holds(t, uid) == "true" })
 	s.blocks(f, "preference")
 }
 
@@ -146,7 +146,7 @@ func TestExplicitAllow(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, handshake(patient))
 	f := respondingFirefox(t, optedOutFirefox, s.origin)
-	uid := rig.NewUID(t)
+	uid := testcaddy.NewUID(t)
 	s.profile.choose(t, uid, "false")
 	s.signIn(f, uid)
 	s.reported(f)
@@ -207,10 +207,10 @@ func TestBeaconsBeforeTheOutcome(t *testing.T) {
 
 			// The content server's own pattern: blur, and unload.
 			f.eval(nil, `(log("blurred"), dispatchEvent(new Event("blur")))`)
-			rig.Until(t, "the beacon on blur", func() bool { return s.decided("block", "probing") == 2 })
+			testcaddy.Until(t, "the beacon on blur", func() bool { return s.decided("block", "probing") == 2 })
 			f.eval(nil, `log("left")`)
 			f.navigate(s.origin + "/settings")
-			rig.Until(t, "the beacon on unload", func() bool { return s.decided("block", "probing") == 3 })
+			testcaddy.Until(t, "the beacon on unload", func() bool { return s.decided("block", "probing") == 3 })
 
 			f.release()
 			s.reported(f)
@@ -229,7 +229,7 @@ func TestBeaconsBeforeTheOutcome(t *testing.T) {
 			// Only a browser's first page is so: the next one's beacons pass
 			// from its first moment on.
 			f.navigate(s.origin + "/?flush=0")
-			rig.Until(t, "the beacon of the next page", func() bool { return s.decided("collect", "default") == 2 })
+			testcaddy.Until(t, "the beacon of the next page", func() bool { return s.decided("collect", "default") == 2 })
 		})
 	}
 }
@@ -293,7 +293,7 @@ func TestGlobalPrivacyControl(t *testing.T) {
 				t.Fatalf("Firefox sent Sec-GPC %q", got)
 			}
 			check()
-			uid := rig.NewUID(t)
+			uid := testcaddy.NewUID(t)
 			s.signIn(f, uid)
 			check()
 			f.navigate(s.origin + "/settings")
@@ -318,7 +318,7 @@ func TestLateBeaconAfterSignOut(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, handshake("timeout 500ms"))
 			browser := start(t, s)
-			uid := rig.NewUID(t)
+			uid := testcaddy.NewUID(t)
 			s.profile.choose(t, uid, "true")
 			s.signIn(browser, uid)
 			s.blocks(browser, "preference")
@@ -335,7 +335,7 @@ func TestLateBeaconAfterSignOut(t *testing.T) {
 			}
 
 			// Somebody who explicitly allows ends it.
-			other := rig.NewUID(t)
+			other := testcaddy.NewUID(t)
 			s.profile.choose(t, other, "false")
 			s.signIn(browser, other)
 			s.collects(browser, "explicit_allow")
@@ -388,7 +388,7 @@ func TestFramed(t *testing.T) {
 			if c.told == "false" {
 				browser.wait("the correction", `messages.some((message) => message.data === '{"command":"metrics_optout","data":{"metrics_optout":false}}')`)
 			}
-			rig.Until(t, "the outcome", func() bool { return s.caddy.Metric("signals_total") > 0 })
+			testcaddy.Until(t, "the outcome", func() bool { return s.caddy.Metric("signals_total") > 0 })
 			got := commands()
 			if len(got) < 2 || got[0] != "metrics_optout true" {
 				t.Errorf("the embedder was told %q: first of all must come that it is not known", got)
@@ -401,9 +401,9 @@ func TestFramed(t *testing.T) {
 			browser.navigate(embedder)
 			browser.eval(nil, fmt.Sprintf("hold(%q)", s.origin+"/?flush=0&context=iframe&origin="+embedder))
 			if c.blocks {
-				rig.Until(t, "the frame's beacon", func() bool { return s.decided("block", "signal") == 1 })
+				testcaddy.Until(t, "the frame's beacon", func() bool { return s.decided("block", "signal") == 1 })
 			} else {
-				rig.Until(t, "the frame's beacon", func() bool { return s.decided("collect", "default") == 1 })
+				testcaddy.Until(t, "the frame's beacon", func() bool { return s.decided("collect", "default") == 1 })
 			}
 
 			// Somebody else's page is told nothing, whatever it writes into
@@ -412,7 +412,7 @@ func TestFramed(t *testing.T) {
 				browser.navigate(stranger)
 				before := s.decided("block", "") + s.decided("collect", "")
 				browser.eval(nil, fmt.Sprintf("hold(%q)", s.origin+"/?flush=0&origin="+claimed))
-				rig.Until(t, "the frame's beacon", func() bool { return s.decided("block", "")+s.decided("collect", "") > before })
+				testcaddy.Until(t, "the frame's beacon", func() bool { return s.decided("block", "")+s.decided("collect", "") > before })
 				for _, command := range commands() {
 					if strings.HasPrefix(command, "metrics_optout") {
 						t.Errorf("a stranger that says it is %q was told %s", claimed, command)

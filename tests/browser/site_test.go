@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/tests/rig"
+	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
 // A site is the whole of it: Caddy with the gate and the profile server in one
@@ -20,7 +20,7 @@ type site struct {
 	origin  string // as the browsers call it
 	addr    string
 	app     *application
-	caddy   *rig.Server
+	caddy   *testcaddy.Server
 	profile *tap
 }
 
@@ -33,9 +33,9 @@ func newSite(t testing.TB, options ...string) *site {
 
 func newSiteWith(t testing.TB, app *application, options ...string) *site {
 	t.Helper()
-	s := &site{t: t, addr: rig.FreeAddr(t), app: app, profile: newTap(t)}
+	s := &site{t: t, addr: testcaddy.FreeAddr(t), app: app, profile: newTap(t)}
 	s.origin = "http://" + strings.Replace(s.addr, "127.0.0.1", "localhost", 1)
-	s.caddy = rig.Start(t, rig.Site(s.addr, s.gate(options...), rig.ProxyTo(app.Listener.Addr().String())), s.profile.site(t))
+	s.caddy = testcaddy.Start(t, testcaddy.Site(s.addr, s.gate(options...), testcaddy.ProxyTo(app.Listener.Addr().String())), s.profile.site(t))
 	return s
 }
 
@@ -48,13 +48,13 @@ func handshake(options ...string) string {
 const patient = "timeout 20s"
 
 func (s *site) gate(options ...string) string {
-	return rig.Gate(append([]string{"preset fxa", rig.SessionJWT(), s.profile.block()}, options...)...)
+	return testcaddy.Gate(append([]string{"preset fxa", testcaddy.SessionJWT(), s.profile.block()}, options...)...)
 }
 
 // signIn signs an account in, in a browser.
 func (s *site) signIn(browser driver, uid string) {
 	s.t.Helper()
-	browser.navigate(s.origin + "/signin?token=" + rig.Session(uid))
+	browser.navigate(s.origin + "/signin?token=" + testcaddy.Session(uid))
 	browser.wait("to be signed in", `window.ready === true`)
 }
 
@@ -80,7 +80,7 @@ func (s *site) beacon(browser driver) (body string) {
 	s.t.Helper()
 	before := s.decided("block", "") + s.decided("collect", "")
 	browser.eval(&body, `(log("pressed"), flush(), sent.at(-1))`)
-	rig.Until(s.t, "the gate to decide the beacon", func() bool { return s.decided("block", "")+s.decided("collect", "") > before })
+	testcaddy.Until(s.t, "the gate to decide the beacon", func() bool { return s.decided("block", "")+s.decided("collect", "") > before })
 	return body
 }
 
@@ -128,12 +128,12 @@ func (s *site) decisions() string {
 type tap struct {
 	*httptest.Server
 	addr  string // of the real one
-	asked rig.Ledger[string]
+	asked testcaddy.Ledger[string]
 	fault atomic.Pointer[http.HandlerFunc] // while set, answers in place of the profile server
 }
 
 func newTap(t testing.TB) *tap {
-	p := &tap{addr: rig.FreeAddr(t)}
+	p := &tap{addr: testcaddy.FreeAddr(t)}
 	pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: p.addr})
 	transport := &http.Transport{}
 	pass.Transport = transport
@@ -164,19 +164,19 @@ func (k *keptStatus) WriteHeader(status int) {
 
 // site is the real profile server's.
 func (p *tap) site(t testing.TB) string {
-	return rig.Site(p.addr, `profile_server {
+	return testcaddy.Site(p.addr, `profile_server {
 		store sqlite `+filepath.Join(t.TempDir(), "profile.db")+`
 		tokens jwt {
-			key `+rig.FromFile("ec.pub")+`
+			key `+testcaddy.FromFile("ec.pub")+`
 		}
-		trusted_client metrics-gate `+rig.TrustedRelier+`
+		trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 		standalone
 	}`)
 }
 
 // block is the gate's.
 func (p *tap) block() string {
-	return "profile " + p.URL + "/v1 {\nauth mint {\nkey " + rig.FromFile("ec.key") + "\n}\ntimeout 20s\nmax_age 1h\n}"
+	return "profile " + p.URL + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\n}\ntimeout 20s\nmax_age 1h\n}"
 }
 
 // fail has the profile server fail, until it is given nil.
@@ -196,8 +196,8 @@ func (p *tap) writes() int {
 // choose is the user choosing, somewhere else.
 func (p *tap) choose(t testing.TB, uid, choice string) {
 	t.Helper()
-	token := rig.RelierToken(p.addr, uid, "profile:metrics_optout:write", rig.TrustedRelier)
-	if status, _, body := rig.Ask(t, p.addr, http.MethodPost, token, `{"metrics_optout":`+choice+`}`); status != http.StatusOK {
+	token := testcaddy.RelierToken(p.addr, uid, "profile:metrics_optout:write", testcaddy.TrustedRelier)
+	if status, _, body := testcaddy.Ask(t, p.addr, http.MethodPost, token, `{"metrics_optout":`+choice+`}`); status != http.StatusOK {
 		t.Fatalf("choosing %s: %d %s", choice, status, body)
 	}
 }
@@ -205,8 +205,8 @@ func (p *tap) choose(t testing.TB, uid, choice string) {
 // holds is what the store holds of an account.
 func (p *tap) holds(t testing.TB, uid string) string {
 	t.Helper()
-	token := rig.RelierToken(p.addr, uid, "profile:metrics_optout", rig.TrustedRelier)
-	status, _, body := rig.Ask(t, p.addr, http.MethodGet, token, "")
+	token := testcaddy.RelierToken(p.addr, uid, "profile:metrics_optout", testcaddy.TrustedRelier)
+	status, _, body := testcaddy.Ask(t, p.addr, http.MethodGet, token, "")
 	if status != http.StatusOK {
 		t.Fatalf("reading: %d %s", status, body)
 	}

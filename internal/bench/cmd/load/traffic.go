@@ -3,7 +3,7 @@ package main
 import (
 	"strconv"
 
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // users are a range of the made-up users.

@@ -1,7 +1,7 @@
-// Package postgres starts real PostgreSQL servers for tests, each in a folder
+// Package testpostgres starts real PostgreSQL servers for tests, each in a folder
 // of its own and reached by a socket in it, so that there is no port to be
 // found free. Nothing is left of them when the tests that use them have ended.
-package postgres
+package testpostgres
 
 import (
 	"bufio"

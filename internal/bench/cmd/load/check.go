@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // somebody is a user who prefers that, out of those who are not under load.

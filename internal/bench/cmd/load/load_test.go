@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 func TestMain(m *testing.M) {

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // contender is a proxy under load.

@@ -1,7 +1,7 @@
-// Package rig runs the real Caddy for the end-to-end tests: it builds the
+// Package testcaddy runs the real Caddy for the end-to-end tests: it builds the
 // binary from this tree, starts it with a Caddyfile, and looks at what it logs
 // and counts. It also holds the keys that the tests sign with.
-package rig
+package testcaddy
 
 import (
 	"bufio"

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 // series is one colour of a plot: a value for each label.

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 // scenario is one kind of load, and who gets it.

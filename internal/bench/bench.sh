@@ -7,14 +7,14 @@
 # later ones are compared with.
 # COUNT (6) says how often, BENCHTIME (500ms) how long each.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 model=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo 2>/dev/null | head -n 1)
 procs=${GOMAXPROCS:-$(getconf _NPROCESSORS_ONLN)}
 machine=$(printf '%s' "${model:-$(uname -sm)} x$procs" | tr -cs 'A-Za-z0-9' '-')
-baseline=bench/baseline/$machine.txt
-latest=bench/results/bench.txt
-mkdir -p bench/baseline bench/results
+baseline=internal/bench/baseline/$machine.txt
+latest=internal/bench/results/bench.txt
+mkdir -p internal/bench/baseline internal/bench/results
 
 if [ "${1:-}" = baseline ]; then
 	cp "$latest" "$baseline"
@@ -22,13 +22,13 @@ if [ "${1:-}" = baseline ]; then
 	exit
 fi
 
-packages="./bench ./browser ./caddymodule ./policy ./profileclient ./profileserver ./session ./token"
+packages="./internal/bench ./browser ./caddymodule ./policy ./profileclient ./profileserver ./session ./token"
 for n in $(seq "${COUNT:-6}"); do
 	echo "round $n of ${COUNT:-6}" >&2
 	# shellcheck disable=SC2086 # several packages
 	go test -run '^$' -bench . -benchmem -benchtime "${BENCHTIME:-500ms}" -timeout 30m -skip Throughput $packages
 	for procs in 1 2; do
-		GOMAXPROCS=$procs go test -run '^$' -bench Throughput -benchtime "${BENCHTIME:-500ms}" ./bench
+		GOMAXPROCS=$procs go test -run '^$' -bench Throughput -benchtime "${BENCHTIME:-500ms}" ./internal/bench
 	done
 done > "$latest.part" || { cat "$latest.part"; exit 1; }
 {

@@ -26,9 +26,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench"
-	"github.com/metricsgate/metricsgate/bench/result"
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 func main() {
@@ -137,7 +137,7 @@ func (r *rig) with(measure func(context.Context, *result.File) error) (*result.F
 		return nil, err
 	}
 	const module = "github.com/metricsgate/metricsgate/"
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(r.dir, "bin")+"/", module+"cmd/caddy", module+"bench/cmd/bare")
+	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(r.dir, "bin")+"/", module+"cmd/caddy", module+"internal/bench/cmd/bare")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return nil, fmt.Errorf("building the binaries: %w", err)

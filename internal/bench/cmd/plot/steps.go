@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 // steps is what Go's benchmarks printed: values by package and benchmark, and

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/result"
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // sampled is how many of the cached users the load comes from. There are as

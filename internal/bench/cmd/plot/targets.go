@@ -5,7 +5,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 const gate, control, bare, forwardAuth = "metrics_gate", "caddy bare again", "caddy bare", "caddy forward_auth"

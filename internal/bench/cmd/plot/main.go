@@ -1,6 +1,6 @@
 // Command plot writes the tables of docs/performance.md, between their markers,
 // and the plots beside it, from what make bench, make bench-load and make
-// bench-memory left in bench/results.
+// bench-memory left in internal/bench/results.
 package main
 
 import (
@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 func main() {
-	if err := run("bench/results", "docs"); err != nil {
+	if err := run("internal/bench/results", "docs"); err != nil {
 		fmt.Fprintln(os.Stderr, "plot:", err)
 		os.Exit(1)
 	}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
 // made is results of all scenarios that docs/performance.md has a place for,
@@ -32,7 +32,7 @@ func made(names []string, mode result.Mode) *result.File {
 const benchmarks = `date: 2026-11-24
 command: make bench
 goos: linux
-pkg: github.com/metricsgate/metricsgate/bench
+pkg: github.com/metricsgate/metricsgate/internal/bench
 cpu: None
 BenchmarkChain/collected/added-2     100   200.0 added-ns
 BenchmarkChain/collected/added-2     100   300.0 added-ns
@@ -50,7 +50,7 @@ BenchmarkServeHTTP/bare-2            100   2.5 ns/op   0 B/op   0 allocs/op
 func TestPageIsFilled(t *testing.T) {
 	t.Parallel()
 	results, docs := t.TempDir(), t.TempDir()
-	page, err := os.ReadFile("../../../docs/performance.md")
+	page, err := os.ReadFile("../../../../docs/performance.md")
 	if err != nil {
 		t.Fatal(err)
 	}

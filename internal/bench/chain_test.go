@@ -22,8 +22,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/metricsgate/metricsgate"
-	"github.com/metricsgate/metricsgate/bench/result"
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // profiles counts the lookups, each of which takes the delay.

@@ -1,4 +1,4 @@
-package postgres_test
+package testpostgres_test
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/metricsgate/metricsgate/tests/postgres"
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
 func execute(t *testing.T, dsn, query string) error {
@@ -25,7 +25,7 @@ func execute(t *testing.T, dsn, query string) error {
 
 func TestDatabasesAreApart(t *testing.T) {
 	t.Parallel()
-	a, b := postgres.Database(t), postgres.Database(t)
+	a, b := testpostgres.Database(t), testpostgres.Database(t)
 	for _, dsn := range []string{a, b} {
 		if err := execute(t, dsn, `CREATE TABLE t (x int)`); err != nil {
 			t.Error(err)
@@ -35,7 +35,7 @@ func TestDatabasesAreApart(t *testing.T) {
 
 func TestClusterIsThereAgainAfterACrash(t *testing.T) {
 	t.Parallel()
-	c := postgres.Start(t)
+	c := testpostgres.Start(t)
 	if err := execute(t, c.DSN, `CREATE TABLE t (x int)`); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestClusterIsThereAgainAfterACrash(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	var folders []string
 	t.Run("use", func(t *testing.T) {
-		for _, dsn := range []string{postgres.Database(t), postgres.Start(t).DSN} {
+		for _, dsn := range []string{testpostgres.Database(t), testpostgres.Start(t).DSN} {
 			config, err := pgx.ParseConfig(dsn)
 			if err != nil {
 				t.Fatal(err)

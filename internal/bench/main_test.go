@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/bench/result"
-	"github.com/metricsgate/metricsgate/bench/stub"
+	"github.com/metricsgate/metricsgate/internal/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // TestMain is also the application behind the proxies. That runs in a process
