@@ -4,7 +4,8 @@
 # that were committed for this machine. All of them run once, then all of them
 # again: a slow minute of the machine then hits every benchmark a little, and
 # none of them wholly. With the word baseline, the latest results become what
-# later ones are compared with.
+# later ones are compared with. One that fails ends the run, and the results of
+# the one before stay.
 # COUNT (6) says how often, BENCHTIME (500ms) how long each.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -17,30 +18,44 @@ latest=internal/bench/results/bench.txt
 mkdir -p internal/bench/baseline internal/bench/results
 
 if [ "${1:-}" = baseline ]; then
+	[ -f "$latest" ] || { echo "there are no results yet: run make bench first" >&2; exit 1; }
+	# It is there to be committed.
+	[ "$(wc -c < "$latest")" -lt 200000 ] || { echo "$latest is not below 200 kB: look for what it says again and again" >&2; exit 1; }
 	cp "$latest" "$baseline"
 	echo "$baseline is now what make bench compares with"
 	exit
 fi
 
-packages="./internal/bench ./browser ./caddymodule ./policy ./profileclient ./profileserver ./session ./token"
-for n in $(seq "${COUNT:-6}"); do
-	echo "round $n of ${COUNT:-6}" >&2
-	# shellcheck disable=SC2086 # several packages
-	go test -run '^$' -bench . -benchmem -benchtime "${BENCHTIME:-500ms}" -timeout 30m -skip Throughput $packages
-	for procs in 1 2; do
-		GOMAXPROCS=$procs go test -run '^$' -bench Throughput -benchtime "${BENCHTIME:-500ms}" ./internal/bench
-	done
-done > "$latest.part" || { cat "$latest.part"; exit 1; }
+# measure runs benchmarks and adds what they print to the results. Whoever calls
+# it must not stand before an ||, where the shell looks at the last command only.
+measure() {
+	go test -run '^$' -benchtime "${BENCHTIME:-500ms}" -timeout 30m "$@" >> "$latest.part" || {
+		grep -m 20 -A 5 -E '^(--- FAIL|FAIL|panic:)' "$latest.part" >&2
+		echo "the benchmarks failed; $latest.part has all that they printed" >&2
+		exit 1
+	}
+}
+
+packages=$(go list ./... | grep -v /metricsgate/tests) # tests/ measures whole machines
 {
 	echo "date: $(date -u +%F)"
 	echo "command: COUNT=${COUNT:-6} BENCHTIME=${BENCHTIME:-500ms} make bench"
-	cat "$latest.part"
-} > "$latest"
-rm "$latest.part"
+} > "$latest.part"
+for n in $(seq "${COUNT:-6}"); do
+	echo "round $n of ${COUNT:-6}" >&2
+	# shellcheck disable=SC2086 # several packages
+	measure -bench . -benchmem -skip Throughput $packages
+	for procs in 1 2; do
+		(export GOMAXPROCS="$procs"; measure -bench Throughput ./internal/bench)
+	done
+done
+mv "$latest.part" "$latest"
 
+# Where dates and commands counted, results of two days would never be compared.
+benchstat="go tool -modfile=tools/go.mod benchstat -ignore date,command"
 if [ -f "$baseline" ]; then
-	go tool -modfile=tools/go.mod benchstat "baseline=$baseline" "now=$latest"
+	$benchstat "baseline=$baseline" "now=$latest"
 else
-	go tool -modfile=tools/go.mod benchstat "now=$latest"
+	$benchstat "now=$latest"
 	echo "no baseline of this machine ($machine); make bench-baseline keeps these as one"
 fi

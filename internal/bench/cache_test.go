@@ -50,12 +50,14 @@ func BenchmarkContention(b *testing.B) {
 	b.Cleanup(client.Close)
 	source := newSource(b, token.Config{Secret: []byte(stub.Secret)})
 	accounts, requests := make([]profileclient.Account, contendingUsers), make([]*http.Request, contendingUsers)
-	now, ctx := time.Now(), context.Background()
 	for i := range accounts {
 		uid := stub.UID(i)
 		accounts[i].UID = uid
 		requests[i] = &http.Request{Header: http.Header{"Cookie": {"session=" + stub.Session(uid)}}}
 	}
+	// Read earlier, the clock would be behind the second in which the last token
+	// was issued, and that would not hold yet.
+	now, ctx := time.Now(), context.Background()
 	scattered := func(i int) int { return i * 7919 % contendingUsers } // the same memory for all goroutines
 	preference := func(i int) {
 		if client.Lookup(ctx, accounts[scattered(i)], now) != policy.Unset {
