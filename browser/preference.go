@@ -174,8 +174,11 @@ type View struct {
 	Signal policy.Signal
 	Sticky bool
 
-	// Decision is what all of this leads to.
-	Decision policy.Decision
+	// Decision is what all of this leads to. Undecided says that it may not be
+	// told: the choice of an account decides that nobody has proven, such as
+	// one whose sign-in has expired.
+	Decision  policy.Decision
+	Undecided bool
 
 	// Result says what became of the choice Asked, where one was made.
 	Result ChoiceResult
@@ -303,6 +306,9 @@ func (p *preferenceText) Selected() Choice {
 
 // Verdict says what the decision comes to.
 func (p *preferenceText) Verdict() string {
+	if p.Undecided {
+		return "undecided"
+	}
 	if p.Decision.Action == policy.Collect {
 		return "measured"
 	}
@@ -311,6 +317,9 @@ func (p *preferenceText) Verdict() string {
 
 // Why says which of account and browser decided, and why that one.
 func (p *preferenceText) Why() string {
+	if p.Undecided {
+		return "why_undecided"
+	}
 	switch p.Decision.Reason {
 	case policy.ReasonPreference:
 		return "why_account_optout"

@@ -186,6 +186,7 @@ func TestEveryPage(t *testing.T) {
 			t.Parallel()
 			unseen := texts(t, language)
 			verdict := map[policy.Action]string{policy.Block: unseen["not_measured"], policy.Collect: unseen["measured"]}
+			undecided := unseen["undecided"]
 			for _, key := range []string{"months", "date", "direction"} {
 				delete(unseen, key)
 			}
@@ -199,8 +200,14 @@ func TestEveryPage(t *testing.T) {
 				v.Locale = language
 				page := showPreference(t, v)
 				checkAccessible(t, page, language)
-				if !strings.Contains(page.text, " "+verdict[v.Decision.Action]+" ") {
-					t.Errorf("%+v: not %q:\n%s", v, verdict[v.Decision.Action], page.text)
+				want := verdict[v.Decision.Action]
+				if v.Undecided {
+					want = undecided
+				}
+				for _, says := range []string{verdict[policy.Block], verdict[policy.Collect], undecided} {
+					if got := strings.Contains(page.text, " "+says+" "); got != (says == want) {
+						t.Errorf("%+v: says %q: %t:\n%s", v, says, got, page.text)
+					}
 				}
 				if left := braces(strings.ReplaceAll(page.text, siteHere, "")); len(left) > 0 {
 					t.Errorf("%+v: %s is not filled in:\n%s", v, left, page.text)
@@ -241,6 +248,14 @@ func views(use func(browser.View)) {
 
 // variants calls use with what else can be said of one decision.
 func variants(v browser.View, use func(browser.View)) {
+	if v.Decision.Action == policy.Collect {
+		undecided := v
+		undecided.Undecided = true
+		undecided.Decision = policy.Decision{Action: policy.Collect, Reason: policy.ReasonUnknown}
+		use(undecided)
+		undecided.Decision.Action = policy.Block
+		use(undecided)
+	}
 	for _, v.Sticky = range []bool{false, true} {
 		if v.Sticky && v.Signal != policy.SignalOptedOut {
 			break // it is what the browser says then

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/gate"
 )
 
 func init() {
@@ -28,15 +28,15 @@ func init() {
 		if err != nil {
 			return nil, err
 		}
-		gate := new(Gate)
-		if err := gate.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		module := new(Gate)
+		if err := module.UnmarshalCaddyfile(h.Dispenser); err != nil {
 			return nil, err
 		}
-		if hidden := hiddenBy(matcher); gate.Handshake != nil && hidden != "" {
+		if hidden := hiddenBy(matcher); module.Handshake != nil && hidden != "" {
 			return nil, h.Errf("metrics_gate: its matcher hides %s, which handshake needs; leave the matcher out "+
 				"(what is not gated passes anyway), or have it match %s* as well", hidden, browser.Base)
 		}
-		return h.NewRoute(matcher, gate), nil
+		return h.NewRoute(matcher, module), nil
 	})
 	// After encode, so that the gate sees the application's own bytes and its
 	// answers are encoded like any other.
@@ -150,7 +150,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"handshake":  {usage: "[{ ... }]", parse: g.parseHandshake},
 		"experiment_params": {usage: "[<name>...]", parse: func(d *caddyfile.Dispenser) error {
 			if g.ExperimentParams = d.RemainingArgs(); len(g.ExperimentParams) == 0 {
-				g.ExperimentParams = slices.Clone(defaultExperimentParams)
+				g.ExperimentParams = []string{"forceExperiment", "forceExperimentGroup"}
 			}
 			return nil
 		}},
@@ -163,7 +163,7 @@ const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment] { answer 
 
 func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	var methods string
-	var route Route
+	var route gate.Route
 	if !d.Args(&methods, &route.Path) {
 		return errUsage
 	}
@@ -179,9 +179,9 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 			}
 			status, err := strconv.Atoi(args[0])
 			if err != nil {
-				return valueError(fmt.Sprintf("%q is no status; write a number such as 204", args[0]))
+				return valueError(fmt.Sprintf("%q is not a status; write a number such as 204", args[0]))
 			}
-			route.Answer = &Answer{Status: status}
+			route.Answer = &gate.Answer{Status: status}
 			if len(args) > 1 {
 				route.Answer.ContentType = args[1]
 			}
@@ -194,7 +194,7 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if err := route.validate(); err != nil {
+	if err := route.Validate(); err != nil {
 		return d.WrapErr(at(err, "metrics_gate", "route "+route.Path))
 	}
 	g.Routes = append(g.Routes, route)
@@ -352,7 +352,7 @@ func (p *Profile) parseAuth(d *caddyfile.Dispenser) error {
 
 func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	const where = "metrics_gate › signal"
-	signal := new(Signal)
+	signal := new(gate.Signal)
 	err := options{
 		"cookie": list("<name>", &signal.Cookies),
 		"header": list("<name>", &signal.Headers),
@@ -365,10 +365,10 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	if len(signal.Cookies)+len(signal.Headers) == 0 && !signal.GPC && !signal.DNT {
 		return errUsage
 	}
-	if err := signal.validate(); err != nil {
+	if err := signal.Validate(); err != nil {
 		return d.WrapErr(at(err, where))
 	}
-	g.Signal = signal
+	g.Signal = *signal
 	return nil
 }
 
@@ -416,7 +416,7 @@ func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {
 
 func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 	const where = "metrics_gate › feature_flags"
-	flags := &FeatureFlags{Flags: make(map[string]json.RawMessage)}
+	flags := &gate.FeatureFlags{Flags: make(map[string]json.RawMessage)}
 	if !d.NextArg() {
 		return errUsage
 	}
@@ -435,7 +435,7 @@ func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 		}
 		flags.Flags[key] = json.RawMessage(values[0])
 	}
-	if err := flags.validate(); err != nil {
+	if err := flags.Validate(); err != nil {
 		return d.WrapErr(at(err, where))
 	}
 	g.FeatureFlags = flags

@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/gate"
 )
 
 func checkCommand() *cobra.Command {
@@ -205,12 +207,9 @@ func (c *check) counters(target string) (*counted, error) {
 
 // covers says whether a configured route, as the counters name it, takes the
 // path, in whatever spelling.
-func covers(route, path string) bool {
-	route, path = strings.ToLower(route), strings.ToLower(cleanPath(path))
-	if prefix, below := strings.CutSuffix(route, "*"); below {
-		return strings.HasPrefix(path, prefix)
-	}
-	return strings.TrimSuffix(route, "/") == strings.TrimSuffix(path, "/")
+func covers(path, requested string) bool {
+	route := gate.Route{Methods: []string{http.MethodPost}, Path: path}
+	return route.Takes(http.MethodPost, requested)
 }
 
 func labelsOf(metric *dto.Metric) map[string]string {

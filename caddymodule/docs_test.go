@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"
@@ -212,6 +213,7 @@ func TestLabelValuesAreDocumented(t *testing.T) {
 	check(" of sessions", int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() })
 	check(" of lookups", int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() })
 	check(" of write-backs", int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() })
+	check(" of signals", int(gate.ReportOutcomeCount), func(i int) string { return gate.ReportOutcome(i).String() })
 	check(" of feed connects", int(profileclient.FeedOutcomeCount), func(i int) string { return profileclient.FeedOutcome(i).String() })
 }
 
@@ -219,9 +221,13 @@ func TestLabelValuesAreDocumented(t *testing.T) {
 // comment which Caddy's website shows as its documentation.
 func TestConfigFieldsAreDocumented(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, folder := range []string{".", "../gate"} {
+		found, err := filepath.Glob(folder + "/*.go")
+		if err != nil || len(found) == 0 {
+			t.Fatal(folder, err)
+		}
+		files = append(files, found...)
 	}
 	fields := 0
 	for _, file := range files {

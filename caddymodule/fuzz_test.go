@@ -38,31 +38,3 @@ func FuzzCaddyfile(f *testing.F) {
 		}
 	})
 }
-
-// FuzzRouteEnding holds the short way to "not gated" against the long one,
-// which a table with a prefix route takes.
-func FuzzRouteEnding(f *testing.F) {
-	var short, long routeTable
-	for _, path := range []string{"/metrics", "/b", "/", "/ünicode/É", "/x/Flags", "/k"} {
-		for _, table := range []*routeTable{&short, &long} {
-			if err := table.add(&gatedRoute{methods: []string{"GET"}, path: path}, false); err != nil {
-				f.Fatal(err)
-			}
-		}
-	}
-	if err := long.add(&gatedRoute{methods: []string{"NONE"}, path: "/"}, true); err != nil {
-		f.Fatal(err)
-	}
-	for _, path := range []string{
-		"/metrics", "/METRICS/", "//metrics", "/x/../metrics", "/metrics/x/..", "/metrics/.", "/metricſ", "/\u212a",
-		"/ÜNICODE/é", "/x/flags", "/", "", ".", "/b/", "/B", "metrics", "/metrics.js", "/static/app.js",
-	} {
-		f.Add(path)
-	}
-	f.Fuzz(func(t *testing.T, path string) {
-		got, want := short.match("GET", path), long.match("GET", path)
-		if (got == nil) != (want == nil) || got != nil && got.path != want.path {
-			t.Errorf("%q: %v, want %v", path, got, want)
-		}
-	})
-}

@@ -4,21 +4,16 @@ import (
 	"cmp"
 	"errors"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/profileclient"
-	"github.com/metricsgate/metricsgate/session"
 )
 
 func init() { caddy.RegisterModule(Gate{}) }
@@ -49,7 +44,7 @@ type Gate struct {
 
 	// Routes are the gated routes. Without any, and without a preset, the
 	// configuration is refused, since nothing would be gated.
-	Routes []Route `json:"routes,omitempty"`
+	Routes []gate.Route `json:"routes,omitempty"`
 
 	// BlockWith is what happens to blocked metrics requests: "drop" (default)
 	// gives the route's answer, "reject" a 403 with application/problem+json.
@@ -83,7 +78,7 @@ type Gate struct {
 
 	// Signal adds to where the browser's word is found. Default: the cookie
 	// metrics_optout and the header Metrics-Optout.
-	Signal *Signal `json:"signal,omitempty"`
+	Signal gate.Signal `json:"signal,omitzero"`
 
 	// WriteBack writes the browser's opt-out into a verified session's
 	// profile that holds no choice. Default: true with auth mint, else false.
@@ -101,32 +96,18 @@ type Gate struct {
 	// FeatureFlags overrides what a page says of features in a <meta>, for
 	// blocked users only. Pages then wait for a lookup, at most the profile's
 	// timeout. Default: none.
-	FeatureFlags *FeatureFlags `json:"feature_flags,omitempty"`
+	FeatureFlags *gate.FeatureFlags `json:"feature_flags,omitempty"`
 
 	// LogBlocked keeps blocked requests in the access log. Default: false,
 	// because an address beside "opted out" is itself a record of a person.
 	LogBlocked bool `json:"log_blocked,omitempty"`
 
+	gate      *gate.Gate
 	shadow    bool
-	reject    bool
-	writeBack bool
-	rules     policy.Rules
-	routes    routeTable
-	sessions  session.Sources
-	signals   *session.Signals
-	bodyName  *session.BodyName
-	profile   *profileclient.Client
-	handshake *handshake
-	pages     pages
-
-	// lookupTime is how long a request waits for lookups, all together.
-	lookupTime time.Duration
-
-	countSession func(source int, outcome session.Outcome)
-	noStore      *headers.Handler
-	silence      *silence
-	leases       leases
-	logger       *zap.Logger
+	requests  []requestCounters // by route
+	lookedFor []string
+	leases    leases
+	logger    *zap.Logger
 }
 
 const (
@@ -135,11 +116,6 @@ const (
 
 	blockDrop   = "drop"
 	blockReject = "reject"
-
-	// outcomeHeader tells the application what the gate decided. It is not
-	// the signal's name, so that a second gate cannot take an outcome for a
-	// browser's word.
-	outcomeHeader = "Metrics-Gate-Decision"
 
 	decisionPlaceholder = "http.metrics_gate.decision"
 	reasonPlaceholder   = "http.metrics_gate.reason"
@@ -158,131 +134,93 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 // ever hangs on it.
 func (g *Gate) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger()
-	if err := g.check(); err != nil {
-		return err
-	}
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
-		return at(err, "metrics_gate")
-	}
 	g.shadow = g.Mode == modeShadow
-	g.reject = g.BlockWith == blockReject
-	g.rules = policy.DefaultRules()
-	if g.OnUnknown != "" {
-		g.rules.OnUnknown, _ = policy.ParseAction(g.OnUnknown)
+	err := g.check()
+	if err == nil {
+		err = registerMetrics(ctx.GetMetricsRegistry())
 	}
-	if g.OnUnset != "" {
-		g.rules.OnUnset, _ = policy.ParseAction(g.OnUnset)
+	if err == nil {
+		err = g.provision()
 	}
-	g.signals = g.Signal.reader()
-	g.noStore = &headers.Handler{Response: &headers.RespHeaderOps{
-		HeaderOps: &headers.HeaderOps{Set: http.Header{"Cache-Control": {"private, no-store"}}},
-		Deferred:  true,
-	}}
-	g.provisionBodyName()
-
-	repl := caddy.NewReplacer()
-	problems := []error{g.provisionRoutes(), g.provisionSessions(repl)}
-	if g.Profile != nil {
-		client, err := g.Profile.client(repl, &g.leases)
-		g.profile = client
-		g.lookupTime = g.Profile.timeout()
-		problems = append(problems, at(err, "profile"))
+	if err == nil {
+		err = joinSiblings(ctx, g)
 	}
-	g.writeBack = g.Profile.canWrite()
-	if g.WriteBack != nil {
-		g.writeBack = *g.WriteBack && g.profile != nil
-	}
-	g.silence = newSilence(g)
-	problems = append(problems, g.provisionBrowserSide(repl))
-	if err := errors.Join(problems...); err != nil {
+	if err != nil {
 		return at(err, "metrics_gate")
 	}
 	g.warn()
 	return nil
 }
 
-// provisionBrowserSide prepares what runs in the browser and what changes
-// pages. Shadow mode has none of it.
-func (g *Gate) provisionBrowserSide(repl *caddy.Replacer) error {
-	if g.Handshake != nil {
-		ready, err := g.Handshake.provision(repl)
-		if err != nil {
-			return at(err, "handshake")
-		}
-		if !g.shadow {
-			g.handshake = ready
-			g.signals.Probing = true
-		}
+// provision makes the gate.
+func (g *Gate) provision() error {
+	repl := caddy.NewReplacer()
+	config := gate.Config{
+		Shadow:           g.shadow,
+		Preset:           g.Preset,
+		Routes:           g.Routes,
+		Reject:           g.BlockWith == blockReject,
+		Rules:            g.rules(),
+		BodyUID:          g.BodyUID,
+		Signal:           g.Signal,
+		WriteBack:        g.Profile.canWrite(),
+		ExperimentParams: g.ExperimentParams,
+		FeatureFlags:     g.FeatureFlags,
+		Host:             g.host(),
+		Log:              g.logger,
 	}
-	if !g.shadow {
-		g.pages = newPages(g)
+	if g.WriteBack != nil {
+		config.WriteBack = *g.WriteBack
 	}
-	return nil
-}
-
-func (g *Gate) provisionBodyName() {
-	preset := presets[g.Preset]
-	if field := cmp.Or(g.BodyUID, preset.bodyUID); field != "" {
-		g.bodyName = &session.BodyName{Field: field}
-		if field == preset.bodyUID {
-			g.bodyName.Pattern = regexp.MustCompile(preset.bodyPattern)
-		}
-	}
-}
-
-func (g *Gate) provisionRoutes() error {
-	mode := cmp.Or(g.Mode, modeEnforce)
-	add := func(route Route) error {
-		path, isPrefix := strings.CutSuffix(route.Path, "*")
-		if !isPrefix && len(path) > 1 {
-			path = strings.TrimSuffix(path, "/")
-		}
-		class := cmp.Or(route.Class, classMetrics)
-		return g.routes.add(&gatedRoute{
-			methods:    route.Methods,
-			path:       path,
-			experiment: class == classExperiment,
-			answer:     route.Answer.prepare(),
-			requests:   routeCounters(route.Path, class, mode),
-		}, isPrefix)
-	}
-	for _, route := range g.Routes {
-		if err := add(route); err != nil {
-			return at(err, "route")
-		}
-	}
-	for _, route := range presets[g.Preset].routes {
-		own := route.Methods[:0:0]
-		for _, method := range route.Methods {
-			if g.routes.match(method, route.Path) == nil {
-				own = append(own, method)
-			}
-		}
-		if route.Methods = own; len(own) == 0 {
-			continue
-		}
-		if err := add(route); err != nil {
-			return at(err, "preset "+g.Preset)
-		}
-	}
-	return nil
-}
-
-func (g *Gate) provisionSessions(repl *caddy.Replacer) error {
+	var kinds []string
 	var problems []error
-	var counters [][session.OutcomeCount]prometheus.Counter
 	for i := range g.Sessions {
 		configured := &g.Sessions[i]
 		source, err := configured.source(repl, &g.leases, g.Profile.maxEntries())
-		if err != nil {
-			problems = append(problems, at(err, numbered("session "+configured.kind(), i, len(g.Sessions))))
-			continue
-		}
-		g.sessions = append(g.sessions, source)
-		counters = append(counters, sessionCounters(configured.kind()))
+		problems = append(problems, at(err, numbered("session "+configured.kind(), i, len(g.Sessions))))
+		config.Sessions = append(config.Sessions, source)
+		kinds = append(kinds, configured.kind())
+		g.lookedFor = append(g.lookedFor, configured.lookedFor())
 	}
-	g.countSession = func(source int, outcome session.Outcome) { counters[source][outcome].Inc() }
-	return errors.Join(problems...)
+	if field := g.bodyUID(); field != "" {
+		g.lookedFor = append(g.lookedFor, "body field "+field)
+	}
+	var err error
+	if g.Profile != nil {
+		config.Profile, err = g.Profile.client(repl, &g.leases)
+		problems = append(problems, at(err, "profile"))
+	}
+	config.Handshake, err = g.Handshake.resolved(repl)
+	problems = append(problems, at(err, "handshake"))
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	config.Observer = g.observer(kinds)
+	if g.gate, err = gate.New(config); err != nil {
+		return err
+	}
+	for _, route := range g.gate.Routes() {
+		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, modeEnforce)))
+	}
+	return nil
+}
+
+// rules are the operator's two choices.
+func (g *Gate) rules() policy.Rules {
+	rules := policy.DefaultRules()
+	if g.OnUnknown != "" {
+		rules.OnUnknown, _ = policy.ParseAction(g.OnUnknown) // check has looked at both
+	}
+	if g.OnUnset != "" {
+		rules.OnUnset, _ = policy.ParseAction(g.OnUnset)
+	}
+	return rules
+}
+
+// bodyUID is the field of bodies that names accounts, or "".
+func (g *Gate) bodyUID() string {
+	preset, _ := gate.PresetNamed(g.Preset)
+	return cmp.Or(g.BodyUID, preset.BodyUID)
 }
 
 // warn says at start what an operator should not learn from an incident.
@@ -291,9 +229,9 @@ func (g *Gate) warn() {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
 			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
 	}
-	if g.profile == nil && g.bodyName != nil {
+	if field := g.bodyUID(); g.Profile == nil && field != "" {
 		g.logger.Warn("no profile is set, so the preference of an account that only a body names is always unknown; write profile <url>",
-			zap.String("body_uid", g.bodyName.Field))
+			zap.String("body_uid", field))
 	}
 	for i, configured := range g.Sessions {
 		configured.warn(g.logger, "metrics_gate › "+numbered("session "+configured.kind(), i, len(g.Sessions)))
@@ -302,29 +240,41 @@ func (g *Gate) warn() {
 
 // Validate makes sure that what the options say together makes sense.
 func (g *Gate) Validate() error {
-	var problems []error
-	problem := func(word, format string, args ...any) { problems = append(problems, wrongAt(word, format, args...)) }
+	err := g.validateAlone()
+	if g.Profile != nil {
+		err = g.validateProfile()
+	}
+	return at(err, "metrics_gate")
+}
 
-	hasToken, allClaim := false, len(g.Sessions) > 0
-	for _, configured := range g.Sessions {
-		hasToken = hasToken || configured.credential() != nil
-		allClaim = allClaim && configured.JWT != nil && configured.JWT.OptOutClaim != ""
-	}
+// validateAlone refuses a gate without a profile that needs one.
+func (g *Gate) validateAlone() error {
+	claimed := len(g.Sessions) > 0 && !slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.JWT == nil || s.JWT.OptOutClaim == "" })
+	field := g.bodyUID()
 	switch {
-	case g.Profile == nil && len(g.Sessions) > 0 && !allClaim:
-		problem("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
-	case g.Profile == nil && g.bodyName != nil && !allClaim:
-		problem("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", g.bodyName.Field)
-	case g.Profile == nil && g.WriteBack != nil && *g.WriteBack:
-		problem("write_back", "there is no profile to write into; write profile <url>, or leave it out")
-	case g.Profile != nil && g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
-		problem("write_back", "api fxa is never written to; leave write_back out")
-	case g.Profile != nil && len(g.Sessions) == 0 && g.bodyName == nil:
-		problem("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
-	case g.Profile != nil && g.Profile.Auth.Forward && !hasToken:
-		problem("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
+	case len(g.Sessions) > 0 && !claimed:
+		return wrongAt("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
+	case field != "" && !claimed:
+		return wrongAt("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", field)
+	case g.WriteBack != nil && *g.WriteBack:
+		return wrongAt("write_back", "there is no profile to write into; write profile <url>, or leave it out")
 	}
-	return at(errors.Join(problems...), "metrics_gate")
+	return nil
+}
+
+// validateProfile refuses a profile that nobody could be asked about, and what
+// it is to do and cannot.
+func (g *Gate) validateProfile() error {
+	hasToken := slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.credential() != nil })
+	switch {
+	case g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
+		return wrongAt("write_back", "api fxa is never written to; leave write_back out")
+	case len(g.Sessions) == 0 && g.bodyUID() == "":
+		return wrongAt("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
+	case g.Profile.Auth.Forward && !hasToken:
+		return wrongAt("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
+	}
+	return nil
 }
 
 // check makes sure that every option by itself is well-formed. Provision
@@ -345,73 +295,21 @@ func (g *Gate) check() error {
 		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
 	}
 	for _, route := range g.Routes {
-		problems = append(problems, at(route.validate(), "route "+route.Path))
+		problems = append(problems, at(route.Validate(), "route "+route.Path))
 	}
 	if g.Profile != nil {
 		problems = append(problems, at(g.Profile.validate(), "profile"))
 	}
-	problems = append(problems, at(g.Signal.validate(), "signal"))
-	problems = append(problems, at(g.Handshake.validate(), "handshake"), at(g.FeatureFlags.validate(), "feature_flags"))
-	return at(errors.Join(problems...), "metrics_gate")
+	if g.Handshake != nil {
+		problems = append(problems, at(g.Handshake.validate(), "handshake"))
+	}
+	problems = append(problems, at(g.Signal.Validate(), "signal"), at(g.FeatureFlags.Validate(), "feature_flags"))
+	return errors.Join(problems...)
 }
 
 // ServeHTTP decides gated requests and pages and passes everything else.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// Clients' own copies go first and on every path, or somebody could tell
-	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
-	delete(r.Header, outcomeHeader)
-
-	if g.handshake != nil {
-		if serve := g.handshake.address(r.URL.Path); serve != nil {
-			g.serveOwn(w, r, serve)
-			return nil
-		}
-	}
-	route := g.routes.match(r.Method, r.URL.Path)
-	if route == nil {
-		if isPage(r) {
-			return g.servePage(w, r, next)
-		}
-		return next.ServeHTTP(w, r)
-	}
-
-	decision := g.decideGated(r, route)
-	route.requests[decision.Action][decision.Reason].Inc()
-	g.publish(r, decision)
-	switch {
-	case g.shadow:
-		return next.ServeHTTP(w, r)
-	case decision.Action == policy.Block:
-		if decision.Reason == policy.ReasonPreference && !decision.ByName {
-			g.stick(w, r)
-		}
-		g.block(w, r, route, decision)
-		return nil
-	}
-	if decision.Reason == policy.ReasonExplicitAllow {
-		g.unstick(w, r)
-	}
-	switch {
-	case g.namesDecide(route):
-		g.passUnseen(w, r, route, decision, next)
-		return nil
-	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		return g.pass(w, r, decision, g.uncached(next))
-	default:
-		return g.pass(w, r, decision, next)
-	}
-}
-
-// uncached keeps the reply to a collected request out of every cache: the
-// next person behind it may have opted out.
-func (g *Gate) uncached(next caddyhttp.Handler) caddyhttp.Handler {
-	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		err := g.noStore.ServeHTTP(w, r, next)
-		if err != nil { // for what handle_errors answers in its place
-			w.Header().Set("Cache-Control", "private, no-store")
-		}
-		return err
-	})
+	return g.gate.ServeHTTP(w, r, next.ServeHTTP)
 }
 
 // Cleanup gives back the shared state that this instance took, if any.

@@ -1,17 +1,12 @@
 package caddymodule
 
 import (
-	"cmp"
 	"errors"
-	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/gate"
 )
 
 // Handshake asks the browser whether its user already switched telemetry off,
@@ -47,171 +42,45 @@ type Handshake struct {
 	SiteName string `json:"site_name,omitempty"`
 }
 
-const (
-	defaultHandshakeTimeout = 2 * time.Second
-	defaultCookieLife       = 180 * 24 * time.Hour
-)
-
-// handshake is a Handshake made ready for requests.
-type handshake struct {
-	script   *browser.Script
-	inject   bool
-	framed   bool // an embedder is configured
-	sticky   bool
-	cookies  signalCookies
-	siteName string
-	page     *browser.PreferencePage
-	forgery  *http.CrossOriginProtection
-	own      map[string]ownAddress
-}
-
-// ownAddress serves one of the gate's own addresses.
-type ownAddress func(g *Gate, w http.ResponseWriter, r *http.Request)
-
-func (h *Handshake) provision(repl *caddy.Replacer) (*handshake, error) {
-	embedders, err := resolveAll(repl, h.Embedders)
-	problems := []error{at(err, "embedder")}
-	for i := range embedders {
-		if err == nil {
-			embedders[i], err = browser.ParseOrigin(embedders[i])
-			problems = append(problems, at(err, "embedder"))
-		}
-	}
-	siteName := h.SiteName
-	if siteName != "" {
-		siteName, err = resolve(repl, h.SiteName)
-		problems = append(problems, at(err, "site_name"))
-	}
-	if err := errors.Join(problems...); err != nil {
-		return nil, err
-	}
+// config is the handshake of the gate, but for what placeholders stand for.
+func (h *Handshake) config() *gate.Handshake {
 	timeouts := make(map[string]time.Duration, len(h.ContextTimeouts))
 	for context, timeout := range h.ContextTimeouts {
 		timeouts[context] = time.Duration(timeout)
 	}
-	ready := &handshake{
-		script: browser.NewScript(browser.ScriptConfig{
-			Timeout:   cmp.Or(time.Duration(h.Timeout), defaultHandshakeTimeout),
-			Timeouts:  timeouts,
-			Embedders: embedders,
-		}),
-		inject:   h.Inject == nil || *h.Inject,
-		framed:   len(embedders) > 0,
-		sticky:   h.Sticky == nil || *h.Sticky,
-		cookies:  newSignalCookies(cmp.Or(time.Duration(h.CookieLife), defaultCookieLife)),
-		siteName: siteName,
-		page:     browser.NewPreferencePage(),
-		forgery:  http.NewCrossOriginProtection(),
+	return &gate.Handshake{
+		Timeout:         time.Duration(h.Timeout),
+		ContextTimeouts: timeouts,
+		NoInject:        h.Inject != nil && !*h.Inject,
+		CookieLife:      time.Duration(h.CookieLife),
+		NotSticky:       h.Sticky != nil && !*h.Sticky,
 	}
-	ready.own = map[string]ownAddress{
-		"handshake.js":   func(_ *Gate, w http.ResponseWriter, r *http.Request) { ready.script.ServeHTTP(w, r) },
-		"preference.css": func(_ *Gate, w http.ResponseWriter, r *http.Request) { browser.ServePreferenceCSS(w, r) },
-		"signal":         (*Gate).serveSignal,
-		"status":         (*Gate).serveStatus,
-		"preference":     (*Gate).servePreference,
-	}
-	return ready, nil
 }
 
-// validate finds what is wrong with the values, wherever they come from.
-func (h *Handshake) validate() error {
+// resolved is config with what placeholders stand for, and nil of no handshake.
+func (h *Handshake) resolved(repl *caddy.Replacer) (*gate.Handshake, error) {
 	if h == nil {
-		return nil
+		return nil, nil
 	}
-	var problems []error
-	if h.Timeout < 0 {
-		problems = append(problems, wrongAt("timeout", "is negative; leave it out for 2s"))
+	config := h.config()
+	var err error
+	config.Embedders, err = resolveAll(repl, h.Embedders)
+	problems := []error{at(err, "embedder")}
+	if h.SiteName != "" {
+		config.SiteName, err = resolve(repl, h.SiteName)
+		problems = append(problems, at(err, "site_name"))
 	}
-	for context, timeout := range h.ContextTimeouts {
-		if timeout <= 0 || context == "" {
-			problems = append(problems, wrongAt("timeout", "%v for context %q is not possible; write timeout <duration> <context>", time.Duration(timeout), context))
-		}
-	}
-	if h.CookieLife < 0 {
-		problems = append(problems, wrongAt("cookie_life", "is negative; leave it out for 180d"))
-	}
+	return config, errors.Join(problems...)
+}
+
+// validate finds what is wrong with the values, wherever they come from. What a
+// placeholder stands for is known when the configuration is loaded.
+func (h *Handshake) validate() error {
+	config := h.config()
 	for _, embedder := range h.Embedders {
-		if isPlaceholder(embedder) {
-			continue // known when the configuration is loaded
-		}
-		if _, err := browser.ParseOrigin(embedder); err != nil {
-			problems = append(problems, at(err, "embedder"))
+		if !isPlaceholder(embedder) {
+			config.Embedders = append(config.Embedders, embedder)
 		}
 	}
-	return errors.Join(problems...)
-}
-
-// address returns what serves an own address, or nil. The path is compared as
-// it is written in the pages that link there.
-func (h *handshake) address(path string) ownAddress {
-	name, below := strings.CutPrefix(path, browser.Base)
-	if !below {
-		return nil
-	}
-	return h.own[name]
-}
-
-// serveOwn answers one of the gate's own addresses. None of them is kept in
-// the access log: the size of a reply alone would tell who opted out.
-func (g *Gate) serveOwn(w http.ResponseWriter, r *http.Request, serve ownAddress) {
-	if !g.LogBlocked {
-		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	}
-	serve(g, w, r)
-}
-
-// refuse answers what an own address does not accept, with what to do.
-func refuse(w http.ResponseWriter, status int, what string) {
-	w.Header().Set("Cache-Control", "no-store")
-	http.Error(w, what, status)
-}
-
-// allow refuses methods other than these.
-func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
-	if slices.Contains(methods, r.Method) {
-		return true
-	}
-	w.Header().Set("Allow", strings.Join(methods, ", "))
-	refuse(w, http.StatusMethodNotAllowed, "write "+strings.Join(methods, " or "))
-	return false
-}
-
-// bodyTime is how long a report or a form may take to arrive: both are a few
-// bytes, and the server's own timeout may be none.
-const bodyTime = 5 * time.Second
-
-// limitBody bounds a body in size and time.
-func limitBody(w http.ResponseWriter, r *http.Request, size int64) {
-	r.Body = http.MaxBytesReader(w, r.Body, size)
-	// Where the connection has no deadlines, the server's own timeout holds.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
-}
-
-// fromHere says whether a request comes from this site itself: by what the
-// browser says of it (Fetch metadata) or, where it says nothing, by its
-// Origin. A request without either comes from no browser that could be made to
-// send it.
-func (g *Gate) fromHere(r *http.Request) bool {
-	return g.handshake.forgery.Check(r) == nil && (r.Header.Get("Sec-Fetch-Site") != "" || isOwnOrigin(r))
-}
-
-// isOwnOrigin says whether an Origin is this site's, scheme included, or is
-// not said.
-func isOwnOrigin(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	return origin == "" || origin == scheme(r)+"://"+r.Host
-}
-
-// scheme is the one that the client used. X-Forwarded-Proto counts from the
-// proxies only that Caddy's trusted_proxies names.
-func scheme(r *http.Request) string {
-	if r.TLS != nil {
-		return "https"
-	}
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
-		if forwarded := r.Header.Get("X-Forwarded-Proto"); forwarded != "" {
-			return forwarded
-		}
-	}
-	return "http"
+	return config.Validate()
 }

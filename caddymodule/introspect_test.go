@@ -16,7 +16,7 @@ import (
 )
 
 // TestOpaqueSession gates an application whose users have opaque tokens, with
-// the OAuth and the profile server of Firefox Accounts behind the gate. The
+// the OAuth and the profile server of Firefox Accounts behind the module. The
 // profile server takes the users' own tokens.
 func TestOpaqueSession(t *testing.T) {
 	t.Parallel()
@@ -47,7 +47,7 @@ func TestOpaqueSession(t *testing.T) {
 		}
 	}))
 	t.Cleanup(profile.Close)
-	gate := newGate(t, `metrics_gate {
+	module := newGate(t, `metrics_gate {
 		route POST /beacon
 		session introspect `+oauth.URL+`/v1/verify {
 			cookie session
@@ -75,7 +75,7 @@ func TestOpaqueSession(t *testing.T) {
 		{"", "collect", "default", 3},
 	} {
 		r, w := request(http.MethodPost, "/beacon", "{}", map[string]string{"Cookie": "session=" + test.token})
-		if err := gate.ServeHTTP(w, r, new(upstream)); err != nil {
+		if err := module.ServeHTTP(w, r, new(upstream)); err != nil {
 			t.Fatal(err)
 		}
 		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -42,6 +43,8 @@ func at(err error, words ...string) error {
 		return nil
 	case located:
 		return located{slices.Concat(words, err.words), err.err}
+	case *gate.ConfigError:
+		return at(err.Err, append(slices.Clone(words), err.Setting)...)
 	case *token.ConfigError:
 		return located{slices.Concat(words, []string{err.Setting}), err.Err}
 	case *profileclient.ConfigError:

@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"
 )
@@ -140,25 +139,6 @@ func register(registry *prometheus.Registry, collectors ...prometheus.Collector)
 		}
 	}
 	return nil
-}
-
-// routeCounters resolves a route's counters, so that counting a request is
-// one atomic addition.
-func routeCounters(path, class, mode string) (counters [2][policy.ReasonCount]prometheus.Counter) {
-	for _, action := range []policy.Action{policy.Block, policy.Collect} {
-		for reason := range policy.ReasonCount {
-			counters[action][reason] = requestsTotal.WithLabelValues(path, class, action.String(), reason.String(), mode)
-		}
-	}
-	return counters
-}
-
-// sessionCounters resolves the counters of one kind of session.
-func sessionCounters(kind string) (counters [session.OutcomeCount]prometheus.Counter) {
-	for outcome := range session.OutcomeCount {
-		counters[outcome] = sessionsTotal.WithLabelValues(kind, outcome.String())
-	}
-	return counters
 }
 
 // profileObserver counts what profile clients do. Clients outlive

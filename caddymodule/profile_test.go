@@ -32,7 +32,7 @@ func TestFollowDefault(t *testing.T) {
 		{"api fxa", "/v1", "api fxa\nauth forward", false},
 	} {
 		for _, mode := range []string{modeEnforce, modeShadow} {
-			gate := newGate(t, fmt.Sprintf(`metrics_gate %s {
+			module := newGate(t, fmt.Sprintf(`metrics_gate %s {
 				route POST /beacon
 				session jwt {
 					secret {file.testdata/keys/shared.secret}
@@ -41,12 +41,20 @@ func TestFollowDefault(t *testing.T) {
 					%s
 				}
 			}`, mode, test.url, test.options))
-			settings, err := gate.Profile.settings(caddy.NewReplacer())
+			settings, err := module.Profile.settings(caddy.NewReplacer())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if settings.Follow != test.want || gate.profile.Following() != test.want {
-				t.Errorf("%s, %s: follows: %v, %v, want %v", test.name, mode, settings.Follow, gate.profile.Following(), test.want)
+			var held leases
+			client, err := module.Profile.client(caddy.NewReplacer(), &held) // the one that the gate holds
+			if err != nil {
+				t.Fatal(err)
+			}
+			if settings.Follow != test.want || client.Following() != test.want {
+				t.Errorf("%s, %s: follows: %v, %v, want %v", test.name, mode, settings.Follow, client.Following(), test.want)
+			}
+			if err := held.release(); err != nil {
+				t.Error(err)
 			}
 		}
 	}
@@ -99,7 +107,7 @@ func TestPreferencePageOfShippedAPI(t *testing.T) {
 		_, _ = io.WriteString(w, `{"metricsEnabled":false}`)
 	}))
 	t.Cleanup(server.Close)
-	gate := newGate(t, `metrics_gate {
+	module := newGate(t, `metrics_gate {
 		preset fxa
 		session jwt {
 			cookie session
@@ -113,7 +121,7 @@ func TestPreferencePageOfShippedAPI(t *testing.T) {
 		handshake
 	}`)
 	session := "Cookie: " + sessionOf(t, optedOutUID)
-	w, _ := ask(t, gate, "GET /.well-known/metrics-gate/preference", "", "", sameOrigin, session)
+	w, _ := ask(t, module, "GET /.well-known/metrics-gate/preference", "", "", sameOrigin, session)
 	page := w.Body.String()
 	if !strings.Contains(page, "The choice in your account cannot be changed on this page.") || strings.Contains(page, `value="optout"`) {
 		t.Errorf("the page offers a choice:\n%s", page)
@@ -121,7 +129,7 @@ func TestPreferencePageOfShippedAPI(t *testing.T) {
 	if !strings.Contains(page, "You are not measured") {
 		t.Errorf("the page does not say what holds:\n%s", page)
 	}
-	w, _ = ask(t, gate, "POST /.well-known/metrics-gate/preference", "choice=allow", "", sameOrigin, session,
+	w, _ = ask(t, module, "POST /.well-known/metrics-gate/preference", "choice=allow", "", sameOrigin, session,
 		"Content-Type: application/x-www-form-urlencoded")
 	if w.Code != http.StatusForbidden {
 		t.Errorf("a choice is answered with %d", w.Code)

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -9,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/metricsgate/metricsgate/gate"
 )
 
 const sharedGate = `metrics_gate {
@@ -34,14 +35,14 @@ func TestSameSettingsShareState(t *testing.T) {
 	t.Parallel()
 	one := newGate(t, sharedGateText("a", "41s"))
 	two := newGate(t, sharedGateText("a", "41s"))
-	if one.profile != two.profile || one.sessions[0] != two.sessions[0] {
+	if len(one.leases) != 2 || one.leases[0] != two.leases[0] || one.leases[1] != two.leases[1] {
 		t.Error("two gates with the same settings do not share what they know")
 	}
 	other := newGate(t, sharedGateText("b", "42s"))
-	if one.profile == other.profile {
+	if one.leases[1] == other.leases[1] {
 		t.Error("gates with another max_age share their preferences")
 	}
-	if one.sessions[0] == other.sessions[0] {
+	if one.leases[0] == other.leases[0] {
 		t.Error("gates with another issuer share their verified tokens")
 	}
 }
@@ -69,17 +70,17 @@ func TestFailedConfigurationLeavesTheRunningOneWhole(t *testing.T) {
 		"profile":   strings.Replace(same, "bearer {file.testdata/keys/shared.secret}", "bearer {env.METRICS_GATE_TEST_NOT_SET}", 1),
 		"never ran": "",
 	} {
-		gate := new(Gate)
+		module := new(Gate)
 		var err error
 		switch stage {
 		case "never ran":
-			err = gate.Cleanup()
+			err = module.Cleanup()
 		case "check":
-			gate, err = tryGate(t, text)
+			module, err = tryGate(t, text)
 			if err == nil {
-				gate.OnUnknown = "perhaps"
-				err = gate.check()
-				if cleanup := gate.Cleanup(); cleanup != nil {
+				module.OnUnknown = "perhaps"
+				err = module.check()
+				if cleanup := module.Cleanup(); cleanup != nil {
 					t.Error(cleanup)
 				}
 			}
@@ -124,24 +125,23 @@ func TestMetricsSurviveReloads(t *testing.T) {
 		return total
 	}
 	for reload := range 3 {
-		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		ctx := newContext(t)
 		for range 2 {
-			gate := &Gate{Routes: []Route{{Methods: []string{"POST"}, Path: route}}}
-			if err := gate.Provision(ctx); err != nil {
+			module := &Gate{Routes: []gate.Route{{Methods: []string{"POST"}, Path: route}}}
+			if err := module.Provision(ctx); err != nil {
 				t.Fatal(err)
 			}
 			r, w := request("POST", route, "", nil)
-			if err := gate.ServeHTTP(w, r, new(upstream)); err != nil {
+			if err := module.ServeHTTP(w, r, new(upstream)); err != nil {
 				t.Fatal(err)
 			}
-			if err := gate.Cleanup(); err != nil {
+			if err := module.Cleanup(); err != nil {
 				t.Error(err)
 			}
 		}
 		if got, want := count(ctx.GetMetricsRegistry()), float64(2*(reload+1)); got != want {
 			t.Errorf("after reload %d the registry counts %v requests, want %v", reload, got, want)
 		}
-		cancel()
 	}
 }
 
@@ -176,8 +176,8 @@ func TestMetricNamesAreClean(t *testing.T) {
 // what GET /config and a server that logs its handlers show.
 func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 	t.Parallel()
-	gate := newGate(t, sharedGateText("secrets", "44s"))
-	text, err := json.Marshal(gate)
+	module := newGate(t, sharedGateText("secrets", "44s"))
+	text, err := json.Marshal(module)
 	if err != nil {
 		t.Fatal(err)
 	}

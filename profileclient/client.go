@@ -511,3 +511,9 @@ func (s slots) wait(ctx context.Context) bool {
 func (s slots) give() { <-s }
 
 func (s slots) full() bool { return len(s) == cap(s) }
+
+// Timeout returns how long a lookup may take.
+func (c *Client) Timeout() time.Duration { return c.timeout }
+
+// ReadOnly says that the API has no way to write, whatever the credential.
+func (c *Client) ReadOnly() bool { return c.api == FxA }

@@ -1,4 +1,4 @@
-package caddymodule
+package gate
 
 import (
 	"encoding/json"
@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/metricsgate/metricsgate/browser"
 	"github.com/metricsgate/metricsgate/policy"
@@ -25,7 +23,8 @@ type FeatureFlags struct {
 	Flags map[string]json.RawMessage `json:"flags,omitempty"`
 }
 
-func (f *FeatureFlags) validate() error {
+// Validate finds what is missing or not JSON. Of no override nothing is wrong.
+func (f *FeatureFlags) Validate() error {
 	switch {
 	case f == nil:
 		return nil
@@ -36,43 +35,60 @@ func (f *FeatureFlags) validate() error {
 	}
 	for key, value := range f.Flags {
 		if !json.Valid(value) {
-			return wrongAt(key, "its value is not JSON; write a number, true, false, null, or other JSON in backquotes, such as `{}`")
+			return wrongf(key, "its value is not JSON; write a number, true, false, null, or other JSON in backquotes, such as `{}`")
 		}
 	}
 	return nil
 }
 
-// defaultExperimentParams are the ones of the Firefox Accounts content server.
-var defaultExperimentParams = []string{"forceExperiment", "forceExperimentGroup"}
-
 // pages says what the gate does to pages on their way.
 type pages struct {
-	// wait has pages wait for a preference, as experiments do.
-	wait   bool
-	params []string
-	script *browser.Script // nil: none is injected
-	flags  *FeatureFlags
+	// private: documents are changed for those who opted out, so they are not
+	// the same for everyone, and wait for a preference.
+	private bool
+	params  []string
+	script  *browser.Script // nil: none is injected
+	flags   *FeatureFlags
 }
 
-func newPages(g *Gate) pages {
+func newPages(config *Config, h *handshake) pages {
 	p := pages{
-		wait:   len(g.ExperimentParams) > 0 || g.FeatureFlags != nil,
-		params: g.ExperimentParams,
-		flags:  g.FeatureFlags,
+		private: len(config.ExperimentParams) > 0 || config.FeatureFlags != nil,
+		params:  config.ExperimentParams,
+		flags:   config.FeatureFlags,
 	}
-	if g.handshake != nil && g.handshake.inject {
-		p.script = g.handshake.script
+	if h != nil && h.inject {
+		p.script = h.script
 	}
 	return p
 }
 
-// servePage passes a page, with what the gate has to change about it.
-func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	decision, ask := g.decidePage(r)
-	g.publish(r, decision)
-	if g.shadow {
-		return next.ServeHTTP(w, r)
+// isPage says whether the browser asks for a document to show. Browsers that
+// do not send Fetch metadata are recognised by what they accept.
+func isPage(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
 	}
+	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 {
+		return dest[0] == "document" || dest[0] == "iframe" || dest[0] == "frame"
+	}
+	for _, accept := range r.Header["Accept"] {
+		if strings.Contains(accept, "text/html") {
+			return true
+		}
+	}
+	return false
+}
+
+// servePage passes a page, with what the gate has to change about it.
+func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) error {
+	v := g.Page(r)
+	decision := v.decision
+	g.observer.Decided(r, NoRoute, decision)
+	if g.shadow {
+		return next(w, r)
+	}
+	ask := g.asksForReport(r, &v)
 	blocked := decision.Action == policy.Block
 	var tag browser.TagOptions
 	if blocked && stripParams(r, g.pages.params) {
@@ -81,7 +97,7 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	tag.Report = ask
 	edit := g.pages.edit(tag, blocked)
 	// Such a page is not the same for everyone, and not for ever.
-	edit.Private = g.pages.wait || ask && g.pages.script != nil
+	edit.Private = g.pages.private || ask && g.pages.script != nil
 	switch {
 	case len(edit.Insert) == 0 && !edit.Private:
 		return g.pass(w, r, decision, next)
@@ -90,6 +106,23 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	default: // the header of HEAD is all that there is
 		edit = browser.Edit{Private: edit.Private}
 	}
+	return g.passEdited(w, r, decision, edit, next)
+}
+
+// asksForReport says whether the browser's half of the handshake should report,
+// even if it has nothing new.
+func (g *Gate) asksForReport(r *http.Request, v *verdict) bool {
+	if g.handshake == nil {
+		return false
+	}
+	// Somebody who signed in since the browser reported is not written back
+	// yet; and a browser that lost its cookie believes that it has reported.
+	signedInSince := v.decision.Reason == policy.ReasonSignal && v.subject.Session == policy.Verified && g.writeBack
+	return signedInSince && reportedOptOut(r.Header) || g.signals.Read(r.Header) == policy.SignalProbing
+}
+
+// passEdited hands a page on and edits its document on the way back.
+func (g *Gate) passEdited(w http.ResponseWriter, r *http.Request, decision policy.Decision, edit browser.Edit, next Next) error {
 	document, complete := browser.NewResponse(w, edit), false
 	defer func() {
 		// A panic, which is how Caddy's proxy ends a reply that broke off, goes
@@ -97,23 +130,19 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		// nobody to tell.
 		result, _ := document.Close(complete)
 		if result != browser.Untouched {
-			pagesTotal.WithLabelValues(result.String()).Inc()
+			g.observer.Page(result)
 		}
 		if document.FlagsMissed() {
-			pagesTotal.WithLabelValues(resultNoFlags).Inc()
+			g.observer.FlagsMissed()
 		}
 	}()
 	err := g.pass(document, r, decision, next)
 	complete = err == nil
-	if err != nil && edit.Private { // for what handle_errors answers in its place
+	if err != nil && edit.Private { // for what an error page answers in its place
 		w.Header().Set("Cache-Control", "private, no-cache")
 	}
 	return err
 }
-
-// resultNoFlags counts documents, besides their other result, in which the
-// <meta> with the feature flags is missing or cannot be read.
-const resultNoFlags = "no_flags"
 
 // edit is what is changed in the documents of a decision.
 func (p *pages) edit(tag browser.TagOptions, blocked bool) (edit browser.Edit) {

@@ -1,4 +1,4 @@
-package caddymodule
+package gate
 
 import (
 	"cmp"
@@ -8,10 +8,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/metricsgate/metricsgate/policy"
 )
 
 // Route is a gated route: requests that are non-essential metrics, or that
@@ -38,79 +34,75 @@ type Route struct {
 	Answer *Answer `json:"answer,omitempty"`
 }
 
+// The classes of routes, as configurations and metrics spell them.
 const (
-	classMetrics    = "metrics"
-	classExperiment = "experiment"
+	// ClassMetrics are non-essential metrics.
+	ClassMetrics = "metrics"
+	// ClassExperiment hands out experiment assignments.
+	ClassExperiment = "experiment"
 )
 
-// presets are the gated routes of applications that we know. Their answers
-// are what the applications themselves say on success, so that neither
-// beacons nor retries notice.
-var presets = map[string]struct {
-	routes      []Route
-	bodyUID     string
-	bodyPattern string
-}{
-	// The Firefox Accounts content server. Its errors route was a GET until
-	// 2016 and is a POST since; the page never looks at the reply.
-	"fxa": {
-		routes: []Route{
-			{Methods: []string{http.MethodPost}, Path: "/metrics", Class: classMetrics, Answer: fxaSuccess},
-			{Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost}, Path: "/metrics-errors", Class: classMetrics, Answer: fxaSuccess},
-			{
-				Methods: []string{http.MethodGet}, Path: "/experiments.bundle.js", Class: classExperiment,
-				Answer: &Answer{Status: http.StatusOK, ContentType: "text/javascript; charset=utf-8"},
-			},
-			{
-				Methods: []string{http.MethodPost}, Path: "/nimbus-experiments", Class: classExperiment,
-				Answer: &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"features":{},"nimbusUserId":""}`},
-			},
-		},
-		bodyUID:     "uid",
-		bodyPattern: `^[0-9a-f]{32}$`,
-	},
-}
-
-const fxaJSON = "application/json; charset=utf-8"
-
-var fxaSuccess = &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"success":true}`}
-
-// validate checks one route and returns every problem it has.
-func (r *Route) validate() error {
+// Validate returns the first thing that is wrong with the route.
+func (r *Route) Validate() error {
 	if len(r.Methods) == 0 {
-		return wrongAt("methods", "none given; write at least one, such as POST")
+		return wrongf("methods", "none given; write at least one, such as POST")
 	}
 	for _, method := range r.Methods {
 		switch {
 		case method == http.MethodOptions:
-			return wrongAt("methods", "OPTIONS always passes and cannot be gated; leave it out")
+			return wrongf("methods", "OPTIONS always passes and cannot be gated; leave it out")
 		case method == "" || strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "":
-			return wrongAt("methods", "%q is no method; write it in capitals, such as POST", method)
+			return wrongf("methods", "%q is not a method; write it in capitals, such as POST", method)
 		}
 	}
 	switch {
 	case !strings.HasPrefix(r.Path, "/"):
-		return wrongAt("path", "%q does not start with /", r.Path)
+		return wrongf("path", "%q does not start with /", r.Path)
 	case strings.Contains(strings.TrimSuffix(r.Path, "/*"), "*"):
-		return wrongAt("path", "%q has a * elsewhere than at its end as /*", r.Path)
+		return wrongf("path", "%q has a * elsewhere than at its end as /*", r.Path)
 	case strings.ContainsAny(r.Path, "{}?#%"):
-		return wrongAt("path", "%q must be a plain path, without placeholder, query or escape", r.Path)
+		return wrongf("path", "%q must be a plain path, without placeholder, query or escape", r.Path)
 	case cleanPath(strings.TrimSuffix(r.Path, "*")) != strings.TrimSuffix(r.Path, "*"):
-		return wrongAt("path", "%q is not clean; write %s", r.Path, cleanPath(r.Path))
+		return wrongf("path", "%q is not clean; write %s", r.Path, cleanPath(r.Path))
 	}
-	if r.Class != "" && r.Class != classMetrics && r.Class != classExperiment {
-		return wrongAt("class", "%q is neither metrics nor experiment", r.Class)
+	if r.Class != "" && r.Class != ClassMetrics && r.Class != ClassExperiment {
+		return wrongf("class", "%q is neither metrics nor experiment", r.Class)
 	}
-	return r.Answer.validate()
+	return wrong("answer", r.Answer.validate())
+}
+
+// ClassOrDefault returns the class, ClassMetrics where none is set.
+func (r *Route) ClassOrDefault() string { return cmp.Or(r.Class, ClassMetrics) }
+
+// Takes says whether the route takes a request of this method for this path,
+// in any spelling that the gate knows.
+func (r *Route) Takes(method, urlPath string) bool {
+	var table routeTable
+	return table.add(r.prepare()) == nil && table.match(method, urlPath) != nil
 }
 
 // gatedRoute is a Route made ready for requests.
 type gatedRoute struct {
+	index      int // in Gate.Routes
 	methods    []string
 	path       string // as matched: without the *, or without a trailing slash
+	below      bool   // takes everything below path
 	experiment bool
 	answer     *answer
-	requests   [2][policy.ReasonCount]prometheus.Counter // by action and reason
+}
+
+func (r *Route) prepare() *gatedRoute {
+	path, below := strings.CutSuffix(r.Path, "*")
+	if !below && len(path) > 1 {
+		path = strings.TrimSuffix(path, "/")
+	}
+	return &gatedRoute{
+		methods:    r.Methods,
+		path:       path,
+		below:      below,
+		experiment: r.Class == ClassExperiment,
+		answer:     r.Answer.prepare(),
+	}
 }
 
 // routeTable finds the gated route of a request. Most requests are not
@@ -138,9 +130,9 @@ func ending(path string) uint8 {
 
 // add puts a route into the table and refuses one that repeats another's
 // method and path.
-func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
+func (t *routeTable) add(route *gatedRoute) error {
 	siblings := t.prefixes
-	if !isPrefix {
+	if !route.below {
 		siblings = t.exact[len(route.path)]
 	}
 	for _, other := range siblings {
@@ -150,7 +142,7 @@ func (t *routeTable) add(route *gatedRoute, isPrefix bool) error {
 			}
 		}
 	}
-	if !isPrefix {
+	if !route.below {
 		if t.exact == nil {
 			t.exact = map[int][]*gatedRoute{}
 		}
@@ -179,10 +171,10 @@ func (t *routeTable) match(method, urlPath string) *gatedRoute {
 	}
 	var route *gatedRoute
 	if strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.") {
-		route = t.find(method, cleanPath(urlPath))
+		route = t.spelt(method, cleanPath(urlPath))
 	}
 	if route == nil {
-		route = t.find(method, urlPath)
+		route = t.spelt(method, urlPath)
 	}
 	if route == nil && method == http.MethodHead {
 		return t.match(http.MethodGet, urlPath)
@@ -190,8 +182,8 @@ func (t *routeTable) match(method, urlPath string) *gatedRoute {
 	return route
 }
 
-// find is match for one spelling of the path.
-func (t *routeTable) find(method, urlPath string) *gatedRoute {
+// spelt is match for one spelling of the path.
+func (t *routeTable) spelt(method, urlPath string) *gatedRoute {
 	exactPath := urlPath
 	if n := len(urlPath) - 1; n > 0 && urlPath[n] == '/' {
 		exactPath = urlPath[:n]

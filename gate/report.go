@@ -1,4 +1,4 @@
-package caddymodule
+package gate
 
 import (
 	"encoding/json"
@@ -6,36 +6,68 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"time"
 
-	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
 )
 
 // maxReport bounds what the handshake's script may report.
 const maxReport = 1 << 10
 
-// What came of a report, as the metric's label has it.
+// ReportOutcome says what came of a report of the handshake's script. The set
+// is closed: metrics have one label value for each.
+type ReportOutcome uint8
+
 const (
-	reportOptedOut    = "opted_out"
-	reportNoObjection = "no_objection"
-	reportNoAnswer    = "no_answer"
-	reportRefused     = "refused"
-	reportMalformed   = "malformed"
+	// ReportOptedOut: the browser's user switched telemetry off.
+	ReportOptedOut ReportOutcome = iota
+	// ReportNoObjection: the browser answered, and its user did not.
+	ReportNoObjection
+	// ReportNoAnswer: the browser was asked and did not answer in time.
+	ReportNoAnswer
+	// ReportRefused: it did not come from this site's own pages.
+	ReportRefused
+	// ReportMalformed: it cannot be read.
+	ReportMalformed
+
+	// ReportOutcomeCount is the number of outcomes, for tables indexed by
+	// ReportOutcome.
+	ReportOutcomeCount
 )
+
+var reportOutcomeNames = [ReportOutcomeCount]string{
+	ReportOptedOut:    "opted_out",
+	ReportNoObjection: "no_objection",
+	ReportNoAnswer:    "no_answer",
+	ReportRefused:     "refused",
+	ReportMalformed:   "malformed",
+}
+
+// String returns the outcome as metrics spell it.
+func (o ReportOutcome) String() string { return reportOutcomeNames[o] }
+
+// cookie is the value of the signal's cookie that keeps the outcome.
+func (o ReportOutcome) cookie() string {
+	switch o {
+	case ReportOptedOut:
+		return cookieOptedOut
+	case ReportNoObjection:
+		return cookieNoObjection
+	default:
+		return session.NoAnswer
+	}
+}
 
 // signalReport is what the handshake's script says that the browser said.
 type signalReport struct{ optedOut, noAnswer, framed bool }
 
-// outcome is the value of the cookie, and the label of the metric.
-func (s signalReport) outcome() (cookie, label string) {
+func (s signalReport) outcome() ReportOutcome {
 	switch {
 	case s.optedOut:
-		return cookieOptedOut, reportOptedOut
+		return ReportOptedOut
 	case s.noAnswer:
-		return session.NoAnswer, reportNoAnswer
+		return ReportNoAnswer
 	default:
-		return cookieNoObjection, reportNoObjection
+		return ReportNoObjection
 	}
 }
 
@@ -47,22 +79,22 @@ func (g *Gate) serveSignal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !g.fromHere(r) {
-		signalsTotal.WithLabelValues(reportRefused).Inc()
+		g.observer.Report(ReportRefused)
 		refuse(w, http.StatusForbidden, "only this site's own pages may report")
 		return
 	}
 	report, status := readReport(w, r)
 	if status != 0 {
-		signalsTotal.WithLabelValues(reportMalformed).Inc()
+		g.observer.Report(ReportMalformed)
 		refuse(w, status, `write application/json of at most 1 KB, such as {"metrics_optout":true}`)
 		return
 	}
-	value, label := report.outcome()
-	signalsTotal.WithLabelValues(label).Inc()
-	if value == cookieOptedOut {
-		g.recordSignal(r)
+	outcome := report.outcome()
+	g.observer.Report(outcome)
+	if outcome == ReportOptedOut && g.writeBack {
+		g.Reported(r)
 	}
-	if line := g.reportedCookie(r.Header, value, report.framed); line != "" {
+	if line := g.reportedCookie(r.Header, outcome.cookie(), report.framed); line != "" {
 		setCookie(w, line)
 	}
 	w.Header().Set("Cache-Control", "no-store")
@@ -105,18 +137,6 @@ func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, st
 	report.noAnswer = !read("answered", true)
 	report.framed = read("framed", false)
 	return report, status
-}
-
-// recordSignal has the browser's opt-out written into the profile of the
-// session that the report proves, if it holds no choice.
-func (g *Gate) recordSignal(r *http.Request) {
-	if !g.writeBack {
-		return
-	}
-	now := time.Now()
-	if standing := g.standing(r, now); g.rules.Decide(standing.subject.Session, standing.preference, policy.SignalOptedOut).WriteBack {
-		g.profile.WriteBack(account(standing.subject), now)
-	}
 }
 
 // reportedCookie is the Set-Cookie line that keeps an outcome, or "" where

@@ -1,6 +1,8 @@
-package caddymodule
+package gate
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 )
@@ -21,15 +23,15 @@ type Answer struct {
 func (a *Answer) validate() error {
 	if a == nil || a.Status == 0 {
 		if a != nil && (a.Body != "" || a.ContentType != "") {
-			return wrongAt("answer", "a body needs a status; write one, such as 200")
+			return errors.New("a body needs a status; write one, such as 200")
 		}
 		return nil
 	}
 	if a.Status < 200 || a.Status > 499 {
-		return wrongAt("answer", "status %d is not one of 200 to 499", a.Status)
+		return fmt.Errorf("status %d is not one of 200 to 499", a.Status)
 	}
 	if a.Body != "" && (a.Status == http.StatusNoContent || a.Status == http.StatusNotModified) {
-		return wrongAt("answer", "a %d has no body; write 200 or leave the body out", a.Status)
+		return fmt.Errorf("a %d has no body; write 200 or leave the body out", a.Status)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package gate
 
 import (
 	"cmp"
@@ -46,7 +46,7 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	status, result := g.choose(w, r, choice, etag)
-	choicesTotal.WithLabelValues(choice.String(), result.String()).Inc()
+	g.observer.Choice(choice, result)
 	if result == browser.Saved {
 		// The browser then asks for the page, so that loading it again does not
 		// choose again.
@@ -63,14 +63,14 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Choice, etag string) (status int, result browser.ChoiceResult) {
 	preference, isAccounts := choice.Preference()
 	if isAccounts {
-		subject := g.sessions.Find(r, time.Now(), g.countSession)
+		subject := g.sessions.Find(r, time.Now(), g.observeSession)
 		if subject.Session != policy.Verified || !g.canChoose() {
 			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
 		}
 		if form := r.PostForm.Get("account"); form != "" && form != formAccount(subject.UID) {
 			return http.StatusConflict, browser.Conflict // somebody else has signed in meanwhile
 		}
-		err := g.profile.Choose(r.Context(), account(subject), preference, etag)
+		err := g.profile.Choose(r.Context(), account(&subject), preference, etag)
 		switch {
 		case errors.Is(err, profileclient.ErrConflict):
 			return http.StatusConflict, browser.Conflict
@@ -97,7 +97,7 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 }
 
 // canChoose says whether there is a profile that a choice can be saved in.
-func (g *Gate) canChoose() bool { return g.profile != nil && !g.Profile.isReadOnly() }
+func (g *Gate) canChoose() bool { return g.profile != nil && !g.profile.ReadOnly() }
 
 // formAccount is what a form remembers of the account that it was made for, so
 // that it does not choose for another one that signed in meanwhile: all
@@ -110,34 +110,32 @@ func formAccount(uid string) string {
 // showPreference renders the page for the request's own subject; result and
 // what was asked for are in the view already.
 func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int, view browser.View) {
-	now := time.Now()
+	v := g.Standing(r, func(account profileclient.Account) policy.Preference {
+		return g.readPreference(r, account, &view)
+	})
 	view.SiteName = cmp.Or(g.handshake.siteName, r.Host)
 	view.Locale = r.Header.Get("Accept-Language")
 	view.Signal = g.signals.Read(r.Header)
 	view.Sticky = chosenCookie(r.Header)
-	subject := g.sessions.Find(r, now, g.countSession)
-	if subject.Session == policy.Verified {
+	view.Preference = v.preference
+	view.Decision, view.Undecided = v.decision, v.withheld
+	if v.subject.Session == policy.Verified {
 		view.SignedIn = true
-		view.FormAccount = formAccount(subject.UID)
+		view.FormAccount = formAccount(v.subject.UID)
 		view.CanChoose = g.canChoose()
-		if g.profile != nil {
-			g.readPreference(r, account(subject), &view)
-		} else {
-			view.Preference = g.preference(subject, nil)
-		}
 	}
-	view.Decision = g.rules.Decide(subject.Session, view.Preference, view.Signal)
 	g.handshake.page.Render(w, status, view)
 }
 
 // readPreference asks the profile server itself: what is cached may be older
 // than what somebody chose elsewhere a moment ago.
-func (g *Gate) readPreference(r *http.Request, account profileclient.Account, view *browser.View) {
+func (g *Gate) readPreference(r *http.Request, account profileclient.Account, view *browser.View) policy.Preference {
 	held, err := g.profile.Read(r.Context(), account)
 	if err != nil {
-		return // and so unknown; the client has logged why
+		return policy.Unknown // the client has logged why
 	}
-	view.Preference, view.ETag = held.Preference, held.ETag
+	view.ETag = held.ETag
 	view.FromBrowser = held.Source == profileclient.SourceBrowser
 	view.ChangedAt = held.Changed
+	return held.Preference
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package gate
 
 import (
 	"fmt"
@@ -36,29 +36,29 @@ const (
 
 // reader returns what reads the signals: the two defaults and the named ones.
 func (s *Signal) reader() *session.Signals {
-	reader := &session.Signals{Cookies: []string{signalCookie}, Headers: []string{signalHeader}}
-	if s != nil {
-		reader.Cookies = append(reader.Cookies, s.Cookies...)
-		for _, name := range s.Headers {
-			reader.Headers = append(reader.Headers, http.CanonicalHeaderKey(name))
-		}
-		reader.GPC, reader.DNT = s.GPC, s.DNT
+	reader := &session.Signals{
+		Cookies: append([]string{signalCookie}, s.Cookies...),
+		Headers: []string{signalHeader},
+		GPC:     s.GPC,
+		DNT:     s.DNT,
+	}
+	for _, name := range s.Headers {
+		reader.Headers = append(reader.Headers, http.CanonicalHeaderKey(name))
 	}
 	return reader
 }
 
-func (s *Signal) validate() error {
-	if s == nil {
-		return nil
-	}
+// Validate finds names that are not names of cookies or headers, and the gate's
+// own outcome header.
+func (s *Signal) Validate() error {
 	for _, name := range slices.Concat(s.Cookies, s.Headers) {
 		if name == "" || strings.ContainsAny(name, " \t\r\n\"(),/:;<=>?@[\\]{}") {
-			return fmt.Errorf("%q is no name of a cookie or header", name)
+			return fmt.Errorf("%q is not the name of a cookie or header", name)
 		}
 	}
 	for _, name := range s.Headers {
-		if http.CanonicalHeaderKey(name) == outcomeHeader {
-			return fmt.Errorf("%s is the gate's own outcome header and cannot be a signal", outcomeHeader)
+		if http.CanonicalHeaderKey(name) == OutcomeHeader {
+			return fmt.Errorf("%s is the gate's own outcome header and cannot be a signal", OutcomeHeader)
 		}
 	}
 	return nil

@@ -1,9 +1,8 @@
-package caddymodule
+package gate
 
 import (
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -16,14 +15,14 @@ func (g *Gate) serveStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Vary", "Sec-Fetch-Site")
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "same-origin" && (site != "" || !isOwnOrigin(r)) {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "same-origin" && (site != "" || !g.isOwnOrigin(r)) {
 		refuse(w, http.StatusForbidden, "only this site's own pages may ask")
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = io.WriteString(w, statusOf(g.standing(r, time.Now()).decision))
+	_, _ = io.WriteString(w, statusOf(g.Standing(r, nil).decision))
 }
 
 // statusOf is the reply's text: metrics_optout is null while it is unknown.

@@ -1,0 +1,106 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// host is what Caddy does for the gate.
+func (g *Gate) host() gate.Host {
+	host := gate.Host{
+		// Caddy looks at its trusted_proxies once for each request.
+		Trusts: func(r *http.Request) bool {
+			trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+			return trusted
+		},
+		StatusOf: func(err error) int {
+			if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.StatusCode != 0 {
+				return handlerErr.StatusCode
+			}
+			return http.StatusInternalServerError
+		},
+	}
+	if !g.LogBlocked {
+		host.SkipLog = func(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true) }
+	}
+	return host
+}
+
+// observer counts what the gate does, and tells the handlers that follow what
+// was decided. Kinds are those of the sessions.
+func (g *Gate) observer(kinds []string) gate.Observer {
+	sessions := make([][session.OutcomeCount]prometheus.Counter, len(kinds))
+	for i, kind := range kinds {
+		for outcome := range session.OutcomeCount {
+			sessions[i][outcome] = sessionsTotal.WithLabelValues(kind, outcome.String())
+		}
+	}
+	return gate.Observer{
+		Decided:     g.decided,
+		Session:     func(source int, outcome session.Outcome) { sessions[source][outcome].Inc() },
+		Hidden:      func(class string) { upstreamTotal.WithLabelValues(class).Inc() },
+		Report:      func(outcome gate.ReportOutcome) { signalsTotal.WithLabelValues(outcome.String()).Inc() },
+		Page:        func(result browser.Result) { pagesTotal.WithLabelValues(result.String()).Inc() },
+		FlagsMissed: func() { pagesTotal.WithLabelValues("no_flags").Inc() },
+		Choice: func(choice browser.Choice, result browser.ChoiceResult) {
+			choicesTotal.WithLabelValues(choice.String(), result.String()).Inc()
+		},
+		NobodyRecognised: func(requests int) {
+			if len(g.lookedFor) == 0 {
+				return // a gate for signals only recognises nobody by design
+			}
+			g.logger.Warn("no account was recognised in any gated request so far, so nobody's preference was asked for; check the names",
+				zap.Int("requests", requests), zap.Strings("looked_for", g.lookedFor))
+		},
+	}
+}
+
+// The values of the placeholders, boxed once.
+var (
+	actionValues = [...]any{policy.Block: policy.Block.String(), policy.Collect: policy.Collect.String()}
+	reasonValues = func() (values [policy.ReasonCount]any) {
+		for reason := range policy.ReasonCount {
+			values[reason] = reason.String()
+		}
+		return values
+	}()
+)
+
+// decided counts a decision, and publishes it as placeholders and for the
+// matcher.
+func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
+	if route != gate.NoRoute {
+		g.requests[route][decision.Action][decision.Reason].Inc()
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(decisionPlaceholder, actionValues[decision.Action])
+		repl.Set(reasonPlaceholder, reasonValues[decision.Reason])
+	}
+	if decision.Action == policy.Block && !g.shadow {
+		caddyhttp.SetVar(r.Context(), optOutVar, true)
+	}
+}
+
+// requestCounters are a route's counters, by action and reason, so that
+// counting a request is one atomic addition.
+type requestCounters [2][policy.ReasonCount]prometheus.Counter
+
+func countersOf(route *gate.Route, mode string) (counters requestCounters) {
+	for _, action := range []policy.Action{policy.Block, policy.Collect} {
+		for reason := range policy.ReasonCount {
+			counters[action][reason] = requestsTotal.WithLabelValues(
+				route.Path, route.ClassOrDefault(), action.String(), reason.String(), mode)
+		}
+	}
+	return counters
+}

@@ -1,0 +1,193 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// Config is what a Gate is made of.
+type Config struct {
+	// Shadow decides and tells the observer, and changes nothing: nothing is
+	// blocked, no page is changed, no cookie set, and the application is told
+	// nothing. Opted-out users are still measured. Default: false.
+	Shadow bool
+
+	// Preset adds the gated routes of a known application, see Presets. A route
+	// of one's own for the same method and path takes the place of the preset's.
+	// Default: none.
+	Preset string
+
+	// Routes are the gated routes. Without any, and without a preset, New
+	// refuses the configuration, since nothing would be gated.
+	Routes []Route
+
+	// Reject answers blocked metrics requests with 403 and an
+	// application/problem+json instead of the route's answer. Experiment routes
+	// always get their answer, and a block that only a named account caused
+	// always looks like a success. Default: false.
+	Reject bool
+
+	// Rules say what happens where a preference is unknown and where nobody
+	// chose. The zero value blocks both; start from policy.DefaultRules.
+	Rules policy.Rules
+
+	// Sessions are the ways in which a request can prove its account, in the
+	// order in which they are tried. The caller closes them. Default: none.
+	Sessions session.Sources
+
+	// BodyUID is the top-level string field of a JSON body that names an
+	// account. A name can cause a block of a metrics request, nothing else, and
+	// where one counts, clients get the route's answer to collected requests as
+	// well. Default: the preset's, else none.
+	BodyUID string
+
+	// Profile is asked for preferences. The caller closes it. Default: none, so
+	// that only the sessions' own claims say what accounts prefer.
+	Profile *profileclient.Client
+
+	// Signal adds to where the browser's word is found.
+	Signal Signal
+
+	// WriteBack has the browser's opt-out written into a verified session's
+	// profile that holds no choice. Default: false.
+	WriteBack bool
+
+	// Handshake asks browsers whether their users already switched telemetry
+	// off, and brings the preference page. Default: none.
+	Handshake *Handshake
+
+	// ExperimentParams are the query parameters that are taken out of blocked
+	// users' navigations. Pages then wait for a lookup. Default: none.
+	ExperimentParams []string
+
+	// FeatureFlags overrides what a page says of features, for blocked users.
+	// Pages then wait for a lookup. Default: none.
+	FeatureFlags *FeatureFlags
+
+	// Observer is told what happens. Default: nobody is.
+	Observer Observer
+
+	// Host is what the server around the gate does for it. Default: what plain
+	// net/http does.
+	Host Host
+
+	// Log is told what an operator has to act on; nothing in it says anything
+	// about a person. Default: nobody is.
+	Log *zap.Logger
+}
+
+// ConfigError says which setting is wrong, by the words that it has in a
+// configuration file, and how. An error of a part of a setting has another
+// ConfigError inside.
+type ConfigError struct {
+	Setting string
+	Err     error
+}
+
+func (e *ConfigError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// wrong makes a ConfigError of what was found, or nil of nothing.
+func wrong(setting string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ConfigError{setting, err}
+}
+
+// validate finds what is wrong with the values by themselves.
+func (c *Config) validate() error {
+	var problems []error
+	if _, known := presets[c.Preset]; !known && c.Preset != "" {
+		problems = append(problems, wrong("preset", errors.New("there is none of this name; write fxa, or leave it out")))
+	}
+	if c.Preset == "" && len(c.Routes) == 0 {
+		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
+	}
+	for _, route := range c.Routes {
+		problems = append(problems, wrong("route "+route.Path, route.Validate()))
+	}
+	return errors.Join(append(problems,
+		wrong("signal", c.Signal.Validate()),
+		wrong("handshake", c.Handshake.Validate()),
+		wrong("feature_flags", c.FeatureFlags.Validate()),
+	)...)
+}
+
+// Handshake asks the browser whether its user already switched telemetry off,
+// and brings the page on which people choose. Its addresses are below
+// /.well-known/metrics-gate/. The zero value is a handshake with all defaults.
+type Handshake struct {
+	// Timeout is how long a page waits for the browser's answer; nothing else
+	// waits for it. Default: 2 seconds.
+	Timeout time.Duration
+
+	// ContextTimeouts are timeouts of their own for pages whose query parameter
+	// context has that value. Default: none.
+	ContextTimeouts map[string]time.Duration
+
+	// NoInject is for applications that have the script's tag themselves, so
+	// that it is not put into HTML pages on their way. Default: false.
+	NoInject bool
+
+	// Embedders are the origins whose pages may hold this site in a frame and
+	// are told whether its user opted out. Default: none.
+	Embedders []string
+
+	// CookieLife is how long the signal's cookie is kept. Default: 180 days.
+	CookieLife time.Duration
+
+	// NotSticky stops blocking a browser when an account that opted out in it
+	// has signed out. Default: false.
+	NotSticky bool
+
+	// SiteName is what the preference page calls this site. Default: the
+	// request's host.
+	SiteName string
+}
+
+const (
+	defaultHandshakeTimeout = 2 * time.Second
+	defaultCookieLife       = 180 * 24 * time.Hour
+)
+
+// Validate finds what is wrong with the values. Of no handshake nothing is.
+func (h *Handshake) Validate() error {
+	if h == nil {
+		return nil
+	}
+	var problems []error
+	problem := func(setting, format string, args ...any) {
+		problems = append(problems, wrongf(setting, format, args...))
+	}
+	if h.Timeout < 0 {
+		problem("timeout", "is negative; leave it out for 2s")
+	}
+	for context, timeout := range h.ContextTimeouts {
+		if timeout <= 0 || context == "" {
+			problem("timeout", "%v for context %q is not possible; write timeout <duration> <context>", timeout, context)
+		}
+	}
+	if h.CookieLife < 0 {
+		problem("cookie_life", "is negative; leave it out for 180d")
+	}
+	for _, embedder := range h.Embedders {
+		_, err := browser.ParseOrigin(embedder)
+		problems = append(problems, wrong("embedder", err))
+	}
+	return errors.Join(problems...)
+}
+
+// wrongf is wrong of a new error.
+func wrongf(setting, format string, args ...any) error {
+	return &ConfigError{setting, fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,193 @@
+package gate
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// engine decides requests: whose it is, what that account prefers, what the
+// browser said, and what follows. All of this is written once, in decide, so
+// that what a page says never contradicts what is done to a beacon.
+type engine struct {
+	rules    policy.Rules
+	sessions session.Sources
+	signals  *session.Signals
+	names    *session.BodyName     // nil: bodies name nobody
+	profile  *profileclient.Client // nil: only tokens say what accounts prefer
+
+	// pagesWait has pages wait for a preference, as experiments do.
+	pagesWait bool
+	// writeBack has the browser's opt-out written into profiles that hold no
+	// choice. Where reportsWrite only the handshake's report does that, so that
+	// a cookie which is out of date blocks and is not recorded.
+	writeBack, reportsWrite bool
+
+	observeSession func(source int, outcome session.Outcome)
+	recognition    *recognition
+}
+
+// verdict is what the gate knows of a request, and decides.
+type verdict struct {
+	subject session.Subject
+	// preference is the proven account's; unknown where none is proven.
+	preference policy.Preference
+	// signal is the browser's word, unread where the account's choice stands
+	// above it.
+	signal   policy.Signal
+	decision policy.Decision
+	// withheld says that an account which the request only names could be
+	// decided otherwise. What it prefers is told to nobody who cannot prove it.
+	withheld bool
+	// recognised says that the request proves or names an account.
+	recognised bool
+}
+
+// question is all in which a beacon, a page, a report and a status differ.
+type question struct {
+	// wait says that lookups are waited for, all together at most for the
+	// profile's timeout. Otherwise what is not cached is unknown and is looked up
+	// in the background, so that the beacon which follows finds it warm.
+	wait bool
+	// read takes the place of the lookup for the proven account, where what is
+	// cached may be too old.
+	read func(profileclient.Account) policy.Preference
+	// said is what the browser says in this very request, in place of what its
+	// cookies and headers say.
+	said policy.Signal
+	// withhold leaves out what the request only names.
+	withhold bool
+	// body says that the account that the body names counts.
+	body bool
+	// write has the browser's opt-out written back where the rules say so.
+	write bool
+}
+
+// Gated decides a gated request; it may wait for lookups.
+func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
+	v := e.decide(r, time.Now(), question{wait: true, body: e.namesDecide(route), write: e.writeBack && !e.reportsWrite})
+	e.recognition.heard(v.recognised)
+	return v
+}
+
+// Page decides a page. It does not wait, unless pages are changed for those who
+// opted out: then it waits as an experiment does.
+func (e *engine) Page(r *http.Request) verdict {
+	return e.decide(r, time.Now(), question{wait: e.pagesWait, write: e.writeBack && !e.reportsWrite})
+}
+
+// Standing is what is decided for whoever asks, as far as it may be told to
+// them. It may wait for a lookup; read, where it is not nil, takes its place.
+func (e *engine) Standing(r *http.Request, read func(profileclient.Account) policy.Preference) verdict {
+	return e.decide(r, time.Now(), question{wait: true, read: read, withhold: true})
+}
+
+// Reported takes the handshake's report that the browser opted out.
+func (e *engine) Reported(r *http.Request) {
+	e.decide(r, time.Now(), question{wait: true, withhold: true, said: policy.SignalOptedOut, write: e.writeBack})
+}
+
+// namesDecide says whether an account that a body names can decide over the
+// route. It cannot on experiment routes: there the reply is what is asked
+// for, so it would tell the preference of whoever is named.
+func (e *engine) namesDecide(route *gatedRoute) bool {
+	return e.names != nil && !route.experiment
+}
+
+// decide decides a request that came now.
+func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
+	v := verdict{subject: e.sessions.Find(r, now, e.observeSession), signal: q.said}
+	v.preference = e.preference(r, &v.subject, &q, now)
+	if q.said == policy.SignalNone && !v.preference.IsChoice() {
+		v.signal = e.signals.Read(r.Header)
+	}
+	v.decision = e.rules.Decide(v.subject.Session, v.preference, v.signal)
+	if v.decision.WriteBack && q.write {
+		e.profile.WriteBack(account(&v.subject), now)
+	}
+	v.recognised = v.subject.Session == policy.Verified || len(v.subject.Named) > 0
+	if v.decision.Action == policy.Collect && (len(v.subject.Named) > 0 || q.body) {
+		e.decideNamed(r, &q, &v, now)
+	}
+	return v
+}
+
+// preference is what the subject prefers or, without a profile, what the token
+// itself says. A token that lacks the claim then means that no choice was made;
+// one whose claim cannot be read is unknown, and so is the preference of
+// whoever is not verified.
+func (e *engine) preference(r *http.Request, subject *session.Subject, q *question, now time.Time) policy.Preference {
+	switch {
+	case subject.Session != policy.Verified:
+		return policy.Unknown
+	case e.profile == nil && subject.HasClaim:
+		return subject.Claim
+	case e.profile == nil:
+		return policy.Unset
+	case q.read != nil:
+		return q.read(account(subject))
+	case q.wait:
+		return e.profile.Lookup(r.Context(), account(subject), now)
+	default:
+		return e.profile.Cached(account(subject), now)
+	}
+}
+
+// decideNamed goes on with a decision that collects: it looks up the accounts
+// that the request only names, an expired session's before the body's. Together
+// they may wait for as long as the lookup for the session has left; that a body
+// comes slowly takes nothing of it.
+func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began time.Time) {
+	if q.withhold {
+		if slices.ContainsFunc(v.subject.Named, func(name string) bool { return name != v.subject.UID }) {
+			v.withheld = true
+			v.decision = policy.Decision{Action: e.rules.OnUnknown, Reason: policy.ReasonUnknown}
+		}
+		return
+	}
+	var left time.Duration
+	if e.profile != nil {
+		left = e.profile.Timeout() - time.Since(began)
+	}
+	preferenceOf := func(name string) policy.Preference {
+		switch now := time.Now(); {
+		case e.profile == nil:
+			return policy.Unknown
+		case q.wait:
+			defer func() { left -= time.Since(now) }()
+			return e.profile.LookupNamed(r.Context(), name, now, left)
+		default:
+			return e.profile.CachedNamed(name, now)
+		}
+	}
+	for _, name := range v.subject.Named {
+		if v.decision.Action == policy.Collect && name != v.subject.UID {
+			v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+		}
+	}
+	if v.decision.Action == policy.Block || !q.body {
+		return
+	}
+	switch name, result := e.names.Read(r); {
+	case result == session.NotLearnt:
+		v.decision = e.rules.DecideNamed(v.decision, policy.Unknown)
+	case result == session.NoName, name == v.subject.UID, slices.Contains(v.subject.Named, name):
+	default:
+		v.recognised = true
+		v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+	}
+}
+
+func account(subject *session.Subject) profileclient.Account {
+	return profileclient.Account{
+		UID:       subject.UID,
+		Token:     subject.Token,
+		HasClaim:  subject.HasClaim && subject.Claim != policy.Unknown,
+		Claim:     subject.Claim,
+		ClaimedAt: subject.ClaimedAt,
+	}
+}

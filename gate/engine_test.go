@@ -1,0 +1,172 @@
+package gate
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// brokenUID is an account about which the profile server fails.
+const brokenUID = "00000000000000000000000000000005"
+
+// subjects are the headers of requests that prove, name or hide an account in
+// every way there is: by a cookie, and by a bearer token beside it.
+func subjects(tb testing.TB) map[string][]string {
+	tb.Helper()
+	cookies := map[string]string{"nobody": "", "forged": "session=forged"}
+	for name, uid := range map[string]string{"opted out": optedOutUID, "allowed": allowedUID, "unset": unsetUID, "unknown": brokenUID} {
+		cookies[name] = sessionOf(tb, uid)
+		cookies["expired, "+name] = expiredSessionOf(tb, uid)
+	}
+	all := map[string][]string{}
+	for first, cookie := range cookies {
+		for second, bearer := range cookies {
+			all[first+" and "+second] = []string{
+				"Cookie: " + cookie,
+				"Authorization: Bearer " + strings.TrimPrefix(bearer, "session="),
+			}
+		}
+	}
+	return all
+}
+
+// TestNothingSaidContradictsWhatIsDone sends every kind of subject with every
+// signal through gates with every rule, and holds what the status and the
+// preference page say of it, and what a page is told, against what becomes of a
+// beacon. An account that is not proven may decide over a beacon, and is told
+// to nobody: then neither says that anything is, or is not, measured.
+func TestNothingSaidContradictsWhatIsDone(t *testing.T) {
+	t.Parallel()
+	config := handshakeConfig(t, Handshake{})
+	verifier, err := token.NewVerifier(token.Config{Secret: []byte(secret), Issuers: []string{"id"}, Audiences: []string{"web"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := session.NewBearer(verifier, session.BearerConfig{Header: "Authorization"})
+	t.Cleanup(header.Close)
+	config.Sessions = append(config.Sessions, header)
+	config.Signal.GPC = true
+	config.WriteBack = false
+	config.ExperimentParams = []string{"forceExperiment"} // has pages wait as beacons do
+
+	signals := map[string][]string{
+		"nothing":      nil,
+		"opted out":    {"Metrics-Optout: 1"},
+		"no objection": {"Metrics-Optout: 0"},
+		"GPC":          {"Sec-GPC: 1"},
+		"probing":      {"User-Agent: " + firefoxAgent},
+	}
+	actions := []policy.Action{policy.Block, policy.Collect}
+	undecided := 0
+	for _, onUnknown := range actions {
+		for _, onUnset := range actions {
+			config.Rules = policy.Rules{OnUnknown: onUnknown, OnUnset: onUnset}
+			g := newGate(t, config)
+			for who, credentials := range subjects(t) {
+				for said, signal := range signals {
+					name := fmt.Sprintf("%s, %s, on_unknown %v, on_unset %v", who, said, onUnknown, onUnset)
+					headers := append(append([]string{sameOrigin}, credentials...), signal...)
+					_, passed := ask(t, g, "POST /metrics", "", "", headers...)
+					done := policy.Block
+					if passed != nil {
+						done = policy.Collect
+					}
+
+					_, page := ask(t, g, "GET /", "", "<head></head>", append(headers, "Sec-Fetch-Dest: document")...)
+					if told := page.Header.Get(OutcomeHeader); told != done.String() {
+						t.Errorf("%s: a beacon is decided as %v, and a page as %s", name, done, told)
+					}
+
+					w, _ := ask(t, g, "GET /.well-known/metrics-gate/status", "", "", headers...)
+					status, _, _ := strings.Cut(strings.TrimPrefix(w.Body.String(), `{"metrics_optout":`), ",")
+					if says := map[string]policy.Action{"true": policy.Block, "false": policy.Collect}; status != "null" && says[status] != done {
+						t.Errorf("%s: a beacon is decided as %v, and the status is %s", name, done, status)
+					}
+
+					w, _ = ask(t, g, "GET /.well-known/metrics-gate/preference", "", "", headers...)
+					var verdicts []string
+					for text, says := range map[string]policy.Action{">You are measured.<": policy.Collect, ">You are not measured.<": policy.Block} {
+						if strings.Contains(w.Body.String(), text) {
+							if verdicts = append(verdicts, text); says != done {
+								t.Errorf("%s: a beacon is decided as %v, and the preference page says %q", name, done, text)
+							}
+						}
+					}
+					if strings.Contains(w.Body.String(), ">That depends on an account whose sign-in has expired.<") {
+						verdicts = append(verdicts, "depends")
+						undecided++
+						if status != "null" || !strings.Contains(who, "expired") {
+							t.Errorf("%s: the preference page leaves it open, and the status is %s", name, status)
+						}
+					}
+					if w.Code != http.StatusOK || len(verdicts) != 1 {
+						t.Errorf("%s: the preference page answers %d and says %q", name, w.Code, verdicts)
+					}
+				}
+			}
+		}
+	}
+	if undecided == 0 {
+		t.Error("nothing was ever left open: the test looks at nothing")
+	}
+}
+
+// TestNothingIsWrittenWithoutAProfile: the rules may ask for it where only the
+// token says what its account prefers.
+func TestNothingIsWrittenWithoutAProfile(t *testing.T) {
+	t.Parallel()
+	config := fxaConfig(t)
+	config.Sessions = sessions(t, "metrics_optout")
+	config.WriteBack = true
+	config.Profile = nil // it would panic
+	g := newGate(t, config)
+	if g.writeBack {
+		t.Error("a gate without a profile writes back")
+	}
+	r, _ := request("POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, unsetUID), "Metrics-Optout": "1"})
+	if v := g.Gated(r, g.routes.match("POST", "/metrics")); !v.decision.WriteBack {
+		t.Errorf("decided as %+v", v.decision)
+	}
+}
+
+// BenchmarkCachedDecision is the decision by itself, from the request to the
+// rule that applies: who it is, what they prefer, what the rules say. As in
+// BenchmarkVerify, the clock has been read before.
+func BenchmarkCachedDecision(b *testing.B) {
+	g := fxaGate(b)
+	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": "lang=en; " + sessionOf(b, optedOutUID)})
+	if err := g.ServeHTTP(w, r, new(upstream).serve); err != nil { // warms the caches
+		b.Fatal(err)
+	}
+	now := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if g.decide(r, now, question{wait: true}).decision.Action != policy.Block {
+			b.Fatal("collected")
+		}
+	}
+}
+
+// BenchmarkVerify is what a cached decision saves, for the ratio of the two
+// within one run: verifying the HS256 token of the same request.
+func BenchmarkVerify(b *testing.B) {
+	verifier, err := token.NewVerifier(token.Config{Secret: []byte(secret), Issuers: []string{"id"}, Audiences: []string{"web"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(verifier.Close)
+	raw := strings.TrimPrefix(sessionOf(b, allowedUID), "session=")
+	now := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := verifier.Verify(raw, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

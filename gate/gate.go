@@ -1,0 +1,192 @@
+package gate
+
+import (
+	"net/http"
+	"regexp"
+
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// OutcomeHeader tells the application what the gate decided: block or collect.
+// It is not the signal's name, so that a second gate cannot take an outcome for
+// a browser's word. Clients' own copies never pass a Gate.
+const OutcomeHeader = "Metrics-Gate-Decision"
+
+// Gate decides two kinds of requests: gated ones, which are non-essential
+// metrics or hand out experiment assignments, and pages. Everything else passes
+// untouched. It is safe for concurrent use.
+type Gate struct {
+	engine
+	shadow    bool
+	reject    bool
+	configs   []Route
+	routes    routeTable
+	pages     pages
+	handshake *handshake // nil: it is off
+	observer  Observer
+	host      Host
+	log       *zap.Logger
+}
+
+// New checks a configuration and makes a Gate of it. Errors are ConfigErrors,
+// joined where there are several.
+func New(config Config) (*Gate, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	g := &Gate{
+		shadow:   config.Shadow,
+		reject:   config.Reject,
+		observer: config.Observer.orNobody(),
+		host:     config.Host.orPlain(),
+		log:      config.Log,
+	}
+	if g.log == nil {
+		g.log = zap.NewNop()
+	}
+	if err := g.addRoutes(&config); err != nil {
+		return nil, err
+	}
+	if !config.Shadow {
+		if config.Handshake != nil {
+			g.handshake = newHandshake(config.Handshake)
+		}
+		g.pages = newPages(&config, g.handshake)
+	}
+	g.engine = engine{
+		rules:          config.Rules,
+		sessions:       config.Sessions,
+		signals:        config.Signal.reader(),
+		names:          config.bodyName(),
+		profile:        config.Profile,
+		pagesWait:      g.pages.private,
+		writeBack:      config.WriteBack && config.Profile != nil && !config.Shadow,
+		reportsWrite:   g.handshake != nil,
+		observeSession: g.observer.Session,
+		recognition:    &recognition{nobody: g.observer.NobodyRecognised},
+	}
+	g.signals.Probing = g.handshake != nil
+	return g, nil
+}
+
+// addRoutes adds the routes of one's own, and then those of the preset that
+// none of them takes the place of.
+func (g *Gate) addRoutes(config *Config) error {
+	for _, route := range config.Routes {
+		if err := g.addRoute(route); err != nil {
+			return wrong("route", err)
+		}
+	}
+	for _, route := range presets[config.Preset].Routes {
+		own := route.Methods[:0:0]
+		for _, method := range route.Methods {
+			if g.routes.match(method, route.Path) == nil {
+				own = append(own, method)
+			}
+		}
+		if route.Methods = own; len(own) == 0 {
+			continue
+		}
+		if err := g.addRoute(route); err != nil {
+			return wrong("preset "+config.Preset, err)
+		}
+	}
+	return nil
+}
+
+func (g *Gate) addRoute(route Route) error {
+	ready := route.prepare()
+	ready.index = len(g.configs)
+	g.configs = append(g.configs, route)
+	return g.routes.add(ready)
+}
+
+// bodyName is what reads the account that a body names, or nil.
+func (c *Config) bodyName() *session.BodyName {
+	preset := presets[c.Preset]
+	switch c.BodyUID {
+	case "", preset.BodyUID:
+		if preset.BodyUID == "" {
+			return nil
+		}
+		return &session.BodyName{Field: preset.BodyUID, Pattern: regexp.MustCompile(preset.bodyPattern)}
+	default:
+		return &session.BodyName{Field: c.BodyUID}
+	}
+}
+
+// Routes returns the gated routes: those of the configuration, and those of the
+// preset that they do not take the place of. It is not to be changed.
+func (g *Gate) Routes() []Route { return g.configs }
+
+// Next is the rest of the way that a request goes: the application, or what
+// stands in front of it. Its errors come back from Gate.ServeHTTP.
+type Next = func(w http.ResponseWriter, r *http.Request) error
+
+// Handler puts the gate in front of an application that is a plain
+// http.Handler.
+func (g *Gate) Handler(application http.Handler) http.Handler {
+	next := func(w http.ResponseWriter, r *http.Request) error {
+		application.ServeHTTP(w, r)
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = g.ServeHTTP(w, r, next) // next never fails
+	})
+}
+
+// ServeHTTP decides gated requests and pages and passes everything else to
+// next. Its errors are those of next.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) error {
+	// Clients' own copies go first and on every path, or somebody could tell
+	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
+	delete(r.Header, OutcomeHeader)
+
+	if g.handshake != nil {
+		if serve := g.handshake.address(r.URL.Path); serve != nil {
+			g.host.SkipLog(r)
+			serve(g, w, r)
+			return nil
+		}
+	}
+	route := g.routes.match(r.Method, r.URL.Path)
+	switch {
+	case route != nil:
+		return g.serveGated(w, r, route, next)
+	case isPage(r):
+		return g.servePage(w, r, next)
+	default:
+		return next(w, r)
+	}
+}
+
+// serveGated decides a gated request, and answers or passes it.
+func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRoute, next Next) error {
+	decision := g.Gated(r, route).decision
+	g.observer.Decided(r, route.index, decision)
+	switch {
+	case g.shadow:
+		return next(w, r)
+	case decision.Action == policy.Block:
+		if decision.Reason == policy.ReasonPreference && !decision.ByName {
+			g.stick(w, r)
+		}
+		g.block(w, r, route, decision)
+		return nil
+	}
+	if decision.Reason == policy.ReasonExplicitAllow {
+		g.unstick(w, r)
+	}
+	switch {
+	case g.namesDecide(route):
+		g.passHidden(w, r, route, decision, next)
+		return nil
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return g.passUncached(w, r, decision, next)
+	default:
+		return g.pass(w, r, decision, next)
+	}
+}

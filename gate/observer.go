@@ -1,0 +1,110 @@
+package gate
+
+import (
+	"net/http"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// NoRoute is the index that Observer.Decided is given for a page.
+const NoRoute = -1
+
+// Observer is told what a Gate does. Every field may be nil. The functions are
+// called from many goroutines and must return soon. But for the request that
+// Decided is given, nothing that they are told says anything about a person.
+type Observer struct {
+	// Decided is called for every gated request, with the index of its route
+	// in Gate.Routes, and for every page, with NoRoute: when it is decided and
+	// before anything is answered or passed on. In shadow mode it is what would
+	// have been done.
+	Decided func(r *http.Request, route int, decision policy.Decision)
+
+	// Session is called for every session source that was asked, by its index
+	// in Config.Sessions.
+	Session func(source int, outcome session.Outcome)
+
+	// Hidden is called for every reply of the application that the client did
+	// not see, with the class of its status: "2xx" to "5xx", or "aborted" where
+	// the application broke off in the middle of it.
+	Hidden func(class string)
+
+	// Report is called for every report of the handshake's script.
+	Report func(outcome ReportOutcome)
+
+	// Page is called for every HTML document that was to be changed on its way.
+	Page func(result browser.Result)
+
+	// FlagsMissed is called for every document in which the <meta> with the
+	// feature flags is missing or cannot be read, besides Page.
+	FlagsMissed func()
+
+	// Choice is called for every choice made on the preference page.
+	Choice func(choice browser.Choice, result browser.ChoiceResult)
+
+	// NobodyRecognised is called once, when that many gated requests came and
+	// none of them proved or named an account, which is what a wrong name of a
+	// cookie looks like.
+	NobodyRecognised func(requests int)
+}
+
+// orNobody has nobody told where nobody listens.
+func (o Observer) orNobody() Observer {
+	if o.Decided == nil {
+		o.Decided = func(*http.Request, int, policy.Decision) {}
+	}
+	if o.Session == nil {
+		o.Session = func(int, session.Outcome) {}
+	}
+	if o.Hidden == nil {
+		o.Hidden = func(string) {}
+	}
+	if o.Report == nil {
+		o.Report = func(ReportOutcome) {}
+	}
+	if o.Page == nil {
+		o.Page = func(browser.Result) {}
+	}
+	if o.FlagsMissed == nil {
+		o.FlagsMissed = func() {}
+	}
+	if o.Choice == nil {
+		o.Choice = func(browser.Choice, browser.ChoiceResult) {}
+	}
+	if o.NobodyRecognised == nil {
+		o.NobodyRecognised = func(int) {}
+	}
+	return o
+}
+
+// Host is what the server around a Gate does for it. Every field may be nil.
+type Host struct {
+	// SkipLog keeps a request out of the access log: blocked ones, whose
+	// address beside "opted out" is itself a record of a person, and those for
+	// the gate's own addresses, since the size of a reply alone would tell.
+	// Default: nothing is done.
+	SkipLog func(r *http.Request)
+
+	// Trusts says whether the request comes from a proxy whose
+	// X-Forwarded-Proto counts. Default: none is trusted.
+	Trusts func(r *http.Request) bool
+
+	// StatusOf returns the HTTP status with which an error of the handlers
+	// behind will be answered. Default: 500 for every error.
+	StatusOf func(err error) int
+}
+
+// orPlain is what a plain net/http server does.
+func (h Host) orPlain() Host {
+	if h.SkipLog == nil {
+		h.SkipLog = func(*http.Request) {}
+	}
+	if h.Trusts == nil {
+		h.Trusts = func(*http.Request) bool { return false }
+	}
+	if h.StatusOf == nil {
+		h.StatusOf = func(error) int { return http.StatusInternalServerError }
+	}
+	return h
+}
