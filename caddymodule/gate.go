@@ -154,13 +154,13 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 
 // provision makes the gate.
 func (g *Gate) provision() error {
-	repl := caddy.NewReplacer()
+	repl, rules := caddy.NewReplacer(), g.rules()
 	config := gate.Config{
 		Shadow:           g.shadow,
 		Preset:           g.Preset,
 		Routes:           g.Routes,
 		Reject:           g.BlockWith == blockReject,
-		Rules:            g.rules(),
+		Rules:            &rules,
 		BodyUID:          g.BodyUID,
 		Signal:           g.Signal,
 		WriteBack:        g.Profile.canWrite(),

@@ -36,8 +36,9 @@ type Config struct {
 	Reject bool
 
 	// Rules say what happens where a preference is unknown and where nobody
-	// chose. The zero value blocks both; start from policy.DefaultRules.
-	Rules policy.Rules
+	// chose. Default: policy.DefaultRules, which block the former and collect
+	// the latter.
+	Rules *policy.Rules
 
 	// Sessions are the ways in which a request can prove its account, in the
 	// order in which they are tried. The caller closes them. Default: none.

@@ -15,7 +15,6 @@
 //
 //	g, err := gate.New(gate.Config{
 //		Routes: []gate.Route{{Methods: []string{"POST"}, Path: "/beacon"}},
-//		Rules:  policy.DefaultRules(),
 //	})
 //	if err != nil {
 //		return err

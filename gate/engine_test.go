@@ -66,7 +66,7 @@ func TestNothingSaidContradictsWhatIsDone(t *testing.T) {
 	undecided := 0
 	for _, onUnknown := range actions {
 		for _, onUnset := range actions {
-			config.Rules = policy.Rules{OnUnknown: onUnknown, OnUnset: onUnset}
+			config.Rules = &policy.Rules{OnUnknown: onUnknown, OnUnset: onUnset}
 			g := newGate(t, config)
 			for who, credentials := range subjects(t) {
 				for said, signal := range signals {

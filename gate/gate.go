@@ -56,8 +56,12 @@ func New(config Config) (*Gate, error) {
 		}
 		g.pages = newPages(&config, g.handshake)
 	}
+	rules := policy.DefaultRules()
+	if config.Rules != nil {
+		rules = *config.Rules
+	}
 	g.engine = engine{
-		rules:          config.Rules,
+		rules:          rules,
 		sessions:       config.Sessions,
 		signals:        config.Signal.reader(),
 		names:          config.bodyName(),

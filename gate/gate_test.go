@@ -92,7 +92,6 @@ func newGate(tb testing.TB, config Config) *Gate {
 func fxaConfig(tb testing.TB) Config {
 	return Config{
 		Preset:   "fxa",
-		Rules:    policy.DefaultRules(),
 		Sessions: sessions(tb, ""),
 		Profile:  clientOf(tb, profiles(tb).URL, 5*time.Second),
 	}
@@ -371,7 +370,6 @@ func TestClaimWithoutProfile(t *testing.T) {
 	t.Parallel()
 	g := newGate(t, Config{
 		Routes:   []Route{{Methods: []string{"POST"}, Path: "/beacon"}},
-		Rules:    policy.DefaultRules(),
 		Sessions: sessions(t, "metrics_optout"),
 	})
 	for name, test := range map[string]struct {
@@ -420,7 +418,7 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	config := fxaConfig(t)
-	config.Rules.OnUnknown = policy.Collect
+	config.Rules = &policy.Rules{OnUnknown: policy.Collect, OnUnset: policy.Collect}
 	config.Profile = clientOf(t, server.URL, 50*time.Millisecond)
 	g := newGate(t, config)
 	decide := func(header map[string]string) policy.Decision {
@@ -468,7 +466,6 @@ func TestReject(t *testing.T) {
 			{Methods: []string{"GET"}, Path: "/flags", Class: ClassExperiment, Answer: &Answer{Status: 200, ContentType: "application/json", Body: "{}"}},
 		},
 		Reject: true,
-		Rules:  policy.DefaultRules(),
 	})
 	for target, status := range map[string]int{"POST /beacon": 403, "GET /flags": 200} {
 		method, path, _ := strings.Cut(target, " ")
@@ -630,7 +627,7 @@ func TestCollectedRepliesAreKeptByNobody(t *testing.T) {
 // TestHandler is a gate in front of a plain http.Handler.
 func TestHandler(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, Config{Routes: []Route{{Methods: []string{"POST"}, Path: "/beacon"}}, Rules: policy.DefaultRules()})
+	g := newGate(t, Config{Routes: []Route{{Methods: []string{"POST"}, Path: "/beacon"}}})
 	server := httptest.NewServer(g.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "from the application")
 	})))
