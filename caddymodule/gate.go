@@ -172,7 +172,7 @@ func (g *Gate) provision() error {
 	if g.WriteBack != nil {
 		config.WriteBack = *g.WriteBack
 	}
-	var kinds []string
+	kinds := make([]string, 0, len(g.Sessions))
 	var problems []error
 	for i := range g.Sessions {
 		configured := &g.Sessions[i]

@@ -27,7 +27,7 @@ type handshake struct {
 type ownAddress func(g *Gate, w http.ResponseWriter, r *http.Request)
 
 func newHandshake(config *Handshake) *handshake {
-	var embedders []string
+	embedders := make([]string, 0, len(config.Embedders))
 	for _, embedder := range config.Embedders {
 		origin, _ := browser.ParseOrigin(embedder) // Validate has looked at it
 		embedders = append(embedders, origin)

@@ -30,13 +30,13 @@ func ask(tb testing.TB, g *Gate, line, body, page string, headers ...string) (*h
 	method, target, _ := strings.Cut(line, " ")
 	r, w := request(method, target, body, headerOf(headers))
 	var passed *http.Request
-	err := g.ServeHTTP(w, r, Next(func(w http.ResponseWriter, r *http.Request) error {
+	err := g.ServeHTTP(w, r, func(w http.ResponseWriter, r *http.Request) error {
 		passed = r.Clone(r.Context())
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("ETag", `"1"`)
 		_, err := w.Write([]byte(page))
 		return err
-	}))
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -18,7 +18,7 @@ var (
 	actions = []policy.Action{policy.Block, policy.Collect}
 )
 
-// theTable is the rules of the design, written out once more: session |
+// theTable is the rules of the README, written out once more: session |
 // preference | signal | decision | reason | write back. The first line that
 // fits holds. "-" stands for any; "optout" for an opt-out of either kind.
 const theTable = `

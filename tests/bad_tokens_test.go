@@ -97,7 +97,7 @@ func TestBadTokens(t *testing.T) {
 
 	for _, c := range []struct {
 		name, kind, token string
-		outcome           string // as sessions_total counts it; "" where the design leaves open which
+		outcome           string // as sessions_total counts it; "" where docs/reference.md leaves open which
 	}{
 		{"garbage", "secret", "garbage", "malformed"},
 		{"two dots", "secret", "..", "malformed"},

@@ -65,7 +65,7 @@ const (
 // A million users: what an import takes, how large they are, and how fast they
 // are read and written over HTTP. The constant is the same handler where it
 // needs no store: it verifies the same kind of token, and refuses a day that is
-// none. Tokens are signed with an EC key, as the design's Caddyfile has it; with
+// none. Tokens are signed with an EC key, as README's Caddyfile has it; with
 // a shared secret, less of the time is for them and more for the store.
 func BenchmarkMillionUsers(b *testing.B) {
 	b.Run("SQLite", func(b *testing.B) {

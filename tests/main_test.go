@@ -1,6 +1,7 @@
 // Package tests holds the end-to-end tests: the real binary, started with a
 // Caddyfile, between stand-ins for the content server and the profile server.
-// They know the design, and nothing of how it is built.
+// They know what README, ARCHITECTURE.md and docs/ promise, and nothing of how
+// it is built.
 package tests
 
 import (

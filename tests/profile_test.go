@@ -40,10 +40,10 @@ type profileAsked struct {
 	at          time.Time
 }
 
-// A profile is a programmable profile server. It speaks the design's API at
-// /v1/metrics_optout, for tokens that the gate mints, and one of an application
-// at /users/<uid>/privacy, for a fixed bearer token. A token that is not as the
-// design says fails the test.
+// A profile is a programmable profile server. It speaks the API of
+// docs/openapi.yaml at /v1/metrics_optout, for tokens that the gate mints, and
+// one of an application at /users/<uid>/privacy, for a fixed bearer token. A
+// token that is not as docs/reference.md says fails the test.
 type profile struct {
 	t      *testing.T
 	addr   string
@@ -195,7 +195,7 @@ func (p *profile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !ok {
-		p.t.Errorf("the profile server was asked %s %s with a credential that is not as the design says", r.Method, r.URL.Path)
+		p.t.Errorf("the profile server was asked %s %s with a credential that is not as docs/reference.md says", r.Method, r.URL.Path)
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
@@ -252,13 +252,13 @@ func (p *profile) minted(r *http.Request) (jwt.MapClaims, bool) {
 		err = auditMinted(r.Method, got)
 	}
 	if err != nil {
-		p.t.Errorf("a minted token is not as the design says: %v", err)
+		p.t.Errorf("a minted token is not as docs/reference.md says: %v", err)
 		return got, false
 	}
 	return got, true
 }
 
-// auditMinted holds the claims against the design: one token per purpose, for a
+// auditMinted holds the claims against docs/reference.md: one token per purpose, for a
 // minute, in the gate's own name.
 func auditMinted(method string, got jwt.MapClaims) error {
 	scope := "profile:metrics_optout"

@@ -13,7 +13,7 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// A rule is one row of the design's table. "*" stands for anything; a decision
+// A rule is one row of README's table. "*" stands for anything; a decision
 // may be that of an option.
 type rule struct {
 	session, preference, signal string
@@ -21,7 +21,7 @@ type rule struct {
 	writeBack                   bool
 }
 
-// The table of the design, written out once more; the first row that fits
+// The table of README, written out once more; the first row that fits
 // counts.
 var rules = []rule{
 	{"verified", "true", "*", "block", "preference", false},

@@ -14,7 +14,7 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// The design's second Caddyfile: an application with a JWT session, a key set,
+// README's second Caddyfile: an application with a JWT session, a key set,
 // routes of its own, and an API that knows the preference under another name
 // and the other way round.
 func TestAnyApplication(t *testing.T) {

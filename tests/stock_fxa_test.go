@@ -14,7 +14,7 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// The stock FxA Caddyfile of the design: no session cookie, the account is the
+// The stock FxA Caddyfile of README: no session cookie, the account is the
 // one that the beacon names, and the store is our own, fed by people's own
 // choices with FxA's opaque tokens and by FxA's events. Changes act at the gate
 // because it follows them.
@@ -124,7 +124,7 @@ func TestStockFxA(t *testing.T) {
 	}
 }
 
-// The design's Caddyfiles, letter by letter, are valid.
+// README's Caddyfiles, letter by letter, are valid.
 func TestDesignedCaddyfiles(t *testing.T) {
 	t.Parallel()
 	local := strings.NewReplacer("/run/secrets/gate", testcaddy.KeyFile("ec"), "/var/lib/metrics-gate", t.TempDir(), "{env.PRIVACY_API_TOKEN}", bearerToken)
@@ -197,7 +197,7 @@ app.example.org {
 }
 `
 
-// The profile server's API, as the design has it.
+// The profile server's API, as docs/openapi.yaml has it.
 func TestProfileServer(t *testing.T) {
 	t.Parallel()
 	addr := testcaddy.FreeAddr(t)

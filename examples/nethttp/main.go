@@ -22,7 +22,7 @@ func handler() http.Handler {
 	}
 	return g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprintf(w, "<!doctype html><html><head></head><body>%s %s", r.URL.Path, r.Header.Get(gate.OutcomeHeader))
+		_, _ = fmt.Fprintf(w, "<!doctype html><html><head></head><body>%s %s", r.URL.Path, r.Header.Get(gate.OutcomeHeader))
 	}))
 }
 
