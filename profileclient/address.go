@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 const uidPlaceholder = "{uid}"
@@ -43,11 +45,11 @@ func parseAddress(text string, api API) (address, error) {
 		}
 		return address{path: path, query: query, perAccount: true}, nil
 	}
-	resource := "metrics_optout"
+	resource := optoutapi.Preference
 	if api == FxA {
 		resource = "profile"
 	}
-	return address{path: u.JoinPath(resource).String(), changes: u.JoinPath("changes").String()}, nil
+	return address{path: u.JoinPath(resource).String(), changes: u.JoinPath(optoutapi.Changes).String()}, nil
 }
 
 // of returns the URL for an account, or false where the account has none.

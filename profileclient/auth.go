@@ -3,6 +3,7 @@ package profileclient
 import (
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -31,10 +32,10 @@ func Bearer(token string) Auth { return Auth{bearer: token} }
 type purpose struct{ scope, source string }
 
 var (
-	reading = purpose{scope: "profile:metrics_optout"}
-	writing = purpose{scope: "profile:metrics_optout:write", source: SourceBrowser}
+	reading = purpose{scope: optoutapi.ReadScope}
+	writing = purpose{scope: optoutapi.WriteScope, source: SourceBrowser}
 	// choosing is writing what the user chose in so many words.
-	choosing = purpose{scope: "profile:metrics_optout:write", source: SourceUser}
+	choosing = purpose{scope: optoutapi.WriteScope, source: SourceUser}
 )
 
 // covers says whether there is a credential for the account at all.

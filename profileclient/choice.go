@@ -7,17 +7,18 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
 // Where a preference can come from, as far as the profile server says it.
 const (
 	// SourceUser is the user's own word.
-	SourceUser = "user"
+	SourceUser = optoutapi.SourceUser
 	// SourceBrowser is a browser's opt-out that was written back.
-	SourceBrowser = "browser"
+	SourceBrowser = optoutapi.SourceBrowser
 	// SourceAdmin is an operator of the profile server.
-	SourceAdmin = "admin"
+	SourceAdmin = optoutapi.SourceAdmin
 )
 
 // Held is what the profile server holds of an account.
@@ -112,7 +113,7 @@ func (c *Client) choose(ctx context.Context, a Account, preference policy.Prefer
 // say the former may mean the date of something else, such as the whole
 // profile.
 func origin(h http.Header) (source string, changed time.Time) {
-	switch source = h.Get("Metrics-Optout-Source"); source {
+	switch source = h.Get(optoutapi.SourceHeader); source {
 	case SourceUser, SourceBrowser, SourceAdmin:
 	default:
 		return "", time.Time{}
@@ -126,6 +127,6 @@ func origin(h http.Header) (source string, changed time.Time) {
 // exactly reads when a preference changed, to the millisecond, where the server
 // says it.
 func exactly(h http.Header) time.Time {
-	changed, _ := time.Parse(time.RFC3339, h.Get("Metrics-Optout-Changed"))
+	changed, _ := time.Parse(time.RFC3339, h.Get(optoutapi.ChangedHeader))
 	return changed
 }

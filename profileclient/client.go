@@ -29,12 +29,13 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
 // The defaults of a Config.
 const (
-	DefaultField       = "metrics_optout"
+	DefaultField       = optoutapi.Preference
 	DefaultTimeout     = 300 * time.Millisecond
 	DefaultMaxAge      = time.Minute
 	DefaultMaxEntries  = 100_000

@@ -18,6 +18,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/tmaxmax/go-sse"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -223,7 +224,7 @@ func (h hearing) Read(p []byte) (int, error) {
 
 // connect asks for the changes that come after the last one heard.
 func (c *Client) connect(ctx context.Context) (*http.Response, FeedOutcome, error) {
-	credential, err := c.auth.minter.Mint(c.auth.minter.ClientID(), "metrics_optout:changes", "", time.Now())
+	credential, err := c.auth.minter.Mint(c.auth.minter.ClientID(), optoutapi.ChangesScope, "", time.Now())
 	if err != nil {
 		return nil, FeedRefused, err
 	}
@@ -232,7 +233,7 @@ func (c *Client) connect(ctx context.Context) (*http.Response, FeedOutcome, erro
 		return nil, FeedRefused, err
 	}
 	request.Header.Set("Authorization", "Bearer "+credential)
-	request.Header.Set("Accept", "text/event-stream")
+	request.Header.Set("Accept", optoutapi.FeedMediaType)
 	request.Header.Set("User-Agent", "metrics-gate")
 	if c.feed.cursor >= 0 {
 		request.Header.Set("Last-Event-ID", strconv.FormatInt(c.feed.cursor, 10))
@@ -262,8 +263,8 @@ func greets(response *http.Response) (FeedOutcome, error) {
 	default:
 		return FeedBadAnswer, fmt.Errorf("it answers with status %d, not 200", status)
 	}
-	if kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err != nil || kind != "text/event-stream" {
-		return FeedBadAnswer, errors.New("its answer is not text/event-stream; " +
+	if kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err != nil || kind != optoutapi.FeedMediaType {
+		return FeedBadAnswer, errors.New("its answer is not " + optoutapi.FeedMediaType + "; " +
 			"check the URL: this may be the page of something else")
 	}
 	return FeedConnected, nil
@@ -288,8 +289,8 @@ func (c *Client) take(event sse.Event) {
 	switch event.Type {
 	case "":
 		// Only an id: where the feed is.
-	case "change", "delete":
-		if event.Type == "delete" {
+	case optoutapi.ChangeEvent, optoutapi.DeleteEvent:
+		if event.Type == optoutapi.DeleteEvent {
 			kind = FeedDelete
 		}
 		var told change
@@ -297,7 +298,7 @@ func (c *Client) take(event sse.Event) {
 			c.apply(told)
 			c.observer.FeedEvent(kind)
 		}
-	case "reset":
+	case optoutapi.ResetEvent:
 		c.feed.missed.all(c.instant(time.Now()))
 		c.observer.FeedEvent(FeedReset)
 	}

@@ -5,13 +5,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
 // deleteAccount forgets the account that the path names. That there is nothing
 // to forget is as good.
 func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure {
-	if refused := s.mayOperate(r, writeScope, time.Now()); refused != nil {
+	if refused := s.mayOperate(r, optoutapi.WriteScope, time.Now()); refused != nil {
 		return refused
 	}
 	// A uid may hold any slash that is escaped; one that is not begins another
@@ -29,7 +30,7 @@ func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure 
 		return s.failed(r, err)
 	}
 	if came == setChanged {
-		s.observer.Change("deleted", fromAdmin)
+		s.observer.Change("deleted", optoutapi.SourceAdmin)
 	}
 	writeJSON(w, http.StatusOK, []byte(`{}`))
 	return nil

@@ -6,15 +6,17 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 func TestDeleteAnAccount(t *testing.T) {
 	t.Parallel()
 	var got notes
 	server := start(t, database(t), operators, got.observe)
-	raw := mint(t, "operator", "op", writeScope, "")
+	raw := mint(t, "operator", "op", optoutapi.WriteScope, "")
 	for _, uid := range []string{identity, "a/b", "50%", "ä ö", "%2F", "..", "a?b#c", strings.Repeat("u", 255)} {
-		gate := mint(t, "metrics-gate", uid, writeScope, "")
+		gate := mint(t, "metrics-gate", uid, optoutapi.WriteScope, "")
 		read := func() response { return server.send(t, request{method: "GET", path: optOutPath, token: gate}) }
 		write := func(header ...string) response {
 			return server.send(t, request{method: "POST", path: optOutPath, token: gate, header: header, body: `{"metrics_optout":true}`})
@@ -51,7 +53,7 @@ func TestAccountsThatCannotBe(t *testing.T) {
 	server := start(t, database(t), operators)
 	const refused = `{"code":400,"errno":101,"error":"Bad Request","message":"Invalid request parameter","validation":{"source":"params","keys":["uid"]}}`
 	for _, uid := range []string{"", strings.Repeat("u", 256), "a%0Ab", "%ff", "%EF%BF%BD"} {
-		server.send(t, request{method: "DELETE", path: accountPath + uid, token: mint(t, "operator", "op", writeScope, "")}).want(t, 400, refused)
+		server.send(t, request{method: "DELETE", path: accountPath + uid, token: mint(t, "operator", "op", optoutapi.WriteScope, "")}).want(t, 400, refused)
 	}
 }
 
@@ -64,17 +66,17 @@ func TestWhoMayOperate(t *testing.T) {
 		client, scope          string
 		remove, daily, changes string // refusals; empty where allowed
 	}{
-		{"operator", writeScope, "", "", ""},
+		{"operator", optoutapi.WriteScope, "", "", ""},
 		{"operator", "profile:write", "", "", ""},
 		{"operator", "profile", body403Scope, "", ""},
-		{"operator", readScope, body403Scope, "", ""},
-		{"operator", changesScope, body403Scope, body403Scope, ""},
+		{"operator", optoutapi.ReadScope, body403Scope, "", ""},
+		{"operator", optoutapi.ChangesScope, body403Scope, body403Scope, ""},
 		{"operator", "", body403Scope, body403Scope, body403Scope},
-		{"metrics-gate", changesScope, body403Operator, body403Operator, ""},
+		{"metrics-gate", optoutapi.ChangesScope, body403Operator, body403Operator, ""},
 		{"metrics-gate", "profile:write", body403Operator, body403Operator, body403Scope},
-		{"metrics-gate", "profile " + writeScope, body403Operator, body403Operator, body403Scope},
-		{"evil", changesScope + " profile:write", body403Operator, body403Operator, body403Client},
-		{"", changesScope + " profile:write", body403Operator, body403Operator, body403Client},
+		{"metrics-gate", "profile " + optoutapi.WriteScope, body403Operator, body403Operator, body403Scope},
+		{"evil", optoutapi.ChangesScope + " profile:write", body403Operator, body403Operator, body403Client},
+		{"", optoutapi.ChangesScope + " profile:write", body403Operator, body403Operator, body403Client},
 	} {
 		raw := mint(t, test.client, test.client+"'s", test.scope, "")
 		for path, want := range map[string]string{accountPath + "x": test.remove, dailyPath: test.daily, changesPath: test.changes} {
@@ -106,11 +108,11 @@ func TestOperatorsWrite(t *testing.T) {
 	var got notes
 	server := start(t, database(t), operators, got.observe)
 	for _, source := range []string{"", "user", "browser"} {
-		raw := mint(t, "operator", "u-"+source, writeScope, source)
+		raw := mint(t, "operator", "u-"+source, optoutapi.WriteScope, source)
 		server.send(t, request{method: "POST", path: optOutPath, token: raw, body: `{"metrics_optout":true}`}).want(t, 200, `{}`)
 		answer := server.send(t, request{method: "GET", path: optOutPath, token: raw})
 		answer.want(t, 200, `{"metrics_optout":true}`)
-		if from := answer.Header.Get(sourceHeader); from != "admin" {
+		if from := answer.Header.Get(optoutapi.SourceHeader); from != "admin" {
 			t.Errorf("source %q", from)
 		}
 		if diff := cmp.Diff([]string{"change true admin"}, got.take()); diff != "" {
@@ -125,7 +127,7 @@ func TestASlashTooManyDeletesNobody(t *testing.T) {
 	t.Parallel()
 	server := start(t, database(t), func(c *Config) { c.OperatorClients = []string{"operator"} })
 	for _, path := range []string{accountPath + "x/", accountPath + "x/y", accountPath + "/x"} {
-		server.send(t, request{method: "DELETE", path: path, token: mint(t, "operator", "op", writeScope, "")}).want(t, 404, body404)
+		server.send(t, request{method: "DELETE", path: path, token: mint(t, "operator", "op", optoutapi.WriteScope, "")}).want(t, 404, body404)
 	}
-	server.send(t, request{method: "DELETE", path: accountPath + "x%2Fy", token: mint(t, "operator", "op", writeScope, "")}).want(t, 200, `{}`)
+	server.send(t, request{method: "DELETE", path: accountPath + "x%2Fy", token: mint(t, "operator", "op", optoutapi.WriteScope, "")}).want(t, 200, `{}`)
 }

@@ -6,16 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
-)
-
-const (
-	readScope  = "profile:metrics_optout"
-	writeScope = "profile:metrics_optout:write"
-	// changesScope lets a gate follow the changes of all accounts. It is no
-	// part of the area profile on purpose: profile would imply it, and then
-	// every relier could follow everybody.
-	changesScope = "metrics_optout:changes"
 )
 
 // caller is whom a token speaks for, and where it says a write comes from.
@@ -41,12 +33,12 @@ func (s *Server) authorize(r *http.Request, scope string, now time.Time) (caller
 	if !grants(claims, scope) {
 		return caller{}, insufficientScope
 	}
-	who := caller{uid, fromUser}
-	if said, _ := claims.String("source"); said == fromBrowser {
-		who.source = fromBrowser
+	who := caller{uid, optoutapi.SourceUser}
+	if said, _ := claims.String(optoutapi.SourceClaim); said == optoutapi.SourceBrowser {
+		who.source = optoutapi.SourceBrowser
 	}
 	if s.isOperator(claims) {
-		who.source = fromAdmin
+		who.source = optoutapi.SourceAdmin
 	}
 	return who, nil
 }
@@ -77,9 +69,9 @@ func (s *Server) mayFollow(r *http.Request, now time.Time) *failure {
 		return refused
 	case !s.isTrusted(claims):
 		return untrustedClient
-	case s.isOperator(claims) && (grants(claims, readScope) || grants(claims, changesScope)):
+	case s.isOperator(claims) && (grants(claims, optoutapi.ReadScope) || grants(claims, optoutapi.ChangesScope)):
 		return nil
-	case isOwn(claims) && grants(claims, changesScope):
+	case isOwn(claims) && grants(claims, optoutapi.ChangesScope):
 		return nil
 	}
 	return insufficientScope

@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-)
 
-const changesPath = "/v1/changes"
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
+)
 
 const (
 	// silence is how long a stream says nothing before it says that it is
@@ -43,7 +43,7 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) *failure {
 	if err != nil {
 		return s.failed(r, err)
 	}
-	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Content-Type", optoutapi.FeedMediaType)
 	w.Header().Set("X-Accel-Buffering", "no") // or nginx gathers events before it passes them on
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {

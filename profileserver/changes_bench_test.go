@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -35,7 +36,7 @@ func BenchmarkFollowers(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	raw, err := minter.Mint("metrics-gate", changesScope, "", time.Now())
+	raw, err := minter.Mint("metrics-gate", optoutapi.ChangesScope, "", time.Now())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/tmaxmax/go-sse"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -139,7 +140,7 @@ var protocols = map[string]func(*http.Protocols){"HTTP/1": http1, "HTTP/2": http
 // ask asks for the changes, as a gate.
 func (s *feedServer) ask(t *testing.T, method, lastEventID string) *http.Response {
 	t.Helper()
-	return s.askAs(t, method, mint(t, "metrics-gate", "metrics-gate", changesScope, ""), lastEventID)
+	return s.askAs(t, method, mint(t, "metrics-gate", "metrics-gate", optoutapi.ChangesScope, ""), lastEventID)
 }
 
 func (s *feedServer) askAs(t *testing.T, method, raw, lastEventID string) *http.Response {
@@ -238,8 +239,8 @@ func TestChangesAreStreamedAsServerSentEvents(t *testing.T) {
 		}
 	}
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	s.feed.publish(update{id: 2, uid: oddUID(t), preference: policy.OptedOut, changed: at, source: fromUser})
-	s.feed.publish(update{id: 3, uid: "a1", preference: policy.Unset, changed: at, source: fromBrowser})
+	s.feed.publish(update{id: 2, uid: oddUID(t), preference: policy.OptedOut, changed: at, source: optoutapi.SourceUser})
+	s.feed.publish(update{id: 3, uid: "a1", preference: policy.Unset, changed: at, source: optoutapi.SourceBrowser})
 	s.feed.publish(update{id: 4, uid: "a1", deleted: true})
 
 	var raw string
@@ -318,7 +319,7 @@ func TestStreamsResume(t *testing.T) {
 func TestWhoMayNotFollowIsRefused(t *testing.T) {
 	t.Parallel()
 	const badID = `{"code":400,"errno":101,"error":"Bad Request","message":"Invalid request parameter","validation":{"source":"headers","keys":["last-event-id"]}}`
-	gate := func(t *testing.T) string { return mint(t, "metrics-gate", "metrics-gate", changesScope, "") }
+	gate := func(t *testing.T) string { return mint(t, "metrics-gate", "metrics-gate", optoutapi.ChangesScope, "") }
 	as := func(client, scope string) func(*testing.T) string {
 		return func(t *testing.T) string { return mint(t, client, "somebody", scope, "") }
 	}
@@ -334,7 +335,7 @@ func TestWhoMayNotFollowIsRefused(t *testing.T) {
 		"nobody":                       {token: func(*testing.T) string { return "" }, status: 401, body: body401NoToken},
 		"a bad token":                  {token: func(*testing.T) string { return "x" }, status: 401, body: body401BadToken},
 		"a relier":                     {token: as("metrics-gate", "profile:write"), status: 403, body: body403Scope},
-		"a client that is not trusted": {token: as("somebody", changesScope), status: 403, body: body403Client},
+		"a client that is not trusted": {token: as("somebody", optoutapi.ChangesScope), status: 403, body: body403Client},
 		"an id that is a word":         {token: gate, lastEventID: "last", status: 400, body: badID},
 		"an id below zero":             {token: gate, lastEventID: "-1", status: 400, body: badID},
 		"an id with a sign":            {token: gate, lastEventID: "+1", status: 400, body: badID},

@@ -1,6 +1,10 @@
 package profileserver
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
+)
 
 // requestedMethod is the header in which a browser names the method that a
 // page wants to use, before it does (Fetch Standard, "CORS protocol").
@@ -19,7 +23,7 @@ func (s *Server) allowOrigin(h http.Header, r *http.Request) (allowed bool) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Expose-Headers", "ETag, Last-Modified, "+sourceHeader+", "+changedHeader+", WWW-Authenticate")
+	h.Set("Access-Control-Expose-Headers", "ETag, Last-Modified, "+optoutapi.SourceHeader+", "+optoutapi.ChangedHeader+", WWW-Authenticate")
 	return true
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 // crossOrigin returns the headers of an answer that concern other origins.
@@ -27,7 +29,7 @@ func TestOtherOrigins(t *testing.T) {
 	some := start(t, database(t), standalone, operators, takesEvents(t), func(c *Config) { c.Origins = []string{page, "http://localhost:3000"} })
 	all := start(t, database(t), standalone, func(c *Config) { c.Origins = []string{"*"} })
 	none := start(t, database(t), standalone)
-	read := mint(t, "metrics-gate", identity, readScope, "")
+	read := mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")
 	varies := map[string]string{"Vary": "Origin"}
 	allowed := func(origin string) map[string]string {
 		return map[string]string{"Vary": "Origin", "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": exposed}

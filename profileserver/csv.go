@@ -11,14 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
 
-// timeForm is RFC 3339 in milliseconds, which is what a time is stored in.
-const timeForm = "2006-01-02T15:04:05.000Z"
-
-// lastTime is the last millisecond that timeForm can tell.
+// lastTime is the last millisecond that optoutapi.TimeLayout can tell.
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
 
 // fewestMilliseconds is in March 1973, before anybody could choose. As seconds,
@@ -35,7 +33,7 @@ type column struct {
 var columns = []column{
 	{"uid", readUID, func(r Row) string { return r.UID }},
 	{"preference", readPreference, func(r Row) string { return r.Preference.String() }},
-	{"changed", readChanged, func(r Row) string { return r.Changed.UTC().Format(timeForm) }},
+	{"changed", readChanged, func(r Row) string { return r.Changed.UTC().Format(optoutapi.TimeLayout) }},
 	{"source", readSource, func(r Row) string { return r.Source }},
 }
 
@@ -80,7 +78,7 @@ func readChanged(row *Row, value string) (err error) {
 
 func readSource(row *Row, value string) error {
 	switch row.Source = value; value {
-	case "", fromUser, fromBrowser, fromAdmin:
+	case "", optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin:
 		return nil
 	default:
 		return errors.New("write user, browser or admin, or nothing for admin")

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -34,7 +35,7 @@ func TestReadCSV(t *testing.T) {
 		want       []Row
 	}{
 		{"all columns", "uid,preference,changed,source\na,true,2026-11-24T12:00:00.000Z,browser\nb,false,2026-11-24T13:00:00+01:00,user\nc,null,1795521600000,admin\n", []Row{
-			{"a", policy.OptedOut, noon, fromBrowser}, {"b", policy.Allowed, noon, fromUser}, {"c", policy.Unset, noon, fromAdmin},
+			{"a", policy.OptedOut, noon, optoutapi.SourceBrowser}, {"b", policy.Allowed, noon, optoutapi.SourceUser}, {"c", policy.Unset, noon, optoutapi.SourceAdmin},
 		}},
 		{"in another order", "preference,source,uid\ntrue,,a\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
 		{"what may be empty", "uid,preference,changed,source\na,,,\n", []Row{{UID: "a", Preference: policy.Unset}}},
@@ -106,8 +107,8 @@ func TestWriteCSV(t *testing.T) {
 	t.Parallel()
 	text := new(strings.Builder)
 	n, err := WriteCSV(text, only(
-		Row{`a,"b"`, policy.OptedOut, time.UnixMilli(1).UTC(), fromUser},
-		Row{"c", policy.Unset, time.UnixMilli(1795521600000), fromAdmin},
+		Row{`a,"b"`, policy.OptedOut, time.UnixMilli(1).UTC(), optoutapi.SourceUser},
+		Row{"c", policy.Unset, time.UnixMilli(1795521600000), optoutapi.SourceAdmin},
 	))
 	want := "uid,preference,changed,source\n\"a,\"\"b\"\"\",true,1970-01-01T00:00:00.001Z,user\nc,null,2026-11-24T12:00:00.000Z,admin\n"
 	if err != nil || n != 2 || text.String() != want {
@@ -136,7 +137,7 @@ func TestWhatIsWrittenCanBeRead(t *testing.T) {
 			UID:        rapid.String().Filter(token.IsUID).Draw(t, "uid"),
 			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
 			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
-			Source:     rapid.SampledFrom([]string{fromUser, fromBrowser, fromAdmin}).Draw(t, "source"),
+			Source:     rapid.SampledFrom([]string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin}).Draw(t, "source"),
 		}
 	}))
 	rapid.Check(t, func(rt *rapid.T) {

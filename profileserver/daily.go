@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 // DefaultDays is how many days are told to who does not say where to begin.
@@ -49,7 +51,7 @@ func DailyRows(ctx context.Context, store Store, from, to time.Time) ([]DailyRow
 // the one to the other, both included: JSON, or CSV where Accept names it.
 func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 	now := time.Now()
-	if refused := s.mayOperate(r, readScope, now); refused != nil {
+	if refused := s.mayOperate(r, optoutapi.ReadScope, now); refused != nil {
 		return refused
 	}
 	from, to, refused := days(r.URL.Query(), now)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -18,7 +19,7 @@ func TestDailyCountsUsers(t *testing.T) {
 	server := start(t, database(t), operators)
 	today := time.Now().UTC().Format(time.DateOnly)
 	for user := range 3 {
-		raw := mint(t, "metrics-gate", fmt.Sprint("u", user), writeScope, "")
+		raw := mint(t, "metrics-gate", fmt.Sprint("u", user), optoutapi.WriteScope, "")
 		for _, preference := range []string{"true", "true", "false", "true", "null"} {
 			server.send(t, request{method: "POST", path: optOutPath, token: raw, body: `{"metrics_optout":` + preference + `}`}).want(t, 200, `{}`)
 		}
@@ -26,7 +27,7 @@ func TestDailyCountsUsers(t *testing.T) {
 	if time.Now().UTC().Format(time.DateOnly) != today {
 		return // midnight came in between, and some count on either day
 	}
-	raw := mint(t, "operator", "op", readScope, "")
+	raw := mint(t, "operator", "op", optoutapi.ReadScope, "")
 	query := "?from=" + today + "&to=" + today
 	server.send(t, request{method: "GET", path: dailyPath + query, token: raw}).want(t, 200, `[{"day":"`+today+`","users":3}]`)
 	csv := server.send(t, request{
@@ -61,7 +62,7 @@ func TestDailyRows(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	i := instance{Server: server}
-	raw := mint(t, "operator", "op", readScope, "")
+	raw := mint(t, "operator", "op", optoutapi.ReadScope, "")
 	get := func(query string, accept ...string) response {
 		q := request{method: "GET", path: dailyPath + query, token: raw, header: accept}
 		if strings.Contains(fmt.Sprint(accept), "text/csv") {

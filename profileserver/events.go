@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -181,10 +182,10 @@ func (s *Server) apply(ctx context.Context, e securityEvent) (came result, err e
 			preference = policy.OptedOut
 		}
 		value = preference.String()
-		_, came, err = s.store.set(ctx, e.uid, change{preference: preference, source: fromUser, made: e.made, event: e.id})
+		_, came, err = s.store.set(ctx, e.uid, change{preference: preference, source: optoutapi.SourceUser, made: e.made, event: e.id})
 	}
 	if err == nil && came == setChanged {
-		s.observer.Change(value, fromUser)
+		s.observer.Change(value, optoutapi.SourceUser)
 	}
 	return came, err
 }

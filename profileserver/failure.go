@@ -3,6 +3,8 @@ package profileserver
 import (
 	"encoding/json"
 	"net/http"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 // failure is a refusal in the shape of the existing server. All there are
@@ -31,7 +33,7 @@ type validation struct {
 var (
 	badContentType     = &failure{Code: 400, Errno: 999, Error: "Bad Request", Message: "Invalid content-type header"}
 	badJSON            = &failure{Code: 400, Errno: 999, Error: "Bad Request", Message: "Invalid request payload JSON format"}
-	badParameter       = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"payload", []string{"metrics_optout"}}}
+	badParameter       = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"payload", []string{optoutapi.Preference}}}
 	badLastEventID     = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"headers", []string{"last-event-id"}}}
 	badAccount         = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"params", []string{"uid"}}}
 	badFrom            = &failure{Code: 400, Errno: 101, Error: "Bad Request", Message: "Invalid request parameter", Validation: &validation{"query", []string{"from"}}}

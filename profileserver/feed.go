@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -209,7 +210,7 @@ func (f *feed) follow(after int64) (*follower, error) {
 	}
 	c.behind = c.last < f.since
 	if after > f.last {
-		c.greeting = fmt.Appendf(nil, "%sevent: reset\nid: %d\ndata: {}\n\n", retry, c.last)
+		c.greeting = fmt.Appendf(nil, "%sevent: %s\nid: %d\ndata: {}\n\n", retry, optoutapi.ResetEvent, c.last)
 	} else {
 		c.greeting = fmt.Appendf(nil, "%sid: %d\n\n", retry, c.last)
 	}
@@ -291,15 +292,15 @@ func (c *follower) readUpTo(ctx context.Context, since int64) (text []byte, err 
 
 // encode returns a change as a server-sent event, with no capacity left.
 func encode(u update) []byte {
-	name := "change"
+	name := optoutapi.ChangeEvent
 	body := struct {
 		UID        string            `json:"uid"`
 		Preference policy.Preference `json:"metrics_optout,omitzero"`
 		Source     string            `json:"source,omitempty"`
 		Changed    string            `json:"changed,omitempty"`
-	}{u.uid, u.preference, u.source, u.changed.UTC().Format(timeForm)}
+	}{u.uid, u.preference, u.source, u.changed.UTC().Format(optoutapi.TimeLayout)}
 	if u.deleted {
-		name = "delete"
+		name = optoutapi.DeleteEvent
 		body.Preference, body.Source, body.Changed = policy.Unknown, "", ""
 	}
 	data, _ := json.Marshal(body) // there is a JSON form of all that is stored

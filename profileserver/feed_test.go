@@ -15,6 +15,7 @@ import (
 	"github.com/tmaxmax/go-sse"
 	"pgregory.net/rapid"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -35,7 +36,7 @@ func (j *journal) write(uid string, deleted bool) update {
 	defer j.mu.Unlock()
 	u := update{id: int64(len(j.changes)) + 1, uid: uid, deleted: deleted, preference: policy.Unset}
 	if !deleted {
-		u.preference, u.source, u.changed = policy.OptedOut, fromUser, time.UnixMilli(u.id)
+		u.preference, u.source, u.changed = policy.OptedOut, optoutapi.SourceUser, time.UnixMilli(u.id)
 	}
 	j.changes = append(j.changes, u)
 	if j.latest == nil {
@@ -160,9 +161,9 @@ func TestChangesAreEncodedAsEvents(t *testing.T) {
 		change update
 		want   string
 	}{
-		"opted out": {update{id: 42, uid: "a1", preference: policy.OptedOut, changed: at, source: fromBrowser},
+		"opted out": {update{id: 42, uid: "a1", preference: policy.OptedOut, changed: at, source: optoutapi.SourceBrowser},
 			"event: change\nid: 42\ndata: {\"uid\":\"a1\",\"metrics_optout\":true,\"source\":\"browser\",\"changed\":\"2026-11-24T12:00:00.005Z\"}\n\n"},
-		"unset": {update{id: 43, uid: "a1", preference: policy.Unset, changed: at.Truncate(time.Second), source: fromAdmin},
+		"unset": {update{id: 43, uid: "a1", preference: policy.Unset, changed: at.Truncate(time.Second), source: optoutapi.SourceAdmin},
 			"event: change\nid: 43\ndata: {\"uid\":\"a1\",\"metrics_optout\":null,\"source\":\"admin\",\"changed\":\"2026-11-24T12:00:00.000Z\"}\n\n"},
 		"deleted": {update{id: 44, uid: "a1", preference: policy.Unset, deleted: true},
 			"event: delete\nid: 44\ndata: {\"uid\":\"a1\"}\n\n"},

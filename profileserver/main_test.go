@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -53,7 +54,7 @@ func fillDisk(store Store) (written int, err error) {
 	next := 0
 	write := func() error {
 		next++
-		_, _, err := store.set(ctx, fmt.Sprint(next), change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := store.set(ctx, fmt.Sprint(next), change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 		if err == nil {
 			written++
 		}
@@ -97,7 +98,7 @@ func contend(store Store) (won int, err error) {
 		if before.preference == policy.OptedOut {
 			to = policy.Allowed
 		}
-		_, came, err := store.set(ctx, "contended", change{preference: to, source: fromUser, holds: func(tag string) bool {
+		_, came, err := store.set(ctx, "contended", change{preference: to, source: optoutapi.SourceUser, holds: func(tag string) bool {
 			return tag == before.etag()
 		}})
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -274,7 +275,7 @@ func TestOpenAPI(t *testing.T) {
 	withoutKeys := start(t, database(t), standalone, func(c *Config) { c.Tokens, c.Events = []Verifier{away}, away })
 
 	// The client of this token may do all there is to do.
-	all := mint(t, "operator", identity, "profile:write "+changesScope, "")
+	all := mint(t, "operator", identity, "profile:write "+optoutapi.ChangesScope, "")
 	other := mint(t, "evil", identity, "profile:write", "")
 	little := mint(t, "operator", identity, "profile:email", "")
 	unread := signEvent(t, "ES256", jwt.MapClaims{"sub": identity, "client_id": "operator", "exp": time.Now().Add(time.Hour).Unix()})
@@ -330,8 +331,8 @@ func TestOpenAPI(t *testing.T) {
 		{withoutKeys, 503, request{method: "POST", path: eventsPath, token: event}},
 		{inTheOldManner, 404, request{method: "POST", path: eventsPath, token: event}},
 
-		{inTheOldManner, 204, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, "")}},
-		{inTheOldManner, 204, request{method: "HEAD", path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, "")}},
+		{inTheOldManner, 204, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")}},
+		{inTheOldManner, 204, request{method: "HEAD", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")}},
 	} {
 		d.run(t, test.server, test.request, test.status)
 	}

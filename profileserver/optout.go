@@ -10,16 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
-
-const field = "metrics_optout"
-
-// sourceHeader says where the choice came from: user, browser or admin.
-const sourceHeader = "Metrics-Optout-Source"
-
-// changedHeader says when the preference last changed, to the millisecond.
-const changedHeader = "Metrics-Optout-Changed"
 
 // maxBody is far more than {"metrics_optout":false} needs, however it is
 // indented.
@@ -37,12 +30,14 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) *failure {
 }
 
 // member is the preference as a member of a JSON object.
-func member(preference policy.Preference) string { return `"` + field + `":` + preference.String() }
+func member(preference policy.Preference) string {
+	return `"` + optoutapi.Preference + `":` + preference.String()
+}
 
 // tell answers with the caller's preference in the form that show gives it,
 // which is 204 where it gives nothing.
 func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.Preference) []byte) *failure {
-	who, refused := s.authorize(r, readScope, time.Now())
+	who, refused := s.authorize(r, optoutapi.ReadScope, time.Now())
 	if refused != nil {
 		return refused
 	}
@@ -59,7 +54,7 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.P
 		// For whoever shows people their choice. Conditions are about the tag
 		// alone: two changes may share the second that a date tells.
 		w.Header().Set("Last-Modified", time.UnixMilli(held.changed).UTC().Format(http.TimeFormat))
-		w.Header().Set(sourceHeader, held.source)
+		w.Header().Set(optoutapi.SourceHeader, held.source)
 		tellChanged(w.Header(), held)
 	}
 	body := show(held.preference)
@@ -77,7 +72,7 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.P
 // write answers POST: it records the preference, if the request's
 // preconditions hold at the moment of writing.
 func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
-	who, refused := s.authorize(r, writeScope, time.Now())
+	who, refused := s.authorize(r, optoutapi.WriteScope, time.Now())
 	if refused != nil {
 		return refused
 	}
@@ -105,7 +100,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 // compares it with what the feed of changes tells.
 func tellChanged(h http.Header, held record) {
 	if held.source != "" {
-		h.Set(changedHeader, time.UnixMilli(held.changed).UTC().Format(timeForm))
+		h.Set(optoutapi.ChangedHeader, time.UnixMilli(held.changed).UTC().Format(optoutapi.TimeLayout))
 	}
 }
 
@@ -158,7 +153,7 @@ func parseBody(contentType string, body []byte) (policy.Preference, *failure) {
 	}
 	var object map[string]json.RawMessage
 	var preference policy.Preference
-	if json.Unmarshal(body, &object) != nil || len(object) != 1 || preference.UnmarshalJSON(object[field]) != nil {
+	if json.Unmarshal(body, &object) != nil || len(object) != 1 || preference.UnmarshalJSON(object[optoutapi.Preference]) != nil {
 		return policy.Unknown, badParameter
 	}
 	return preference, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -34,7 +35,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		all.Go(func() {
 			for n := next.Add(1); n <= writes; n = next.Add(1) {
 				uid := fmt.Sprint(n)
-				_, came, err := store.set(t.Context(), uid, change{preference: policy.OptedOut, source: fromUser})
+				_, came, err := store.set(t.Context(), uid, change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 				switch {
 				case err != nil:
 					lost.Store(uid, true)
@@ -68,7 +69,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		t.Errorf("%d were answered and %d failed", kept, failed)
 	}
 	until(t, "it takes writes again", func() bool {
-		_, _, err := instances[1].set(t.Context(), "after", change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := instances[1].set(t.Context(), "after", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 		return err == nil
 	})
 }
@@ -178,7 +179,7 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 		return err == nil
 	})
 	until(t, "no connection is left that is none", func() bool {
-		_, _, err := store.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser})
+		_, _, err := store.set(t.Context(), "b", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 		return err == nil
 	})
 	if told := strings.Join(readIDs(t, f, 3), ", "); told != "1, change 2, change 3" {
@@ -288,7 +289,7 @@ func TestErrorsOfTheDatabaseNameNobody(t *testing.T) {
 	p := postgresPlace(t)
 	store := p.open(t, 0)
 	p.execute(t, `ALTER TABLE preference ADD CHECK (length(uid) < 3)`)
-	_, _, err := store.set(t.Context(), "somebody", change{preference: policy.OptedOut, source: fromUser})
+	_, _, err := store.set(t.Context(), "somebody", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 	said := (*pgconn.PgError)(nil)
 	if !errors.As(err, &said) {
 		t.Fatal(err)

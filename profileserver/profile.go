@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -45,7 +46,7 @@ func (s *Server) Merge(w http.ResponseWriter, r *http.Request, next func(http.Re
 	if r.URL.Path != profilePath || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return next(w, r)
 	}
-	who, refused := s.authorize(r, readScope, time.Now())
+	who, refused := s.authorize(r, optoutapi.ReadScope, time.Now())
 	if refused != nil && refused != keysAway {
 		return next(w, r)
 	}
@@ -153,7 +154,7 @@ func withMember(profile []byte, preference policy.Preference) (merged []byte, ok
 		key, _ := tokens.Token()
 		var value json.RawMessage
 		_ = tokens.Decode(&value)
-		if key != field {
+		if key != optoutapi.Preference {
 			members = append(members, bytes.TrimLeft(profile[from:tokens.InputOffset()], ", \t\r\n"))
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -31,7 +32,7 @@ func TestProfileAlone(t *testing.T) {
 	get("profile").want(t, 200, `{}`)
 	for _, preference := range []string{"true", "false"} {
 		server.post(t, `{"metrics_optout":`+preference+`}`).want(t, 200, `{}`)
-		answer := get(readScope)
+		answer := get(optoutapi.ReadScope)
 		answer.want(t, 200, `{"metrics_optout":`+preference+`}`)
 		get("profile", "If-None-Match: "+answer.Header.Get("ETag")).want(t, 304, "")
 		get("profile", "If-Match: \"x\"").want(t, 412, body412)
@@ -169,7 +170,7 @@ func TestTheUpstreamIsAskedForAll(t *testing.T) {
 		says(`{}`)(w, r)
 	})
 	for _, method := range []string{"GET", "HEAD"} {
-		raw := mint(t, "metrics-gate", identity, readScope, "")
+		raw := mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")
 		server.fetch(t, method, profilePath+"?x=1", raw, "Accept-Encoding: gzip, br", `If-None-Match: "upstream's"`, "Range: bytes=0-1",
 			"If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT", "X-Other: x").want(t, 200, map[string]string{"GET": `{}`}[method])
 		r := <-asked
@@ -235,7 +236,7 @@ func TestAnswersThatPass(t *testing.T) {
 			server.post(t, `{"metrics_optout":true}`).want(t, 200, `{}`)
 			requests.take()
 			for range 2 {
-				answer := server.fetch(t, "GET", profilePath, mint(t, "metrics-gate", identity, readScope, ""))
+				answer := server.fetch(t, "GET", profilePath, mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""))
 				if answer.Status != test.status || answer.Body != test.body || (answer.Header.Get("ETag") == "") != test.unusable || answer.Header.Get("Content-Encoding") != "" {
 					t.Errorf("got %d, %d bytes, %v; want %d, %d bytes", answer.Status, len(answer.Body), answer.Header, test.status, len(test.body))
 				}
@@ -329,7 +330,7 @@ func TestMergePassesErrorsOn(t *testing.T) {
 	want := errors.New("no upstream")
 	for _, begin := range []bool{false, true} {
 		r := httptest.NewRequest("GET", profilePath, nil)
-		r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, readScope, ""))
+		r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""))
 		w := httptest.NewRecorder()
 		err := server.Merge(w, r, func(w http.ResponseWriter, _ *http.Request) error {
 			if begin {
@@ -367,7 +368,7 @@ func TestWriterOfTheUpstream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, readScope, ""))
+	r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""))
 	answer, err := server.Client().Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -402,9 +403,9 @@ func FuzzMerge(f *testing.F) {
 			if !ok {
 				return
 			}
-			delete(want, field)
+			delete(want, optoutapi.Preference)
 			if preference != policy.Unset {
-				want[field] = preference == policy.OptedOut
+				want[optoutapi.Preference] = preference == policy.OptedOut
 			}
 			var got map[string]any
 			if err := json.Unmarshal(merged, &got); err != nil {

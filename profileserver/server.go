@@ -29,12 +29,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
 // The server's own addresses. What follows accountPath is the account's id.
 const (
-	optOutPath  = "/v1/metrics_optout"
+	optOutPath  = "/v1/" + optoutapi.Preference
+	changesPath = "/v1/" + optoutapi.Changes
 	dailyPath   = optOutPath + "/daily"
 	profilePath = "/v1/profile"
 	accountPath = "/v1/account/"
@@ -196,7 +198,7 @@ func New(config Config) *Server {
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 	s.endpoints = map[string]endpoint{
-		optOutPath: {"metrics_optout", map[string]handler{
+		optOutPath: {optoutapi.Preference, map[string]handler{
 			http.MethodGet: s.read, http.MethodHead: s.read, http.MethodPost: s.write,
 		}},
 		dailyPath:   {"daily", reading(s.daily)},

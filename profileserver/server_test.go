@@ -27,6 +27,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -228,13 +229,13 @@ func checkAnonymous(t *testing.T, text, raw string) {
 
 func (i instance) get(t *testing.T) response {
 	t.Helper()
-	return i.send(t, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, "")})
+	return i.send(t, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")})
 }
 
 func (i instance) post(t *testing.T, body string, header ...string) response {
 	t.Helper()
 	return i.send(t, request{
-		method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, writeScope, "user"),
+		method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.WriteScope, "user"),
 		header: append(header, "Content-Type: application/json"), body: body,
 	})
 }
@@ -278,35 +279,35 @@ func TestWhoMayAsk(t *testing.T) {
 		{name: "another scheme", method: "GET", header: []string{"Authorization: Basic YTpi"}, status: 401, body: body401NoToken},
 		{name: "scheme alone", method: "GET", header: []string{"Authorization: Bearer"}, status: 401, body: body401NoToken},
 		{name: "scheme and spaces", method: "GET", header: []string{"Authorization: Bearer   "}, status: 401, body: body401NoToken},
-		{name: "scheme in other letters", method: "GET", header: []string{"Authorization: bEARER " + mint(t, gate, identity, readScope, "")}, status: 200, body: null},
+		{name: "scheme in other letters", method: "GET", header: []string{"Authorization: bEARER " + mint(t, gate, identity, optoutapi.ReadScope, "")}, status: 200, body: null},
 		{name: "garbage", method: "GET", token: payload, status: 401, body: body401BadToken},
 		{name: "too long", method: "GET", token: strings.Repeat("x", token.MaxTokenBytes+1), status: 401, body: body401BadToken},
-		{name: "expired", method: "GET", token: mintAt(t, gate, identity, readScope, "", time.Now().Add(-time.Hour)), status: 401, body: body401BadToken},
-		{name: "signature of another key", method: "GET", token: mint(t, gate, identity, readScope, "") + "AAAA", status: 401, body: body401BadToken},
-		{name: "no subject", method: "GET", token: forge(t, jwt.MapClaims{"client_id": gate, "scope": readScope}), status: 401, body: body401BadToken},
-		{name: "subject a number", method: "GET", token: forge(t, jwt.MapClaims{"sub": 7, "client_id": gate, "scope": readScope}), status: 401, body: body401BadToken},
-		{name: "subject empty", method: "GET", token: forge(t, jwt.MapClaims{"sub": "", "client_id": gate, "scope": readScope}), status: 401, body: body401BadToken},
-		{name: "subject too long", method: "GET", token: mint(t, gate, strings.Repeat("u", 256), readScope, ""), status: 401, body: body401BadToken},
-		{name: "subject as long as may be", method: "GET", token: mint(t, gate, strings.Repeat("u", 255), readScope, ""), status: 200, body: null},
-		{name: "subject with a control character", method: "GET", token: mint(t, gate, "a\u0085b", readScope, ""), status: 401, body: body401BadToken},
+		{name: "expired", method: "GET", token: mintAt(t, gate, identity, optoutapi.ReadScope, "", time.Now().Add(-time.Hour)), status: 401, body: body401BadToken},
+		{name: "signature of another key", method: "GET", token: mint(t, gate, identity, optoutapi.ReadScope, "") + "AAAA", status: 401, body: body401BadToken},
+		{name: "no subject", method: "GET", token: forge(t, jwt.MapClaims{"client_id": gate, "scope": optoutapi.ReadScope}), status: 401, body: body401BadToken},
+		{name: "subject a number", method: "GET", token: forge(t, jwt.MapClaims{"sub": 7, "client_id": gate, "scope": optoutapi.ReadScope}), status: 401, body: body401BadToken},
+		{name: "subject empty", method: "GET", token: forge(t, jwt.MapClaims{"sub": "", "client_id": gate, "scope": optoutapi.ReadScope}), status: 401, body: body401BadToken},
+		{name: "subject too long", method: "GET", token: mint(t, gate, strings.Repeat("u", 256), optoutapi.ReadScope, ""), status: 401, body: body401BadToken},
+		{name: "subject as long as may be", method: "GET", token: mint(t, gate, strings.Repeat("u", 255), optoutapi.ReadScope, ""), status: 200, body: null},
+		{name: "subject with a control character", method: "GET", token: mint(t, gate, "a\u0085b", optoutapi.ReadScope, ""), status: 401, body: body401BadToken},
 
-		{name: "no client", method: "GET", token: mint(t, "", identity, readScope, ""), status: 403, body: body403Client},
-		{name: "client not trusted", method: "GET", token: mint(t, "evil", identity, readScope, ""), status: 403, body: body403Client},
-		{name: "client in other letters", method: "GET", token: mint(t, "Metrics-Gate", identity, readScope, ""), status: 403, body: body403Client},
-		{name: "client not trusted, writing", method: "POST", token: mint(t, "evil", identity, writeScope, ""), status: 403, body: body403Client},
-		{name: "client a list", method: "GET", token: forge(t, jwt.MapClaims{"sub": identity, "client_id": []string{gate}, "scope": readScope}), status: 403, body: body403Client},
+		{name: "no client", method: "GET", token: mint(t, "", identity, optoutapi.ReadScope, ""), status: 403, body: body403Client},
+		{name: "client not trusted", method: "GET", token: mint(t, "evil", identity, optoutapi.ReadScope, ""), status: 403, body: body403Client},
+		{name: "client in other letters", method: "GET", token: mint(t, "Metrics-Gate", identity, optoutapi.ReadScope, ""), status: 403, body: body403Client},
+		{name: "client not trusted, writing", method: "POST", token: mint(t, "evil", identity, optoutapi.WriteScope, ""), status: 403, body: body403Client},
+		{name: "client a list", method: "GET", token: forge(t, jwt.MapClaims{"sub": identity, "client_id": []string{gate}, "scope": optoutapi.ReadScope}), status: 403, body: body403Client},
 
 		{name: "no scope", method: "GET", token: mint(t, gate, identity, "", ""), status: 403, body: body403Scope},
 		{name: "scope of another field", method: "GET", token: mint(t, gate, identity, "profile:email", ""), status: 403, body: body403Scope},
 		{name: "scope that begins alike", method: "GET", token: mint(t, gate, identity, "profilebogey", ""), status: 403, body: body403Scope},
 		{name: "profile reads", method: "GET", token: mint(t, gate, identity, "profile", ""), status: 200, body: null},
 		{name: "profile:write reads", method: "GET", token: mint(t, gate, identity, "profile:write", ""), status: 200, body: null},
-		{name: "own write scope reads", method: "GET", token: mint(t, gate, identity, writeScope, ""), status: 200, body: null},
-		{name: "one of several scopes", method: "GET", token: mint(t, gate, identity, "openid "+readScope+" x", ""), status: 200, body: null},
-		{name: "read scope does not write", method: "POST", token: mint(t, gate, identity, readScope, ""), status: 403, body: body403Scope},
+		{name: "own write scope reads", method: "GET", token: mint(t, gate, identity, optoutapi.WriteScope, ""), status: 200, body: null},
+		{name: "one of several scopes", method: "GET", token: mint(t, gate, identity, "openid "+optoutapi.ReadScope+" x", ""), status: 200, body: null},
+		{name: "read scope does not write", method: "POST", token: mint(t, gate, identity, optoutapi.ReadScope, ""), status: 403, body: body403Scope},
 		{name: "profile does not write", method: "POST", token: mint(t, gate, identity, "profile", ""), status: 403, body: body403Scope},
 		{name: "profile:write writes", method: "POST", token: mint(t, gate, "w1", "profile:write", ""), status: 200, body: `{}`},
-		{name: "own write scope writes", method: "POST", token: mint(t, gate, "w2", writeScope, ""), status: 200, body: `{}`},
+		{name: "own write scope writes", method: "POST", token: mint(t, gate, "w2", optoutapi.WriteScope, ""), status: 200, body: `{}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -348,7 +349,7 @@ func TestTokensInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := minter.Mint(identity, readScope, "", time.Now())
+	raw, err := minter.Mint(identity, optoutapi.ReadScope, "", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +395,7 @@ func TestReadAndWrite(t *testing.T) {
 		server.post(t, body).want(t, 200, `{}`)
 		server.get(t).want(t, 200, body)
 	}
-	other := server.send(t, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", "another", readScope, "")})
+	other := server.send(t, request{method: "GET", path: optOutPath, token: mint(t, "metrics-gate", "another", optoutapi.ReadScope, "")})
 	other.want(t, 200, `{"metrics_optout":null}`)
 }
 
@@ -403,7 +404,7 @@ func TestHead(t *testing.T) {
 	server := start(t, database(t))
 	server.post(t, `{"metrics_optout":true}`)
 	get := server.get(t)
-	head := server.send(t, request{method: "HEAD", path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, "")})
+	head := server.send(t, request{method: "HEAD", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, "")})
 	head.want(t, 200, "")
 	for _, name := range []string{"ETag", "Content-Type", "Content-Length"} {
 		if head.Header.Get(name) != get.Header.Get(name) || head.Header.Get(name) == "" {
@@ -418,7 +419,7 @@ func TestUnsetInTheOldManner(t *testing.T) {
 	t.Parallel()
 	server := start(t, database(t), func(c *Config) { c.NoContentWhenUnset = true })
 	read := func(method string, header ...string) response {
-		return server.send(t, request{method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, ""), header: header})
+		return server.send(t, request{method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""), header: header})
 	}
 	for range 2 { // of an account that never made a choice, and of one that took it back
 		answer := read("GET")
@@ -506,7 +507,7 @@ func TestTheSource(t *testing.T) {
 	for claim, want := range map[string]string{"browser": "browser", "user": "user", "": "user", "admin": "user", payload: "user"} {
 		uid := "u-" + claim
 		server.send(t, request{
-			method: "POST", path: optOutPath, token: mint(t, "metrics-gate", uid, writeScope, claim),
+			method: "POST", path: optOutPath, token: mint(t, "metrics-gate", uid, optoutapi.WriteScope, claim),
 			body: `{"metrics_optout":true}`,
 		}).want(t, 200, `{}`)
 		if _, _, source := row(t, path, uid); source != want {
@@ -523,7 +524,7 @@ func TestWhenAndWhence(t *testing.T) {
 	server := start(t, path)
 	read := func(method, header string) response {
 		return server.send(t, request{
-			method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, ""), header: []string{header},
+			method: method, path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""), header: []string{header},
 		})
 	}
 	for _, name := range []string{"Last-Modified", "Metrics-Optout-Source"} {
@@ -533,7 +534,7 @@ func TestWhenAndWhence(t *testing.T) {
 	}
 	for _, made := range []struct{ preference, source string }{{"true", "browser"}, {"null", "user"}, {"false", "user"}} {
 		server.send(t, request{
-			method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, writeScope, made.source),
+			method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.WriteScope, made.source),
 			body: `{"metrics_optout":` + made.preference + `}`,
 		}).want(t, 200, `{}`)
 		_, changed, _ := row(t, path, identity)
@@ -568,7 +569,7 @@ func TestRepeatsChangeNothing(t *testing.T) {
 	_, changed, _ := row(t, path, identity)
 
 	server.send(t, request{
-		method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, writeScope, "browser"),
+		method: "POST", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.WriteScope, "browser"),
 		body: `{"metrics_optout":true}`,
 	}).want(t, 200, `{}`)
 	if got := server.get(t).Header.Get("ETag"); got != tag {
@@ -635,7 +636,7 @@ func TestBodies(t *testing.T) {
 			t.Parallel()
 			uid := "u " + test.name
 			server.send(t, request{
-				method: "POST", path: optOutPath, token: mint(t, "metrics-gate", uid, writeScope, ""),
+				method: "POST", path: optOutPath, token: mint(t, "metrics-gate", uid, optoutapi.WriteScope, ""),
 				header: test.header, body: test.body,
 			}).want(t, test.status, test.answer)
 
@@ -644,7 +645,7 @@ func TestBodies(t *testing.T) {
 				want = fine
 			}
 			server.send(t, request{
-				method: "GET", path: optOutPath, token: mint(t, "metrics-gate", uid, readScope, ""),
+				method: "GET", path: optOutPath, token: mint(t, "metrics-gate", uid, optoutapi.ReadScope, ""),
 			}).want(t, 200, want)
 		})
 	}
@@ -671,7 +672,7 @@ func TestRawBodies(t *testing.T) {
 			}
 			defer conn.Close()
 			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s",
-				optOutPath, mint(t, "metrics-gate", identity, writeScope, ""), test.framing)
+				optOutPath, mint(t, "metrics-gate", identity, optoutapi.WriteScope, ""), test.framing)
 			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
@@ -729,7 +730,7 @@ func TestPreconditions(t *testing.T) {
 				}
 
 				read := server.send(t, request{
-					method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, readScope, ""), header: header,
+					method: "GET", path: optOutPath, token: mint(t, "metrics-gate", identity, optoutapi.ReadScope, ""), header: header,
 				})
 				read.want(t, test.read, map[int]string{200: `{"metrics_optout":` + state + `}`, 304: "", 412: body412}[test.read])
 				if got := read.Header.Get("ETag"); (test.read == 412) != (got == "") || got != "" && got != tag {
@@ -787,7 +788,7 @@ func TestOneConditionalWriterWins(t *testing.T) {
 	t.Parallel()
 	path := database(t)
 	instances := [2]instance{start(t, path), start(t, path)}
-	raw := mint(t, "metrics-gate", identity, writeScope, "")
+	raw := mint(t, "metrics-gate", identity, optoutapi.WriteScope, "")
 	for round := range 10 {
 		tag := instances[0].get(t).Header.Get("ETag")
 		body := fmt.Sprintf(`{"metrics_optout":%t}`, round%2 == 0)
@@ -962,7 +963,7 @@ func TestNothingIsLoggedOfARequest(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zap.DebugLevel)
 	server := start(t, database(t), func(c *Config) { c.Log = zap.New(core) })
-	for _, raw := range []string{"", identity, mint(t, "evil", identity, writeScope, payload), mint(t, "metrics-gate", identity, writeScope, payload)} {
+	for _, raw := range []string{"", identity, mint(t, "evil", identity, optoutapi.WriteScope, payload), mint(t, "metrics-gate", identity, optoutapi.WriteScope, payload)} {
 		for _, method := range []string{"GET", "POST", "PUT"} {
 			for _, path := range []string{optOutPath, optOutPath + "/" + identity, optOutPath + "?uid=" + identity} {
 				for _, body := range []string{`{"metrics_optout":true}`, `{"` + payload + `":1}`, payload} {
@@ -987,7 +988,7 @@ func TestACallerWhoLeftIsNoFailure(t *testing.T) {
 	leave()
 	for _, method := range []string{"GET", "POST"} {
 		r := httptest.NewRequestWithContext(ctx, method, optOutPath, strings.NewReader(`{"metrics_optout":true}`))
-		r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, writeScope, ""))
+		r.Header.Set("Authorization", "Bearer "+mint(t, "metrics-gate", identity, optoutapi.WriteScope, ""))
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
 		if w.Code != http.StatusServiceUnavailable {

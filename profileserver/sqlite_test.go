@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -52,7 +53,7 @@ func TestOpenMakesAPrivateFile(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "new", "er")
 	path := filepath.Join(folder, "a?b#c%41 d.db")
 	store := openStore(t, path)
-	if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
+	if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{folder: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
@@ -69,7 +70,7 @@ func TestAFileOfThatName(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ":memory:")
 	first, second := openStore(t, path), openStore(t, path)
-	if _, _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser}); err != nil {
+	if _, _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
 		t.Fatal(err)
 	}
 	if held, err := second.get(t.Context(), "u"); err != nil || held.preference != policy.OptedOut {
@@ -214,7 +215,7 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 	store := openStore(t, database(t))
 	var all sync.WaitGroup
 	write := func(begun func()) {
-		if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromUser, holds: func(string) bool {
+		if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser, holds: func(string) bool {
 			begun()
 			return true
 		}}); err != nil {
@@ -268,7 +269,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 	store := openStore(t, database(t))
 	write := func(p policy.Preference) {
 		t.Helper()
-		if _, held, err := store.set(t.Context(), "u", change{preference: p, source: fromUser}); err != nil || held != setChanged {
+		if _, held, err := store.set(t.Context(), "u", change{preference: p, source: optoutapi.SourceUser}); err != nil || held != setChanged {
 			t.Errorf("%v, %v", held, err)
 		}
 	}
@@ -314,7 +315,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := record{preference: policy.OptedOut, changed: 5, said: 5, source: fromBrowser}
+	want := record{preference: policy.OptedOut, changed: 5, said: 5, source: optoutapi.SourceBrowser}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}
@@ -339,7 +340,7 @@ func TestBackup(t *testing.T) {
 	begun := make(chan struct{})
 	all.Go(func() {
 		for i := 0; writing.Err() == nil; i++ {
-			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err != nil {
+			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
 				t.Error(err)
 			}
 			if i == 10 {
@@ -408,7 +409,7 @@ func TestALockedFile(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: fromUser}); err == nil {
+			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err == nil {
 				t.Error("written")
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -80,13 +81,6 @@ type change struct {
 	// empty. An event that was seen before changes nothing.
 	event string
 }
-
-// Where a change came from.
-const (
-	fromUser    = "user"
-	fromBrowser = "browser"
-	fromAdmin   = "admin"
-)
 
 // decide says what comes of the change where this is held of the account at
 // the time now, by the store's clock, and what is held of it then.
@@ -291,7 +285,7 @@ func importRows(ctx context.Context, rows iter.Seq2[Row, error], store func(cont
 		}
 		read++
 		if row.Source == "" {
-			row.Source = fromAdmin
+			row.Source = optoutapi.SourceAdmin
 		}
 		if i, twice := index[row.UID]; !twice {
 			index[row.UID] = len(batch)

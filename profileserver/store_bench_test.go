@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -30,7 +31,7 @@ func benchmarkStores(b *testing.B, run func(b *testing.B, store Store)) {
 		began := time.Now()
 		done, err := store.Import(context.Background(), func(yield func(Row, error) bool) {
 			for i := range *benchmarkRows {
-				if !yield(Row{UID: benchmarkUID(i), Preference: policy.OptedOut, Source: fromBrowser}, nil) {
+				if !yield(Row{UID: benchmarkUID(i), Preference: policy.OptedOut, Source: optoutapi.SourceBrowser}, nil) {
 					return
 				}
 			}
@@ -68,7 +69,7 @@ func BenchmarkStoreWrite(b *testing.B) {
 		b.SetParallelism(8)
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				_, came, err := store.set(context.Background(), benchmarkUID(int(next.Add(1))), change{preference: policy.OptedOut, source: fromUser})
+				_, came, err := store.set(context.Background(), benchmarkUID(int(next.Add(1))), change{preference: policy.OptedOut, source: optoutapi.SourceUser})
 				if err != nil || came != setChanged {
 					b.Errorf("%v, %v", came, err)
 				}

@@ -22,6 +22,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	"pgregory.net/rapid"
 
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -140,7 +141,7 @@ func (p *place) number(t testing.TB, query string) (n int) {
 func mustSet(t testing.TB, store Store, uid string, c change) record {
 	t.Helper()
 	if c.source == "" {
-		c.source = fromUser
+		c.source = optoutapi.SourceUser
 	}
 	if _, came, err := store.set(context.Background(), uid, c); err != nil || came != setChanged {
 		t.Fatalf("%v, %v", came, err)
@@ -169,7 +170,7 @@ func TestStoreAgainstModel(t *testing.T) {
 			names := []string{fmt.Sprint("a", runs), fmt.Sprint("b", runs)} // of this run alone
 			uids := rapid.SampledFrom(names)
 			choices := rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut})
-			sources := rapid.SampledFrom([]string{fromUser, fromBrowser, fromAdmin})
+			sources := rapid.SampledFrom([]string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin})
 			seen := map[string]bool{}
 			model := map[string]record{}
 			tags := map[string]record{}
@@ -232,7 +233,7 @@ func TestStoreAgainstModel(t *testing.T) {
 					for time.Now().UnixMilli() <= last {
 						runtime.Gosched() // a time that is still to come would count as now
 					}
-					c := change{preference: choices.Draw(rt, "to"), source: fromUser, event: jti,
+					c := change{preference: choices.Draw(rt, "to"), source: optoutapi.SourceUser, event: jti,
 						made: time.UnixMilli(last + rapid.Int64Range(-1, 1).Draw(rt, "later"))}
 					_, came, err := instance().set(ctx, uid, c)
 					later := !seen[jti] && c.made.UnixMilli() > max(before.said, before.deleted)
@@ -240,7 +241,7 @@ func TestStoreAgainstModel(t *testing.T) {
 					want := setUnchanged
 					if later && c.preference != before.preference {
 						want = setChanged
-						model[uid] = record{preference: c.preference, changed: c.made.UnixMilli(), said: c.made.UnixMilli(), source: fromUser}
+						model[uid] = record{preference: c.preference, changed: c.made.UnixMilli(), said: c.made.UnixMilli(), source: optoutapi.SourceUser}
 					} else if _, known := model[uid]; known && later {
 						before.said = c.made.UnixMilli()
 						model[uid] = before
@@ -325,7 +326,7 @@ func TestOfWritersWithOneTagOneWins(t *testing.T) {
 			for _, store := range instances {
 				for range 2 {
 					all.Go(func() {
-						_, came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, holds: func(held string) bool { return held == tag }})
+						_, came, err := store.set(t.Context(), "u", change{preference: to, source: optoutapi.SourceUser, holds: func(held string) bool { return held == tag }})
 						if err != nil {
 							t.Error(err)
 						}
@@ -380,7 +381,7 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 				t.Fatalf("%v, %v", came, err)
 			}
 			for _, tag := range tags {
-				_, came, err := here.set(t.Context(), "u", change{preference: policy.OptedOut, source: fromBrowser, holds: func(held string) bool { return held == tag }})
+				_, came, err := here.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceBrowser, holds: func(held string) bool { return held == tag }})
 				if err != nil || came != setRefused {
 					t.Errorf("%v, %v", came, err)
 				}
@@ -388,11 +389,11 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 			if held := mustGet(t, here, "u"); held.preference != policy.Unset || held.source != "" {
 				t.Errorf("held: %v", held)
 			}
-			late := change{preference: policy.OptedOut, source: fromUser, made: time.Now().Add(-time.Minute), event: "late"}
+			late := change{preference: policy.OptedOut, source: optoutapi.SourceUser, made: time.Now().Add(-time.Minute), event: "late"}
 			if _, came, err := here.set(t.Context(), "u", late); err != nil || came != setUnchanged {
 				t.Errorf("an event from before: %v, %v", came, err)
 			}
-			old := Row{"u", policy.OptedOut, time.Now().Add(-time.Minute), fromUser}
+			old := Row{"u", policy.OptedOut, time.Now().Add(-time.Minute), optoutapi.SourceUser}
 			if done, err := here.Import(t.Context(), only(old), nil); err != nil || done.Changed != 0 {
 				t.Errorf("a row from before: %v, %v", done, err)
 			}
@@ -415,7 +416,7 @@ func TestEventsThatComeLateOrTwice(t *testing.T) {
 		made := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
 		event := func(to policy.Preference, after time.Duration, jti string, want result, held policy.Preference, changed time.Time) {
 			t.Helper()
-			_, came, err := store.set(t.Context(), "u", change{preference: to, source: fromUser, made: made.Add(after), event: jti})
+			_, came, err := store.set(t.Context(), "u", change{preference: to, source: optoutapi.SourceUser, made: made.Add(after), event: jti})
 			if err != nil || came != want {
 				t.Errorf("%s: %v, %v, want %v", jti, came, err, want)
 			}
@@ -584,11 +585,11 @@ func TestImport(t *testing.T) {
 		at := func(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 		chosen := mustSet(t, store, "chosen", change{preference: policy.Allowed})
 		rows := []Row{
-			{"new", policy.OptedOut, at(10), fromBrowser},
-			{"new", policy.Allowed, at(9), fromUser}, // an older one of the same account
-			{"null", policy.Unset, at(10), fromUser},
-			{"chosen", policy.OptedOut, at(11), fromUser}, // older than what is held
-			{"ahead", policy.OptedOut, time.Now().Add(time.Hour), fromUser},
+			{"new", policy.OptedOut, at(10), optoutapi.SourceBrowser},
+			{"new", policy.Allowed, at(9), optoutapi.SourceUser}, // an older one of the same account
+			{"null", policy.Unset, at(10), optoutapi.SourceUser},
+			{"chosen", policy.OptedOut, at(11), optoutapi.SourceUser}, // older than what is held
+			{"ahead", policy.OptedOut, time.Now().Add(time.Hour), optoutapi.SourceUser},
 			{"now", policy.Allowed, at(12), ""},
 			{"now", policy.OptedOut, time.Time{}, ""},
 		}
@@ -599,15 +600,15 @@ func TestImport(t *testing.T) {
 			t.Fatalf("%v, %v; progress %v", done, err, last)
 		}
 		for uid, want := range map[string]record{
-			"new":    {preference: policy.OptedOut, changed: 10, said: 10, source: fromBrowser},
-			"null":   {preference: policy.Unset, changed: 10, said: 10, source: fromUser},
+			"new":    {preference: policy.OptedOut, changed: 10, said: 10, source: optoutapi.SourceBrowser},
+			"null":   {preference: policy.Unset, changed: 10, said: 10, source: optoutapi.SourceUser},
 			"chosen": chosen,
 		} {
 			if held := mustGet(t, store, uid); held != want {
 				t.Errorf("%s: %v, want %v", uid, held, want)
 			}
 		}
-		for uid, source := range map[string]string{"ahead": fromUser, "now": fromAdmin} {
+		for uid, source := range map[string]string{"ahead": optoutapi.SourceUser, "now": optoutapi.SourceAdmin} {
 			held := mustGet(t, store, uid)
 			if held.preference != policy.OptedOut || held.source != source || held.changed < began.UnixMilli() || held.changed > time.Now().UnixMilli() {
 				t.Errorf("%s: %v", uid, held)
@@ -616,7 +617,7 @@ func TestImport(t *testing.T) {
 		if again, err := store.Import(t.Context(), only(rows[:4]...), nil); err != nil || again != (Imported{Read: 4}) {
 			t.Errorf("once more: %v, %v", again, err)
 		}
-		later := Row{"new", policy.Allowed, at(13), fromUser}
+		later := Row{"new", policy.Allowed, at(13), optoutapi.SourceUser}
 		if again, err := store.Import(t.Context(), only(later), nil); err != nil || again != (Imported{Read: 1, Changed: 1}) {
 			t.Errorf("a later choice: %v, %v", again, err)
 		}
@@ -665,7 +666,7 @@ func TestImportAndExportNeedLittleMemory(t *testing.T) {
 			before, most := inUse(), int64(0)
 			rows := func(yield func(Row, error) bool) {
 				for i := range total {
-					row := Row{fmt.Sprintf("%032x", i), policy.OptedOut, time.UnixMilli(int64(i)).UTC(), fromUser}
+					row := Row{fmt.Sprintf("%032x", i), policy.OptedOut, time.UnixMilli(int64(i)).UTC(), optoutapi.SourceUser}
 					if !yield(row, nil) {
 						return
 					}
@@ -714,7 +715,7 @@ func TestAnExportIsOfOneMoment(t *testing.T) {
 		for i := range 3000 {
 			uid := fmt.Sprintf("%04d", i)
 			rows[uid] = policy.OptedOut
-			all = append(all, Row{uid, policy.OptedOut, time.UnixMilli(1).UTC(), fromUser})
+			all = append(all, Row{uid, policy.OptedOut, time.UnixMilli(1).UTC(), optoutapi.SourceUser})
 		}
 		if _, err := store.Import(t.Context(), only(all...), nil); err != nil {
 			t.Fatal(err)
@@ -749,7 +750,7 @@ func TestWhatIsExportedCanBeImported(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		from, to := p.open(t, 0), sqlitePlace(t).open(t, 0)
 		for i, uid := range []string{"plain", "with, comma", `with "quotes"`, "ümläut", "=1+1"} {
-			mustSet(t, from, uid, change{preference: policy.OptedOut, source: []string{fromUser, fromBrowser, fromAdmin}[i%3]})
+			mustSet(t, from, uid, change{preference: policy.OptedOut, source: []string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin}[i%3]})
 		}
 		mustSet(t, from, "plain", change{preference: policy.Unset})
 		text := new(bytes.Buffer)
@@ -809,7 +810,7 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 		}
 		mustSet(t, here, "a", change{preference: policy.OptedOut})
 		mustSet(t, here, "b", change{preference: policy.OptedOut})
-		if _, _, err := here.set(t.Context(), "b", change{preference: policy.OptedOut, source: fromUser}); err != nil { // a repeat
+		if _, _, err := here.set(t.Context(), "b", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil { // a repeat
 			t.Fatal(err)
 		}
 		if _, err := here.remove(t.Context(), "a", ""); err != nil {

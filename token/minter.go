@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
 )
 
 // MinterConfig says how tokens are minted.
@@ -68,7 +70,7 @@ func (m *Minter) Mint(subject, scope, source string, now time.Time) (string, err
 	}
 	for _, optional := range [...]struct{ name, value string }{
 		{"iss", m.config.Issuer}, {"aud", m.config.Audience}, {"client_id", m.config.ClientID},
-		{"scope", scope}, {"source", source},
+		{"scope", scope}, {optoutapi.SourceClaim, source},
 	} {
 		if optional.value != "" {
 			claims[optional.name] = optional.value
