@@ -3,7 +3,6 @@ package profileserver
 import (
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
@@ -128,12 +127,5 @@ func (s *Server) verify(raw string, now time.Time) (*token.Claims, *failure) {
 	return nil, refused
 }
 
-// bearer returns the bearer token, or nothing. The scheme is compared as
-// RFC 9110, 11.1 asks: in any letter case.
-func bearer(h http.Header) string {
-	scheme, raw, _ := strings.Cut(h.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(raw)
-}
+// bearer returns the bearer token, or "".
+func bearer(h http.Header) string { return token.FromHeader(h.Get("Authorization"), "Bearer") }

@@ -280,6 +280,7 @@ func TestWhoMayAsk(t *testing.T) {
 		{name: "scheme alone", method: "GET", header: []string{"Authorization: Bearer"}, status: 401, body: body401NoToken},
 		{name: "scheme and spaces", method: "GET", header: []string{"Authorization: Bearer   "}, status: 401, body: body401NoToken},
 		{name: "scheme in other letters", method: "GET", header: []string{"Authorization: bEARER " + mint(t, gate, identity, optoutapi.ReadScope, "")}, status: 200, body: null},
+		{name: "a tab behind the scheme", method: "GET", header: []string{"Authorization: Bearer\t" + mint(t, gate, identity, optoutapi.ReadScope, "")}, status: 200, body: null},
 		{name: "garbage", method: "GET", token: payload, status: 401, body: body401BadToken},
 		{name: "too long", method: "GET", token: strings.Repeat("x", token.MaxTokenBytes+1), status: 401, body: body401BadToken},
 		{name: "expired", method: "GET", token: mintAt(t, gate, identity, optoutapi.ReadScope, "", time.Now().Add(-time.Hour)), status: 401, body: body401BadToken},

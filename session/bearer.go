@@ -3,8 +3,6 @@ package session
 import (
 	"cmp"
 	"net/http"
-	"net/textproto"
-	"strings"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
@@ -140,7 +138,7 @@ func (b *Bearer) credential(h http.Header) (raw string, conflicting bool) {
 		}
 	}
 	for _, value := range h[b.config.Header] {
-		value = b.withoutScheme(textproto.TrimString(value))
+		value = token.FromHeader(value, b.config.Scheme)
 		if value == "" {
 			continue
 		}
@@ -148,20 +146,6 @@ func (b *Bearer) credential(h http.Header) (raw string, conflicting bool) {
 		raw = value
 	}
 	return raw, conflicting
-}
-
-// withoutScheme returns the token of a header of the scheme (RFC 9110,
-// section 11.4), and nothing for a header of another.
-func (b *Bearer) withoutScheme(value string) string {
-	if b.config.Scheme == "" {
-		return value
-	}
-	// Applications take a tab for the space as well.
-	end := strings.IndexAny(value, " \t")
-	if end < 0 || !strings.EqualFold(value[:end], b.config.Scheme) {
-		return ""
-	}
-	return textproto.TrimString(value[end:])
 }
 
 // claim reads the preference that the token carries, if it carries one.
