@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
-	"github.com/metricsgate/metricsgate/token"
+	"github.com/metricsgate/metricsgate/policy"
 )
 
 // deleteAccount forgets the account that the path names. That there is nothing
@@ -22,7 +22,7 @@ func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure 
 		return notFound
 	}
 	uid := strings.TrimPrefix(r.URL.Path, accountPath) // unescaped, once
-	if !token.IsUID(uid) {
+	if !policy.IsUID(uid) {
 		return badAccount
 	}
 	came, err := s.store.remove(r.Context(), uid, "")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -23,7 +24,7 @@ func (s *Server) authorize(r *http.Request, scope string, now time.Time) (caller
 		return caller{}, refused
 	}
 	uid, _ := claims.String("sub")
-	if !token.IsUID(uid) {
+	if !policy.IsUID(uid) {
 		return caller{}, badToken
 	}
 	if !s.isTrusted(claims) {

@@ -218,7 +218,7 @@ func oddUID(t *testing.T) string {
 	t.Helper()
 	odd := "\u2028\u2029\u00a0\u200b\ufeff\U0001f47b\"\\<>&'/:data: id: %00$`" + strings.Repeat("é", 100)
 	odd += strings.Repeat(" ", 255-len(odd))
-	if !token.IsUID(odd) {
+	if !policy.IsUID(odd) {
 		t.Fatal("it is no uid")
 	}
 	return odd

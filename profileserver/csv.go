@@ -13,7 +13,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/token"
 )
 
 // lastTime is the last millisecond that optoutapi.TimeLayout can tell.
@@ -38,7 +37,7 @@ var columns = []column{
 }
 
 func readUID(row *Row, value string) error {
-	if row.UID = value; !token.IsUID(value) {
+	if row.UID = value; !policy.IsUID(value) {
 		return errors.New("write the account's id, which is 1 to 255 bytes of UTF-8 without control characters")
 	}
 	return nil

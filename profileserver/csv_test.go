@@ -13,7 +13,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/token"
 )
 
 // collect returns rows, and the error that ended them.
@@ -134,7 +133,7 @@ func TestWhatIsWrittenCanBeRead(t *testing.T) {
 	t.Parallel()
 	rows := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Row {
 		return Row{
-			UID:        rapid.String().Filter(token.IsUID).Draw(t, "uid"),
+			UID:        rapid.String().Filter(policy.IsUID).Draw(t, "uid"),
 			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
 			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
 			Source:     rapid.SampledFrom([]string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin}).Draw(t, "source"),
@@ -167,7 +166,7 @@ func FuzzReadCSV(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		rows, _ := collect(strings.NewReader(text))
 		for _, row := range rows {
-			if !token.IsUID(row.UID) || row.Preference == policy.Unknown {
+			if !policy.IsUID(row.UID) || row.Preference == policy.Unknown {
 				t.Fatalf("%+v", row)
 			}
 		}

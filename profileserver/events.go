@@ -123,7 +123,7 @@ func readEvents(claims *token.Claims) (securityEvent, bool) {
 	}
 	subject, _ := claims.String("sub")
 	e.uid = uidOf(subject)
-	return e, e.wanted == nothing || token.IsUID(e.uid)
+	return e, e.wanted == nothing || policy.IsUID(e.uid)
 }
 
 // readEvent says what an event wants, and by which name the observer knows it.

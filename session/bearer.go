@@ -108,7 +108,7 @@ func (b *Bearer) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		return failed(outcome)
 	}
 	uid, _ := claims.String(b.config.UIDClaim)
-	if !token.IsUID(uid) {
+	if !policy.IsUID(uid) {
 		return failed(Malformed)
 	}
 	if outcome == Expired {

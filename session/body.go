@@ -16,7 +16,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/metricsgate/metricsgate/token"
+	"github.com/metricsgate/metricsgate/policy"
 )
 
 // NameResult says whether a body names an account.
@@ -91,7 +91,7 @@ func (b *BodyName) Read(r *http.Request) (name string, result NameResult) {
 	switch {
 	case name == nobody:
 		return "", NoName
-	case !token.IsUID(name), b.Pattern != nil && !b.Pattern.MatchString(name):
+	case !policy.IsUID(name), b.Pattern != nil && !b.Pattern.MatchString(name):
 		return "", NotLearnt
 	}
 	return name, Named

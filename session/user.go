@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/token"
 )
 
 // User is a session that an earlier handler has proven.
@@ -20,7 +19,7 @@ func (u *User) Find(r *http.Request, _ time.Time) (Subject, Outcome) {
 	switch uid := u.Value(r); {
 	case uid == "":
 		return failed(Absent)
-	case !token.IsUID(uid):
+	case !policy.IsUID(uid):
 		return failed(Malformed)
 	default:
 		return Subject{Session: policy.Verified, UID: uid}, Verified

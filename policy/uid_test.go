@@ -1,10 +1,10 @@
-package token_test
+package policy_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/metricsgate/metricsgate/token"
+	"github.com/metricsgate/metricsgate/policy"
 )
 
 func TestIsUID(t *testing.T) {
@@ -23,7 +23,7 @@ func TestIsUID(t *testing.T) {
 		"broken\xff":                       false,
 		"replaced\ufffd":                   false,
 	} {
-		if got := token.IsUID(uid); got != want {
+		if got := policy.IsUID(uid); got != want {
 			t.Errorf("%q: %v, want %v", uid, got, want)
 		}
 	}
