@@ -488,11 +488,24 @@ func (s *SQLite) tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What was deleted stands in the log of writes until that begins anew.
-	return s.use(func(db *sqliteDB) error {
-		_, err := db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+	return s.use(func(db *sqliteDB) error { return db.emptyLog(ctx) })
+}
+
+// emptyLog begins the log of writes anew, in which what was deleted still
+// stands. Nobody can write while it waits for readers, and an export may read
+// for minutes: so it gives up soon, until the next time.
+func (db *sqliteDB) emptyLog(ctx context.Context) error {
+	conn, err := db.Conn(ctx)
+	if err != nil {
 		return err
-	})
+	}
+	defer func() { _ = conn.Close() }() // back to the others
+	if _, err := conn.ExecContext(ctx, `PRAGMA busy_timeout = 100`); err != nil {
+		return err
+	}
+	_, err = conn.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+	_, restored := conn.ExecContext(context.WithoutCancel(ctx), `PRAGMA busy_timeout = 5000`)
+	return errors.Join(err, restored)
 }
 
 // Daily returns how many users recorded an opt-out, by day.

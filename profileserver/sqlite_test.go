@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -496,6 +497,25 @@ func TestCloseBetweenAWriteAndItsTelling(t *testing.T) {
 	store.writing.give()
 	mustSet(t, store, "y", change{preference: policy.OptedOut})
 	<-closed
+}
+
+// TestTidyingDuringAnExport: who reads for long must not have those who tidy
+// wait, since nobody can write meanwhile.
+func TestTidyingDuringAnExport(t *testing.T) {
+	t.Parallel()
+	store := openStore(t, database(t))
+	for _, uid := range []string{"a", "b"} {
+		mustSet(t, store, uid, change{preference: policy.OptedOut})
+	}
+	for _, err := range store.Export(t.Context()) {
+		began := time.Now()
+		if err := errors.Join(err, store.tidy(t.Context())); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > patience/2 {
+			t.Errorf("it took %v", took)
+		}
+	}
 }
 
 // TestNothingIsLeftInTheFiles deletes an account and looks at the bytes.
