@@ -102,11 +102,11 @@ func (c *Client) choose(ctx context.Context, a Account, preference policy.Prefer
 		return 0, errors.New("as many writes as may be are in flight")
 	}
 	defer c.writes.give()
-	status, failed := c.post(ctx, a, choosing, preference, etag)
-	if failed != nil {
-		return 0, failed.cause
+	request, err := c.saveRequest(ctx, a, choosing, preference, etag)
+	if err != nil {
+		return 0, err
 	}
-	return status, nil
+	return c.save(request, a.UID, preference)
 }
 
 // origin reads where a preference came from, and when. A server that does not

@@ -273,6 +273,19 @@ func TestChooseCredential(t *testing.T) {
 	})
 }
 
+// TestChooseUnknown: what is no choice is not sent, and is no lookup that lacks
+// a credential.
+func TestChooseUnknown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	defer b.Close()
+	if err := b.choose(t, policy.Unknown, ""); !errors.Is(err, profileclient.ErrNotSaved) {
+		t.Errorf("error %v", err)
+	}
+	expect(t, "writes", len(b.server.written()), 0)
+	expect(t, "lookups without a credential", b.counts.lookup("no_credential"), 0)
+}
+
 // TestChoiceOutlivesItsCaller: who clicks and closes the page has chosen.
 func TestChoiceOutlivesItsCaller(t *testing.T) {
 	t.Parallel()

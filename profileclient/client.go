@@ -4,7 +4,9 @@
 // It is made for the path of a request: a fresh answer costs no allocation, a
 // lookup is shared by all who wait for it and bounded in time and number, and
 // whatever goes wrong the preference is policy.Unknown, never an error that a
-// caller could mistake for a choice. It can be used on its own:
+// caller could mistake for a choice. What a preference means for a request is
+// not decided here but in package policy, and nothing here knows Caddy, so that
+// any Go program can use it:
 //
 //	client, err := profileclient.New(profileclient.Config{
 //		URL:  "https://profile.example.org/v1",
@@ -16,112 +18,17 @@
 package profileclient
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/sync/singleflight"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
-
-// The defaults of a Config.
-const (
-	DefaultField       = optoutapi.Preference
-	DefaultTimeout     = 300 * time.Millisecond
-	DefaultMaxAge      = time.Minute
-	DefaultMaxEntries  = 100_000
-	DefaultConcurrency = 64
-)
-
-// Config is what a Client needs to know. URL and Auth are required; the zero
-// value of every other field is its default.
-type Config struct {
-	// URL of the profile server: <URL>/metrics_optout is asked for the
-	// subject of the token. Where it holds {uid}, it is the address itself,
-	// with the account in that place, escaped.
-	URL string
-
-	// Field is the JSON field of the answer that holds the preference.
-	// Default: metrics_optout.
-	Field string
-
-	// Inverted says that true in Field means allowed, as in
-	// analytics_allowed. Default: false.
-	Inverted bool
-
-	// API is what the server is asked by. Default: MetricsOptOut.
-	API API
-
-	// Auth is the credential: Mint, Forward or Bearer.
-	Auth Auth
-
-	// Follow keeps a connection to <URL>/changes, on which the server tells
-	// every change as it is made, so that it decides the next Lookup instead
-	// of the one after MaxAge. It needs Mint with a client id, and a URL
-	// without {uid}. Default: false.
-	Follow bool
-
-	// Timeout is how long one request to the profile server may take, and so
-	// how long a lookup can wait. Default: 300ms.
-	Timeout time.Duration
-
-	// MaxAge is how long an answer is used, and so how late an opt-out can act
-	// where the client does not follow, or the change feed is away. It is
-	// shortened by up to a fifth at random, so that answers do not all expire
-	// at once, and never lengthened. Default: 1m.
-	MaxAge time.Duration
-
-	// MaxEntries bounds the cache, in accounts. Accounts that are only named
-	// have one of a tenth of that besides. Fewer than 20 count as 20.
-	// Default: 100000.
-	MaxEntries int
-
-	// Concurrency bounds the lookups in flight; at most a quarter of them, and
-	// at least one, are for accounts that are only named. What would exceed
-	// it is unknown at once. Write-backs have a quarter of it for themselves.
-	// Default: 64.
-	Concurrency int
-
-	// Transport sends the requests. Default: one of the Client's own.
-	Transport http.RoundTripper
-
-	// Observer is told what happens. Default: nobody is.
-	Observer Observer
-}
-
-// API is a way to ask for preferences.
-type API uint8
-
-const (
-	// MetricsOptOut has the preference at an address of its own.
-	MetricsOptOut API = iota
-
-	// FxA is the profile server of Firefox Accounts as it was shipped: GET
-	// <URL>/profile, where the field metricsEnabled is false for who opted
-	// out, and true for everybody else. So nobody ever allows explicitly. It
-	// is only read, and needs Forward: every other account is unknown.
-	FxA
-)
-
-// ConfigError says which setting is wrong, by the name that it has in a
-// configuration file, and how.
-type ConfigError struct {
-	Setting string
-	Err     error
-}
-
-func (e *ConfigError) Error() string { return "profile client: " + e.Setting + ": " + e.Err.Error() }
-
-func (e *ConfigError) Unwrap() error { return e.Err }
 
 // Account is whom a lookup is about, and what their credential says.
 type Account struct {
@@ -173,97 +80,36 @@ type Client struct {
 // New checks config and makes a Client. It waits for no network. Close the Client
 // when it is no longer needed.
 func New(config Config) (*Client, error) {
-	var problems []error
-	target, err := parseAddress(config.URL, config.API)
+	target, err := config.validate()
 	if err != nil {
-		problems = append(problems, &ConfigError{"url", err})
-	}
-	auth := config.Auth
-	switch {
-	case auth == Auth{}:
-		problems = append(problems, &ConfigError{"auth", errors.New("there is no credential; write one that is not empty")})
-	case strings.ContainsFunc(auth.bearer, unicode.IsControl):
-		problems = append(problems, &ConfigError{"auth", errors.New("the bearer token holds a line break or another control character; write the token alone")})
-	case auth.bearer != "" && err == nil && !target.perAccount:
-		problems = append(problems, &ConfigError{"auth", errors.New("a bearer token does not say whose preference is asked for; put {uid} into the URL, or mint tokens")})
-	}
-	if config.Follow && (auth.minter == nil || auth.minter.ClientID() == "" || target.perAccount) {
-		problems = append(problems, &ConfigError{"follow", errors.New("the change feed needs a token of the client's own and an address of its own; " +
-			"mint tokens with a client id and leave {uid} out of the URL, or do not follow")})
-	}
-	if config.API == FxA {
-		switch {
-		case !auth.forward:
-			problems = append(problems, &ConfigError{"auth", errors.New("the API of Firefox Accounts knows the account by its own token only; forward it")})
-		case target.perAccount:
-			problems = append(problems, &ConfigError{"url", errors.New("the API of Firefox Accounts has one address for all; leave {uid} out")})
-		case config.Field != "" || config.Inverted:
-			problems = append(problems, &ConfigError{"field", errors.New("the API of Firefox Accounts has a field of its own; leave it out")})
-		}
-		config.Field = "metricsEnabled"
-	}
-	for _, limit := range []struct {
-		name  string
-		value int64
-	}{
-		{"timeout", int64(config.Timeout)},
-		{"max_age", int64(config.MaxAge)},
-		{"max_entries", int64(config.MaxEntries)},
-		{"concurrency", int64(config.Concurrency)},
-	} {
-		if limit.value < 0 {
-			problems = append(problems, &ConfigError{limit.name, errors.New("it is negative; leave it out for the default")})
-		}
-	}
-	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
-
-	maxEntries := max(20, cmp.Or(config.MaxEntries, DefaultMaxEntries))
-	concurrency := cmp.Or(config.Concurrency, DefaultConcurrency)
+	config = config.complete()
 	c := &Client{
 		address:    target,
 		api:        config.API,
-		field:      cmp.Or(config.Field, DefaultField),
+		field:      config.Field,
 		inverted:   config.Inverted,
-		auth:       auth,
-		timeout:    cmp.Or(config.Timeout, DefaultTimeout),
-		maxAge:     cmp.Or(config.MaxAge, DefaultMaxAge),
+		auth:       config.Auth,
+		timeout:    config.Timeout,
+		maxAge:     config.MaxAge,
 		transport:  config.Transport,
 		observer:   config.Observer,
+		health:     health{report: config.Observer.Health},
 		start:      time.Now(),
 		follows:    config.Follow,
-		proven:     newCache(maxEntries),
-		named:      newCache(maxEntries / 10),
-		etags:      newETags(maxEntries),
-		slots:      make(slots, concurrency),
-		namedSlots: make(slots, max(1, concurrency/4)),
-		writes:     make(slots, max(1, concurrency/4)),
+		feed:       feed{health: health{report: config.Observer.FeedHealth}},
+		proven:     newCache(config.MaxEntries),
+		named:      newCache(config.MaxEntries / 10),
+		etags:      newETags(config.MaxEntries),
+		slots:      make(slots, config.Concurrency),
+		namedSlots: make(slots, max(1, config.Concurrency/4)),
+		writes:     make(slots, max(1, config.Concurrency/4)),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
 	if c.transport == nil {
-		c.pool = newTransport(concurrency)
+		c.pool = newTransport(config.Concurrency)
 		c.transport = c.pool
-	}
-	if c.observer.Lookup == nil {
-		c.observer.Lookup = func(LookupOutcome, time.Duration) {}
-	}
-	if c.observer.WriteBack == nil {
-		c.observer.WriteBack = func(WriteOutcome) {}
-	}
-	c.health.report = c.observer.Health
-	if c.health.report == nil {
-		c.health.report = func(error) {}
-	}
-	if c.observer.FeedConnect == nil {
-		c.observer.FeedConnect = func(FeedOutcome) {}
-	}
-	if c.observer.FeedEvent == nil {
-		c.observer.FeedEvent = func(FeedEvent) {}
-	}
-	c.feed.health.report = c.observer.FeedHealth
-	if c.feed.health.report == nil {
-		c.feed.health.report = func(error) {}
 	}
 	if c.follows {
 		c.feed.cursor = -1
@@ -342,6 +188,12 @@ func (c *Client) change(uid string, record func(e *entry, now instant)) {
 // Entries returns the number of accounts in the cache, and in that of
 // accounts which were only named.
 func (c *Client) Entries() (verified, named int) { return c.proven.len(), c.named.len() }
+
+// Timeout returns how long a lookup may take.
+func (c *Client) Timeout() time.Duration { return c.timeout }
+
+// ReadOnly says that the API has no way to write, whatever the credential.
+func (c *Client) ReadOnly() bool { return c.api == FxA }
 
 // Close ends the work in the background: none begins any more, the change feed
 // is left, write-backs that wait for another try are dropped, and what is on
@@ -512,9 +364,3 @@ func (s slots) wait(ctx context.Context) bool {
 func (s slots) give() { <-s }
 
 func (s slots) full() bool { return len(s) == cap(s) }
-
-// Timeout returns how long a lookup may take.
-func (c *Client) Timeout() time.Duration { return c.timeout }
-
-// ReadOnly says that the API has no way to write, whatever the credential.
-func (c *Client) ReadOnly() bool { return c.api == FxA }

@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// silence is how long nothing may come before the connection counts as
-	// dead: three of the server's heartbeats.
-	silence = 45 * time.Second
+	// quietLimit is how long nothing may come before the connection counts as
+	// dead.
+	quietLimit = 3 * optoutapi.FeedKeepalive
 
 	// steady is how long a connection has to last for the next one to be tried
 	// at once.
@@ -139,7 +139,7 @@ func (c *Client) follow() {
 			wait = refusedPause + rand.N(refusedPause/5) //nolint:gosec // it only spreads load
 		}
 		// A server that restarts is no news.
-		if err != nil && (outcome == FeedRefused || c.FeedAge(time.Now()) >= silence) {
+		if err != nil && (outcome == FeedRefused || c.FeedAge(time.Now()) >= quietLimit) {
 			c.feed.health.failed(fmt.Errorf("change feed: %w", err))
 		}
 	}
@@ -163,7 +163,7 @@ func (c *Client) rest(d time.Duration) bool {
 func (c *Client) listen() (FeedOutcome, error) {
 	ctx, cancel := context.WithCancel(c.closing)
 	defer cancel()
-	idle := time.AfterFunc(silence, cancel)
+	idle := time.AfterFunc(quietLimit, cancel)
 	defer idle.Stop()
 
 	response, outcome, err := c.connect(ctx)
@@ -178,7 +178,7 @@ func (c *Client) listen() (FeedOutcome, error) {
 	c.feed.known = true
 
 	body := hearing{response.Body, func() {
-		idle.Reset(silence)
+		idle.Reset(quietLimit)
 		c.feed.heard.Store(int64(c.instant(time.Now())))
 		c.feed.health.answered()
 	}}
@@ -203,9 +203,9 @@ func cut(ctx context.Context, err error) error {
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("one of its events has more than %d KiB; check the URL", maxEvent>>10)
 	case ctx.Err() != nil:
-		return fmt.Errorf("nothing came for %v; see that no proxy before it holds events back", silence)
+		return fmt.Errorf("nothing came for %v; see that no proxy before it holds events back", quietLimit)
 	}
-	return broken(ctx, err, silence).cause
+	return broken(ctx, err, quietLimit).cause
 }
 
 // hearing is a stream that says when something comes, its end included.
@@ -240,7 +240,7 @@ func (c *Client) connect(ctx context.Context) (*http.Response, FeedOutcome, erro
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
-		return nil, FeedUnreachable, broken(ctx, err, silence).cause
+		return nil, FeedUnreachable, broken(ctx, err, quietLimit).cause
 	}
 	outcome, err := greets(response)
 	if err != nil {

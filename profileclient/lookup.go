@@ -233,7 +233,7 @@ func (c *Client) decode(body []byte) (policy.Preference, bool) {
 	if !ok || preference == policy.Unknown {
 		return policy.Unknown, false
 	}
-	return c.turn(preference), true
+	return c.invert(preference), true
 }
 
 // metricsEnabled reads what Firefox Accounts shipped: a boolean that is true
@@ -249,8 +249,9 @@ func metricsEnabled(field string) (policy.Preference, bool) {
 	}
 }
 
-// turn makes a preference of what the field says, and the other way round.
-func (c *Client) turn(p policy.Preference) policy.Preference {
+// invert makes a preference of what an inverted field says, and the other way
+// round. Of other fields it is what they say.
+func (c *Client) invert(p policy.Preference) policy.Preference {
 	switch {
 	case c.inverted && p == policy.Allowed:
 		return policy.OptedOut

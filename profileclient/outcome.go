@@ -185,6 +185,29 @@ type Observer struct {
 	FeedHealth func(error)
 }
 
+// complete returns the observer with a function in every place.
+func (o Observer) complete() Observer {
+	if o.Lookup == nil {
+		o.Lookup = func(LookupOutcome, time.Duration) {}
+	}
+	if o.WriteBack == nil {
+		o.WriteBack = func(WriteOutcome) {}
+	}
+	if o.Health == nil {
+		o.Health = func(error) {}
+	}
+	if o.FeedConnect == nil {
+		o.FeedConnect = func(FeedOutcome) {}
+	}
+	if o.FeedEvent == nil {
+		o.FeedEvent = func(FeedEvent) {}
+	}
+	if o.FeedHealth == nil {
+		o.FeedHealth = func(error) {}
+	}
+	return o
+}
+
 // failure is a lookup that did not end well. Its text is for an operator and
 // never holds the URL that was asked, which may name the account.
 type failure struct {

@@ -115,7 +115,8 @@ func (c *Client) see(a Account, since instant) knowledge {
 	return known
 }
 
-// write sends the opt-out once. An error means that it is worth another try.
+// write sends the opt-out once. An error means that it is worth another try,
+// unless it is permanent.
 func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
 	if !c.writes.wait(c.closing) {
 		return WriteDropped, errTryAgain
@@ -123,11 +124,13 @@ func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
 	defer c.writes.give()
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	status, failed := c.post(ctx, a, writing, policy.OptedOut, etag)
+	request, err := c.saveRequest(ctx, a, writing, policy.OptedOut, etag)
+	if err != nil {
+		return WriteFailed, backoff.Permanent(err) // another try would fail alike
+	}
+	status, err := c.save(request, a.UID, policy.OptedOut)
 	switch {
-	case failed != nil && failed.outcome == LookupNoCredential:
-		return WriteFailed, nil // another try would fail alike
-	case failed != nil:
+	case err != nil:
 		return WriteFailed, errTryAgain
 	case status == http.StatusOK:
 		return Written, nil
@@ -142,34 +145,40 @@ func (c *Client) write(a Account, etag string) (WriteOutcome, error) {
 	}
 }
 
-// post writes a preference once, where etag is given only if it is still the
-// server's version, and returns the status of the reply: 200 for all that say
-// it is saved. What the server took decides from then on.
-func (c *Client) post(ctx context.Context, a Account, aim purpose, preference policy.Preference, etag string) (int, *failure) {
-	defer c.flights.board(a.UID)()
-	began := c.instant(time.Now())
-	body, err := json.Marshal(map[string]policy.Preference{c.field: c.turn(preference)})
+// saveRequest makes the request that writes a preference, where etag is given only
+// if it is still the server's version.
+func (c *Client) saveRequest(ctx context.Context, a Account, aim purpose, preference policy.Preference, etag string) (*http.Request, error) {
+	body, err := json.Marshal(map[string]policy.Preference{c.field: c.invert(preference)})
 	if err != nil {
-		return 0, &failure{LookupNoCredential, err}
+		return nil, err
 	}
 	request, err := c.request(ctx, http.MethodPost, a, aim, bytes.NewReader(body), time.Now())
 	if err != nil {
-		return 0, &failure{LookupNoCredential, err}
+		return nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
 	if etag != "" {
 		request.Header.Set("If-Match", etag)
 	}
+	return request, nil
+}
+
+// save sends the request that writes an account's preference once, and returns
+// the status of the reply: 200 for all that say it is saved. What the server
+// took decides from then on.
+func (c *Client) save(request *http.Request, uid string, preference policy.Preference) (int, error) {
+	defer c.flights.board(uid)()
+	began := c.instant(time.Now())
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
-		return 0, broken(ctx, err, c.timeout)
+		return 0, broken(request.Context(), err, c.timeout).cause
 	}
 	defer discard(response)
 	if status := response.StatusCode; status != http.StatusOK && status != http.StatusNoContent {
 		return status, nil
 	}
 	changed := exactly(response.Header)
-	c.change(a.UID, func(e *entry, now instant) {
+	c.change(uid, func(e *entry, now instant) {
 		// Of two writes at once nobody here knows which the server took last.
 		if e.changed <= began {
 			version := e.version // the new one is greater

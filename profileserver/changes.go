@@ -12,10 +12,6 @@ import (
 )
 
 const (
-	// silence is how long a stream says nothing before it says that it is
-	// still there.
-	silence = 15 * time.Second
-
 	// writeTimeout is how long a follower may take to read what is sent.
 	writeTimeout = 10 * time.Second
 
@@ -78,14 +74,14 @@ func lastEventID(h http.Header) (id int64, ok bool) {
 // the client is gone or too slow.
 func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Request, follower *follower) {
 	for {
-		wait, cancel := context.WithTimeout(ctx, silence)
+		wait, cancel := context.WithTimeout(ctx, optoutapi.FeedKeepalive)
 		text, err := follower.next(wait)
-		silent := wait.Err() != nil // or it is the store that took too long
+		nothingToTell := wait.Err() != nil // or it is the store that took too long
 		cancel()
 		switch {
 		case ctx.Err() != nil, errors.Is(err, errFeedAway), errors.Is(err, errTooSlow):
 			return
-		case err != nil && !silent:
+		case err != nil && !nothingToTell:
 			s.failed(r, err)
 			return
 		case err != nil:

@@ -387,16 +387,16 @@ func TestSilentStreamsSayThatTheyAreThere(t *testing.T) {
 				stream.want(t, "retry: 1000\nid: 0\n\n")
 				began := time.Now()
 				stream.want(t, ":\n\n", ":\n\n")
-				if took := time.Since(began); took != 2*silence {
-					t.Errorf("two heartbeats took %v; want %v", took, 2*silence)
+				if took := time.Since(began); took != 2*optoutapi.FeedKeepalive {
+					t.Errorf("two heartbeats took %v; want %v", took, 2*optoutapi.FeedKeepalive)
 				}
-				<-time.After(silence - time.Second)
+				<-time.After(optoutapi.FeedKeepalive - time.Second)
 				s.publish(1)
 				stream.want(t, published(1))
 				began = time.Now()
 				stream.want(t, ":\n\n")
-				if took := time.Since(began); took != silence {
-					t.Errorf("a heartbeat came %v after a change; want %v", took, silence)
+				if took := time.Since(began); took != optoutapi.FeedKeepalive {
+					t.Errorf("a heartbeat came %v after a change; want %v", took, optoutapi.FeedKeepalive)
 				}
 			})
 		})

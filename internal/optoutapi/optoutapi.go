@@ -3,6 +3,8 @@
 // answers, and profileclient, which asks. docs/openapi.yaml describes the API.
 package optoutapi
 
+import "time"
+
 // Below the address of the API.
 const (
 	// Preference is the preference's own address, and the name of the JSON
@@ -53,6 +55,9 @@ const (
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 const (
 	FeedMediaType = "text/event-stream"
+	// FeedKeepalive is how long the server says nothing before it says that it
+	// is still there.
+	FeedKeepalive = 15 * time.Second
 	// ChangeEvent tells the new preference of an account.
 	ChangeEvent = "change"
 	// DeleteEvent tells that an account was deleted.
