@@ -8,9 +8,15 @@
 //
 //	xcaddy build --with github.com/metricsgate/metricsgate
 //
-// The modules themselves are documented in package caddymodule. Go programs
-// that only want to ask a profile server for a preference import
-// profileclient, which knows nothing of Caddy.
+// It is nothing but three imports: the gate and its matcher (caddymodule), the
+// profile server (caddymodule/profilemodule) and caddy metrics-gate
+// (caddymodule/command), which document themselves and can be imported one by
+// one. Go programs without Caddy import gate to decide requests, or
+// profileclient to ask a profile server for a preference.
 package metricsgate
 
-import _ "github.com/metricsgate/metricsgate/caddymodule" // registers the modules
+import (
+	_ "github.com/metricsgate/metricsgate/caddymodule"               // registers metrics_gate and metrics_optout
+	_ "github.com/metricsgate/metricsgate/caddymodule/command"       // registers caddy metrics-gate
+	_ "github.com/metricsgate/metricsgate/caddymodule/profilemodule" // registers profile_server
+)

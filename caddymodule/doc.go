@@ -1,13 +1,13 @@
-// Package caddymodule is Caddy's side of Metrics Gate: its modules, their
-// Caddyfile and JSON, what they share across reloads, commands and metrics.
-//
-// It holds three modules:
+// Package caddymodule is Caddy's side of the gate: its modules, their Caddyfile
+// and JSON, what they share across reloads, and metrics.
 //
 //   - http.handlers.metrics_gate (Gate) decides gated requests and pages,
 //   - http.matchers.metrics_optout (MatchOptOut) matches what the gate
 //     decided to block, and
-//   - http.handlers.profile_server (ProfileServer) serves the preferences.
+//   - the app metrics_gate (App) lists the gates of a configuration.
 //
-// Everything that is not about Caddy lives below: the rules in policy, who is
-// asking in session, the preference in profileclient.
+// Nothing is decided here: what becomes of a request is the business of package
+// gate, which serves net/http without Caddy. The profile server's handler is in
+// profilemodule, and caddy metrics-gate in command; what the three say alike is
+// in internal.
 package caddymodule

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -106,14 +108,22 @@ type Gate struct {
 	shadow    bool
 	requests  []requestCounters // by route
 	lookedFor []string
-	leases    leases
+	leases    pool.Leases
 	logger    *zap.Logger
 }
 
-const (
-	modeEnforce = "enforce"
-	modeShadow  = "shadow"
+// gateID is the module's id, by which Caddy also calls its logger. What
+// outlives a configuration must not log with a logger that belongs to one, and
+// takes Caddy's own by that name.
+const gateID = "http.handlers.metrics_gate"
 
+// The modes of a gate, which its counters have as a label.
+const (
+	ModeEnforce = "enforce"
+	ModeShadow  = "shadow"
+)
+
+const (
 	blockDrop   = "drop"
 	blockReject = "reject"
 
@@ -124,7 +134,7 @@ const (
 // CaddyModule returns the Caddy module information.
 func (Gate) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  "http.handlers.metrics_gate",
+		ID:  gateID,
 		New: func() caddy.Module { return new(Gate) },
 	}
 }
@@ -134,7 +144,7 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 // ever hangs on it.
 func (g *Gate) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger()
-	g.shadow = g.Mode == modeShadow
+	g.shadow = g.Mode == ModeShadow
 	err := g.check()
 	if err == nil {
 		err = registerMetrics(ctx.GetMetricsRegistry())
@@ -177,7 +187,7 @@ func (g *Gate) provision() error {
 	for i := range g.Sessions {
 		configured := &g.Sessions[i]
 		source, err := configured.source(repl, &g.leases, g.Profile.maxEntries())
-		problems = append(problems, at(err, numbered("session "+configured.kind(), i, len(g.Sessions))))
+		problems = append(problems, at(err, located.Numbered("session "+configured.kind(), i, len(g.Sessions))))
 		config.Sessions = append(config.Sessions, source)
 		kinds = append(kinds, configured.kind())
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
@@ -200,7 +210,7 @@ func (g *Gate) provision() error {
 		return err
 	}
 	for _, route := range g.gate.Routes() {
-		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, modeEnforce)))
+		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, ModeEnforce)))
 	}
 	return nil
 }
@@ -234,7 +244,7 @@ func (g *Gate) warn() {
 			zap.String("body_uid", field))
 	}
 	for i, configured := range g.Sessions {
-		configured.warn(g.logger, "metrics_gate › "+numbered("session "+configured.kind(), i, len(g.Sessions)))
+		configured.warn(g.logger, "metrics_gate › "+located.Numbered("session "+configured.kind(), i, len(g.Sessions)))
 	}
 }
 
@@ -253,11 +263,11 @@ func (g *Gate) validateAlone() error {
 	field := g.bodyUID()
 	switch {
 	case len(g.Sessions) > 0 && !claimed:
-		return wrongAt("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
+		return located.Errorf("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
 	case field != "" && !claimed:
-		return wrongAt("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", field)
+		return located.Errorf("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", field)
 	case g.WriteBack != nil && *g.WriteBack:
-		return wrongAt("write_back", "there is no profile to write into; write profile <url>, or leave it out")
+		return located.Errorf("write_back", "there is no profile to write into; write profile <url>, or leave it out")
 	}
 	return nil
 }
@@ -268,11 +278,11 @@ func (g *Gate) validateProfile() error {
 	hasToken := slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.credential() != nil })
 	switch {
 	case g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
-		return wrongAt("write_back", "api fxa is never written to; leave write_back out")
+		return located.Errorf("write_back", "api fxa is never written to; leave write_back out")
 	case len(g.Sessions) == 0 && g.bodyUID() == "":
-		return wrongAt("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
+		return located.Errorf("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
 	case g.Profile.Auth.Forward && !hasToken:
-		return wrongAt("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
+		return located.Errorf("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
 	}
 	return nil
 }
@@ -283,10 +293,10 @@ func (g *Gate) check() error {
 	var problems []error
 	oneOf := func(option, value string, words ...string) {
 		if value != "" && !slices.Contains(words, value) {
-			problems = append(problems, wrongAt(option, "%q is not one of %s", value, strings.Join(words, ", ")))
+			problems = append(problems, located.Errorf(option, "%q is not one of %s", value, strings.Join(words, ", ")))
 		}
 	}
-	oneOf("mode", g.Mode, modeEnforce, modeShadow)
+	oneOf("mode", g.Mode, ModeEnforce, ModeShadow)
 	oneOf("block_with", g.BlockWith, blockDrop, blockReject)
 	oneOf("on_unknown", g.OnUnknown, policy.Block.String(), policy.Collect.String())
 	oneOf("on_unset", g.OnUnset, policy.Collect.String(), policy.Block.String())
@@ -313,7 +323,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 }
 
 // Cleanup gives back the shared state that this instance took, if any.
-func (g *Gate) Cleanup() error { return g.leases.release() }
+func (g *Gate) Cleanup() error { return g.leases.Release() }
 
 // Interface guards
 var (

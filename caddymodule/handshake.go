@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -64,10 +65,10 @@ func (h *Handshake) resolved(repl *caddy.Replacer) (*gate.Handshake, error) {
 	}
 	config := h.config()
 	var err error
-	config.Embedders, err = resolveAll(repl, h.Embedders)
+	config.Embedders, err = placeholder.ResolveAll(repl, h.Embedders)
 	problems := []error{at(err, "embedder")}
 	if h.SiteName != "" {
-		config.SiteName, err = resolve(repl, h.SiteName)
+		config.SiteName, err = placeholder.Resolve(repl, h.SiteName)
 		problems = append(problems, at(err, "site_name"))
 	}
 	return config, errors.Join(problems...)
@@ -78,7 +79,7 @@ func (h *Handshake) resolved(repl *caddy.Replacer) (*gate.Handshake, error) {
 func (h *Handshake) validate() error {
 	config := h.config()
 	for _, embedder := range h.Embedders {
-		if !isPlaceholder(embedder) {
+		if !placeholder.Is(embedder) {
 			config.Embedders = append(config.Embedders, embedder)
 		}
 	}

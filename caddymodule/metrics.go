@@ -1,12 +1,11 @@
 package caddymodule
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/collectors"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"
 )
@@ -87,11 +86,11 @@ func (c cacheEntries) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc 
 
 func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
 	var preferences, named, tokens int
-	profileClients.each(func(client *profileclient.Client) {
+	profileClients.Each(func(client *profileclient.Client) {
 		verified, unproven := client.Entries()
 		preferences, named = preferences+verified, named+unproven
 	})
-	bearerSessions.each(func(source *session.Bearer) { tokens += source.Len() })
+	bearerSessions.Each(func(source *session.Bearer) { tokens += source.Len() })
 	for cache, entries := range map[string]int{"preferences": preferences, "named_preferences": named, "tokens": tokens} {
 		metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(entries), cache)
 	}
@@ -111,7 +110,7 @@ func (f feedAge) Describe(descs chan<- *prometheus.Desc) { descs <- f.desc }
 
 func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 	followed, oldest, now := false, time.Duration(0), time.Now()
-	profileClients.each(func(client *profileclient.Client) {
+	profileClients.Each(func(client *profileclient.Client) {
 		if client.Following() {
 			followed, oldest = true, max(oldest, client.FeedAge(now))
 		}
@@ -124,21 +123,8 @@ func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 // registerMetrics registers the gate's collectors with a configuration's
 // registry.
 func registerMetrics(registry *prometheus.Registry) error {
-	return register(registry, requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
+	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
 		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
-}
-
-func register(registry *prometheus.Registry, collectors ...prometheus.Collector) error {
-	for _, collector := range collectors {
-		err := registry.Register(collector)
-		if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && taken.ExistingCollector == collector {
-			continue // by another module of the same configuration
-		}
-		if err != nil {
-			return fmt.Errorf("registering metrics: %w", err)
-		}
-	}
-	return nil
 }
 
 // profileObserver counts what profile clients do. Clients outlive

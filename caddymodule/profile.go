@@ -9,6 +9,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -139,28 +143,28 @@ func (p *Profile) canFollow(url string) bool {
 func (p *Profile) validate() error {
 	var problems []error
 	if p.API != "" && p.API != apiFxA {
-		problems = append(problems, wrongAt("api", "%q is not %s; write that, or leave it out", p.API, apiFxA))
+		problems = append(problems, located.Errorf("api", "%q is not %s; write that, or leave it out", p.API, apiFxA))
 	}
 	for word, value := range map[string]int64{
 		"timeout": int64(p.Timeout), "max_age": int64(p.MaxAge),
 		"max_entries": int64(p.MaxEntries), "concurrency": int64(p.Concurrency),
 	} {
 		if value < 0 {
-			problems = append(problems, wrongAt(word, "is negative; leave it out for the default"))
+			problems = append(problems, located.Errorf(word, "is negative; leave it out for the default"))
 		}
 	}
 	switch {
 	case p.URL == "":
-		problems = append(problems, wrongAt("url", "none given; write the profile server's URL"))
-	case p.Auth == nil || countSet(p.Auth.Mint != nil, p.Auth.Forward, p.Auth.Bearer != "") != 1:
-		problems = append(problems, wrongAt("auth", "write exactly one of mint, forward and bearer"))
+		problems = append(problems, located.Errorf("url", "none given; write the profile server's URL"))
+	case p.Auth == nil || grammar.CountSet(p.Auth.Mint != nil, p.Auth.Forward, p.Auth.Bearer != "") != 1:
+		problems = append(problems, located.Errorf("auth", "write exactly one of mint, forward and bearer"))
 	case p.API == apiFxA:
 		problems = append(problems, p.validateFxA())
 	case p.Auth.Bearer != "" && !strings.Contains(p.URL, "{uid}"):
-		problems = append(problems, wrongAt("auth bearer", "the token does not say whose preference is asked for; "+
+		problems = append(problems, located.Errorf("auth bearer", "the token does not say whose preference is asked for; "+
 			"put {uid} into the profile's URL, or use auth mint"))
 	case p.Follow != nil && *p.Follow && !p.canFollow(p.URL):
-		problems = append(problems, wrongAt("follow", "the change feed is at <url>/changes, for the gate's own token; "+
+		problems = append(problems, located.Errorf("follow", "the change feed is at <url>/changes, for the gate's own token; "+
 			"use auth mint and a URL without {uid}, or leave follow out"))
 	}
 	return errors.Join(problems...)
@@ -170,15 +174,15 @@ func (p *Profile) validate() error {
 func (p *Profile) validateFxA() error {
 	switch {
 	case !p.Auth.Forward:
-		return wrongAt("auth", "api fxa tells an account its own preference only, so the session's token is needed; "+
+		return located.Errorf("auth", "api fxa tells an account its own preference only, so the session's token is needed; "+
 			"write auth forward, or leave api out and import the preferences into profile_server")
 	case strings.Contains(p.URL, "{uid}"):
-		return wrongAt("url", "api fxa has one address for all accounts; "+
+		return located.Errorf("url", "api fxa has one address for all accounts; "+
 			"write the server's base without {uid}, such as https://profile.example.org/v1")
 	case p.Field != "" || p.Inverted:
-		return wrongAt("field", "api fxa has a field of its own, metricsEnabled; leave field out")
+		return located.Errorf("field", "api fxa has a field of its own, metricsEnabled; leave field out")
 	case p.Follow != nil && *p.Follow:
-		return wrongAt("follow", "api fxa has no change feed; leave follow out")
+		return located.Errorf("follow", "api fxa has no change feed; leave follow out")
 	}
 	return nil
 }
@@ -208,24 +212,24 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	}
 	repl.Set("uid", "{uid}") // it is the client's placeholder and not one of Caddy's
 	var err error
-	settings.URL, err = resolve(repl, p.URL)
+	settings.URL, err = placeholder.Resolve(repl, p.URL)
 	settings.Follow = p.canFollow(settings.URL)
 	if p.Follow != nil {
 		settings.Follow = *p.Follow
 	}
 	problems := []error{at(err, "url")}
 	if p.Auth.Bearer != "" {
-		settings.Bearer, err = resolve(repl, p.Auth.Bearer)
+		settings.Bearer, err = placeholder.Resolve(repl, p.Auth.Bearer)
 		problems = append(problems, at(err, "auth bearer"))
 	}
 	if mint := p.Auth.Mint; mint != nil {
-		settings.MintKey, err = resolve(repl, mint.Key)
+		settings.MintKey, err = placeholder.Resolve(repl, mint.Key)
 		problems = append(problems, at(err, "auth mint", "key"))
 		claim := func(word, value, standard string) string {
 			if value == "" {
 				return standard
 			}
-			resolved, err := resolve(repl, value)
+			resolved, err := placeholder.Resolve(repl, value)
 			problems = append(problems, at(err, "auth mint", word))
 			return resolved
 		}
@@ -236,14 +240,17 @@ func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
 	return settings, errors.Join(problems...)
 }
 
+// profileClients are shared across reloads, with all that they have cached.
+var profileClients = pool.New[*profileclient.Client]()
+
 // client returns the profile client for these settings: the one that a
 // running configuration uses, with all that it has cached, or a new one.
-func (p *Profile) client(repl *caddy.Replacer, held *leases) (*profileclient.Client, error) {
+func (p *Profile) client(repl *caddy.Replacer, held *pool.Leases) (*profileclient.Client, error) {
 	settings, err := p.settings(repl)
 	if err != nil {
 		return nil, err
 	}
-	return profileClients.acquire(held, settings, func() (*profileclient.Client, error) {
+	return profileClients.Acquire(held, settings, func() (*profileclient.Client, error) {
 		auth, err := settings.auth()
 		if err != nil {
 			return nil, err
@@ -284,11 +291,8 @@ func (s *profileSettings) auth() (profileclient.Auth, error) {
 	return profileclient.Mint(minter), nil
 }
 
-// The loggers of pooled state must not belong to a configuration that may
-// be gone, so they start at Caddy's own.
-
 func logProfileHealth(err error) {
-	logger := caddy.Log().Named("http.handlers.metrics_gate")
+	logger := caddy.Log().Named(gateID)
 	if err != nil {
 		logger.Warn("the profile server fails: preferences that are not cached are unknown until it answers again", zap.Error(err))
 		return
@@ -297,15 +301,11 @@ func logProfileHealth(err error) {
 }
 
 func logFeedHealth(err error) {
-	logger := caddy.Log().Named("http.handlers.metrics_gate")
+	logger := caddy.Log().Named(gateID)
 	if err != nil {
 		logger.Warn("the change feed cannot be followed: what is cached is used for max_age, so a change acts that late; "+
 			"write follow off in profile where that is meant to be", zap.Error(err))
 		return
 	}
 	logger.Info("the change feed is followed again")
-}
-
-func logKeySetError(err error) {
-	caddy.Log().Named("http.handlers.metrics_gate").Warn("the key set cannot be fetched: tokens are verified with the keys that are known", zap.Error(err))
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 )
 
 // TestFollowDefault: a gate follows where the profile server can have a feed
@@ -31,7 +33,7 @@ func TestFollowDefault(t *testing.T) {
 		{"bearer", "/{uid}", "auth bearer {file.testdata/keys/shared.secret}", false},
 		{"api fxa", "/v1", "api fxa\nauth forward", false},
 	} {
-		for _, mode := range []string{modeEnforce, modeShadow} {
+		for _, mode := range []string{ModeEnforce, ModeShadow} {
 			module := newGate(t, fmt.Sprintf(`metrics_gate %s {
 				route POST /beacon
 				session jwt {
@@ -45,7 +47,7 @@ func TestFollowDefault(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var held leases
+			var held pool.Leases
 			client, err := module.Profile.client(caddy.NewReplacer(), &held) // the one that the gate holds
 			if err != nil {
 				t.Fatal(err)
@@ -53,7 +55,7 @@ func TestFollowDefault(t *testing.T) {
 			if settings.Follow != test.want || client.Following() != test.want {
 				t.Errorf("%s, %s: follows: %v, %v, want %v", test.name, mode, settings.Follow, client.Following(), test.want)
 			}
-			if err := held.release(); err != nil {
+			if err := held.Release(); err != nil {
 				t.Error(err)
 			}
 		}

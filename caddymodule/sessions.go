@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/bearertoken"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/session"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -30,39 +32,14 @@ type Session struct {
 	User string `json:"user,omitempty"`
 }
 
-// JWT says how JSON Web Tokens are verified. Exactly one of Secret, Key and
-// JWKS is set, and the algorithms follow from it, never from the token.
-type JWT struct {
-	// Secret is a shared HMAC secret of at least 32 bytes, for HS256, HS384
-	// and HS512. Write it as {env.NAME} or {file./path}.
-	Secret string `json:"secret,omitempty"`
+// JWT says how JSON Web Tokens are verified.
+type JWT = bearertoken.JWT
 
-	// Key holds public keys or certificates in PEM: RSA, ECDSA or Ed25519,
-	// usually as {file./path}. Several are for rotation: any may verify.
-	Key []string `json:"key,omitempty"`
+// Introspect says who is asked about opaque bearer tokens.
+type Introspect = bearertoken.Introspect
 
-	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
-	// A URL is fetched in the background, again every 15 minutes, and at once
-	// (at most every 30 seconds) for a key that is not known yet. A file is
-	// read when the configuration is loaded.
-	JWKS string `json:"jwks,omitempty"`
-
-	// Issuer lists the accepted values of the claim iss. Default: any, with a
-	// warning at start.
-	Issuer []string `json:"issuer,omitempty"`
-
-	// Audience lists the accepted values of the claim aud, one of which must
-	// be there. Default: any, with a warning at start.
-	Audience []string `json:"audience,omitempty"`
-
-	// Leeway is how far the clocks of issuer and gate may differ. Default:
-	// 60s.
-	Leeway *caddy.Duration `json:"leeway,omitempty"`
-
-	// Typ is the required type of the token, such as at+jwt for access tokens
-	// (RFC 9068). Default: any.
-	Typ string `json:"typ,omitempty"`
-}
+// BasicCredential is the id and secret of an OAuth client.
+type BasicCredential = bearertoken.BasicCredential
 
 // SessionJWT is a session by JSON Web Token: where it is found, how it is
 // verified and which claims count.
@@ -102,92 +79,19 @@ type Credential struct {
 	UIDClaim string `json:"uid_claim,omitempty"`
 }
 
-const defaultLeeway = time.Minute
-
-// tokenConfig resolves the placeholders and reads the files of j. It uses no
-// network.
-func (j *JWT) tokenConfig(repl *caddy.Replacer) (token.Config, error) {
-	config := token.Config{Leeway: defaultLeeway, Type: j.Typ}
-	if j.Leeway != nil {
-		config.Leeway = time.Duration(*j.Leeway)
-	}
-	if err := j.validate(); err != nil {
-		return config, err
-	}
-	var problems []error
-	if j.Secret != "" {
-		secret, err := resolve(repl, j.Secret)
-		problems = append(problems, at(err, "secret"))
-		config.Secret = []byte(secret)
-	}
-	keys, err := resolveAll(repl, j.Key)
-	problems = append(problems, at(err, "key"))
-	for _, pem := range keys {
-		config.PEM = append(config.PEM, []byte(pem))
-	}
-	if j.JWKS != "" {
-		problems = append(problems, at(j.keySet(repl, &config), "jwks"))
-	}
-	config.Issuers, err = resolveAll(repl, j.Issuer)
-	problems = append(problems, at(err, "issuer"))
-	config.Audiences, err = resolveAll(repl, j.Audience)
-	problems = append(problems, at(err, "audience"))
-	return config, errors.Join(problems...)
-}
-
-// validate makes sure that there is one source of keys. The parser asks as
-// well, since it knows the line.
-func (j *JWT) validate() error {
-	if n := countSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
-		return fmt.Errorf("%d of secret, key and jwks are set; write exactly one", n)
-	}
-	return nil
-}
-
-func (j *JWT) keySet(repl *caddy.Replacer, config *token.Config) error {
-	resolved, err := resolve(repl, j.JWKS)
-	if err != nil {
-		return err
-	}
-	switch {
-	case strings.HasPrefix(resolved, "https://"), strings.HasPrefix(resolved, "http://"):
-		config.JWKSURL = resolved
-	case strings.HasPrefix(resolved, "{"): // the content of a {file./path}
-		config.JWKS = []byte(resolved)
-	default:
-		config.JWKS, err = os.ReadFile(resolved)
-		if err != nil {
-			return fmt.Errorf("reading the key set: %w; write a URL that starts with https:// or the path of a file", err)
-		}
-	}
-	return nil
-}
-
-// warn says at start what the configuration leaves open.
-func (j *JWT) warn(logger *zap.Logger, where string) {
-	if len(j.Issuer) == 0 {
-		logger.Warn("no issuer is set: a token of anybody who signs with this key is accepted; write issuer <iss>", zap.String("where", where))
-	}
-	if len(j.Audience) == 0 {
-		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
-	}
-	if j.Secret != "" && !isPlaceholder(j.Secret) {
-		logger.Warn(literalSecret, zap.String("where", where))
-	}
-}
-
-const literalSecret = "the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}"
+// bearerSessions are shared across reloads, with all that they have verified.
+var bearerSessions = pool.New[*session.Bearer]()
 
 // source makes the session ready for requests. Verified tokens are kept as
 // long as preferences are, in a cache of the same size.
-func (s *Session) source(repl *caddy.Replacer, held *leases, cacheEntries int) (session.Source, error) {
+func (s *Session) source(repl *caddy.Replacer, held *pool.Leases, cacheEntries int) (session.Source, error) {
 	switch {
-	case countSet(s.JWT != nil, s.Introspect != nil, s.User != "") != 1:
+	case grammar.CountSet(s.JWT != nil, s.Introspect != nil, s.User != "") != 1:
 		return nil, errors.New("write exactly one of jwt, introspect and user")
 	case s.User != "":
 		return s.user()
 	case s.Introspect != nil:
-		config, err := s.Introspect.introspectionConfig(repl)
+		config, err := s.Introspect.Config(repl, gateID)
 		if err != nil {
 			return nil, err
 		}
@@ -196,24 +100,23 @@ func (s *Session) source(repl *caddy.Replacer, held *leases, cacheEntries int) (
 		config.MaxEntries = 1000
 		return bearer(held, config, s.Introspect.settings(cacheEntries), token.NewIntrospector)
 	}
-	config, err := s.JWT.tokenConfig(repl)
+	config, err := s.JWT.Config(repl, gateID)
 	if err != nil {
 		return nil, err
 	}
 	settings := s.JWT.settings(cacheEntries)
 	settings.OptOutClaim = s.JWT.OptOutClaim
-	config.OnKeySetError = logKeySetError
 	return bearer(held, config, settings, token.NewVerifier)
 }
 
 // bearer returns the source of these settings: the one that a running
 // configuration uses, with all that it has verified, or a new one.
-func bearer[C any, V session.Verifier](held *leases, config C, settings session.BearerConfig, newVerifier func(C) (V, error)) (session.Source, error) {
+func bearer[C any, V session.Verifier](held *pool.Leases, config C, settings session.BearerConfig, newVerifier func(C) (V, error)) (session.Source, error) {
 	key := struct {
 		Token   C
 		Session session.BearerConfig
 	}{config, settings}
-	return bearerSessions.acquire(held, key, func() (*session.Bearer, error) {
+	return bearerSessions.Acquire(held, key, func() (*session.Bearer, error) {
 		verifier, err := newVerifier(config)
 		if err != nil {
 			return nil, err
@@ -229,7 +132,7 @@ func (c *Credential) settings(cacheEntries int) session.BearerConfig {
 }
 
 func (s *Session) user() (session.Source, error) {
-	if !isPlaceholder(s.User) {
+	if !placeholder.Is(s.User) {
 		return nil, fmt.Errorf("%q is not a placeholder; write one, such as {http.auth.user.id}", s.User)
 	}
 	name := strings.TrimSuffix(strings.TrimPrefix(s.User, "{"), "}")
@@ -288,21 +191,12 @@ func (s *Session) lookedFor() string {
 func (s *Session) warn(logger *zap.Logger, where string) {
 	switch {
 	case s.JWT != nil:
-		s.JWT.warn(logger, where)
+		s.JWT.Warn(logger, where)
 	case s.Introspect != nil:
-		s.Introspect.warn(logger, where)
+		s.Introspect.Warn(logger, where)
 		if len(s.Introspect.Client) == 0 {
 			logger.Warn("no client is set: a token that any client was given proves its user here, and may choose for them on the preference page; write client <id>",
 				zap.String("where", where))
 		}
 	}
-}
-
-func countSet(set ...bool) (n int) {
-	for _, is := range set {
-		if is {
-			n++
-		}
-	}
-	return n
 }

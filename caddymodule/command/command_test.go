@@ -1,0 +1,140 @@
+package command
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/token"
+)
+
+func run(cmd *cobra.Command, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.Execute()
+	return out.String(), err
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args string
+		want []string
+	}{
+		{"--session verified --preference true", []string{"decision:   block\n", "reason:     preference\n", "| verified | `true` | any | block | `preference` |  |"}},
+		{"--session verified --preference null --signal opted_out", []string{"decision:   block\n", "reason:     signal\n", "write back: yes\n"}},
+		{"--session verified --preference null --signal privacy_header", []string{"decision:   block\n", "write back: no\n"}},
+		{"--session none --signal opted-out", []string{"decision:   block\n", "reason:     signal\n"}},
+		{"--session none --on-unset block", []string{"decision:   block\n", "reason:     default\n", "by `on_unset`"}},
+		{"--session none --named null,true", []string{"decision:   block\n", "reason:     preference\n", "named account 2 (true): block, preference\n"}},
+		{"--session none --named unknown --on-unknown collect", []string{"decision:   collect\n", "named account 1 (unknown): collect, unknown\n"}},
+	} {
+		out, err := run(explainCommand(), strings.Fields(test.args)...)
+		if err != nil {
+			t.Errorf("%s: %v", test.args, err)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: %q is missing in\n%s", test.args, want, out)
+			}
+		}
+	}
+	for args, want := range map[string]string{
+		"--session maybe":                     "--session: \"maybe\" is not one of verified",
+		"--preference yes":                    "--preference: \"yes\" is not one of null",
+		"--signal gpc":                        "--signal: \"gpc\" is not one of none",
+		"--on-unknown drop":                   "--on-unknown: \"drop\" is not one of block",
+		"--on-unset drop":                     "--on-unset: \"drop\" is not one of collect",
+		"--session none --named true,perhaps": "--named: \"perhaps\" is not one of null",
+	} {
+		if _, err := run(explainCommand(), strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", args, err, want)
+		}
+	}
+}
+
+func TestToken(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "secret")
+	key := strings.Repeat("k", 32)
+	if err := os.WriteFile(secret, []byte(key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(tokenCommand(), "--uid", "ann", "--key", secret, "--issuer", "id", "--audience", "web",
+		"--client-id", "demo", "--scope", "profile:write", "--lifetime", "10m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := token.NewVerifier(token.Config{Secret: []byte(key), Issuers: []string{"id"}, Audiences: []string{"web"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := verifier.Verify(strings.TrimSpace(out), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"sub": "ann", "client_id": "demo", "scope": "profile:write"} {
+		if got, _ := claims.String(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if life := time.Until(claims.Expires); life < 9*time.Minute || life > 10*time.Minute {
+		t.Errorf("good for %v, want 10m", life)
+	}
+	for _, args := range [][]string{
+		{"--uid", "ann", "--key", secret + ".lost"},
+		{"--uid", "ann"},
+		{"--key", secret},
+		{"--uid", "ann", "--key", "../testdata/keys/short.secret"},
+		{"--uid", "ann", "--key", "../testdata/keys/ed25519.pub"},
+	} {
+		if out, err := run(tokenCommand(), args...); err == nil {
+			t.Errorf("%q: no error, but\n%s", args, out)
+		} else if strings.Contains(err.Error(), key) {
+			t.Errorf("%q: the error holds the key: %v", args, err)
+		}
+	}
+}
+
+func TestCheckKnowsItsRoute(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		route, path string
+		want        bool
+	}{
+		{"/metrics", "/metrics", true},
+		{"/metrics", "/METRICS/", true},
+		{"/metrics", "//metrics", true},
+		{"/metrics", "/metricsx", false},
+		{"/beacon/*", "/Beacon/x", true},
+		{"/beacon/*", "/beacon", false},
+		{"/", "/", true},
+		{"/metrics", "/", false},
+	} {
+		if got := covers(test.route, test.path); got != test.want {
+			t.Errorf("route %s takes %s: %v, want %v", test.route, test.path, got, test.want)
+		}
+	}
+}
+
+func TestCheckRefusesWhatIsNoSite(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
+		{"ftp://accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
+		{"http://localhost:1", "--route", "/metrics", "--optout-token", "a", "--allow-token", "b"},
+		{"http://localhost:1", "--optout-token", "a", "--allow-token", "b", "--address", "localhost:1"},
+	} {
+		if out, err := run(checkCommand(), args...); err == nil || !strings.HasPrefix(out, "FAIL: ") && !strings.Contains(out, "\nFAIL: ") {
+			t.Errorf("%q: error %v and\n%s", args, err, out)
+		}
+	}
+}

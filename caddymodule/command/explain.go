@@ -1,0 +1,106 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+func explainCommand() *cobra.Command {
+	var session, preference, signal, onUnknown, onUnset string
+	var named []string
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "Prints the decision for a request, its reason and the row of the rules table",
+		Example: `  caddy metrics-gate explain --session verified --preference null --signal opted_out
+  caddy metrics-gate explain --session none --named true`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, err := newExplanation(session, preference, signal, onUnknown, onUnset, named)
+			if err != nil {
+				return err
+			}
+			e.print(cmd.OutOrStdout())
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&session, "session", "verified", "what the request proves: verified, expired, unverifiable or none")
+	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true or unknown")
+	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, privacy_header or probing")
+	flags.StringVar(&onUnknown, "on-unknown", policy.DefaultRules().OnUnknown.String(), "the option on_unknown: block or collect")
+	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
+	flags.StringSliceVar(&named, "named", nil, "preferences of accounts that the request only names, separated by commas")
+	return cmd
+}
+
+// explanation is a decision and how it came about.
+type explanation struct {
+	row      *policy.Row
+	steps    []string // one for each named account that changed something
+	decision policy.Decision
+}
+
+func newExplanation(session, preference, signal, onUnknown, onUnset string, named []string) (*explanation, error) {
+	wrong := func(flag, value, words string) error {
+		return fmt.Errorf("--%s: %q is not one of %s", flag, value, words)
+	}
+	proven, ok := policy.ParseSession(session)
+	if !ok {
+		return nil, wrong("session", session, "verified, expired, unverifiable, none")
+	}
+	preferred, ok := policy.ParsePreference(preference)
+	if !ok {
+		return nil, wrong("preference", preference, "null, false, true, unknown")
+	}
+	said, ok := policy.ParseSignal(strings.NewReplacer(" ", "_", "-", "_").Replace(signal)) // as the table has it, too
+	if !ok {
+		return nil, wrong("signal", signal, "none, opted_out, no_objection, privacy_header, probing")
+	}
+	var rules policy.Rules
+	if rules.OnUnknown, ok = policy.ParseAction(onUnknown); !ok {
+		return nil, wrong("on-unknown", onUnknown, "block, collect")
+	}
+	if rules.OnUnset, ok = policy.ParseAction(onUnset); !ok {
+		return nil, wrong("on-unset", onUnset, "collect, block")
+	}
+	e := &explanation{
+		row:      policy.Match(proven, preferred, said),
+		decision: rules.Decide(proven, preferred, said),
+	}
+	for i, word := range named {
+		name, ok := policy.ParsePreference(strings.TrimSpace(word))
+		if !ok {
+			return nil, wrong("named", word, "null, false, true, unknown")
+		}
+		before := e.decision
+		if e.decision = rules.DecideNamed(before, name); e.decision != before {
+			e.steps = append(e.steps, fmt.Sprintf("named account %d (%s): %s, %s", i+1, name, e.decision.Action, e.decision.Reason))
+		}
+	}
+	return e, nil
+}
+
+func (e *explanation) print(w io.Writer) {
+	writeBack := ""
+	if e.row.WriteBack {
+		writeBack = "yes"
+	}
+	_, _ = fmt.Fprintf(w, "decision:   %s\nreason:     %s\nwrite back: %s\n", e.decision.Action, e.decision.Reason, yesNo(e.decision.WriteBack))
+	_, _ = fmt.Fprintf(w, "\n| session | preference | signal | decision | reason | write back |\n|---|---|---|---|---|---|\n")
+	_, _ = fmt.Fprintf(w, "| %s | %s | %s | %s | `%s` | %s |\n", e.row.Session, e.row.Preference, e.row.Signal, e.row.Then, e.row.Reason, writeBack)
+	if len(e.steps) > 0 {
+		_, _ = fmt.Fprintf(w, "\nthen, since that collects:\n%s\n", strings.Join(e.steps, "\n"))
+	}
+}
+
+func yesNo(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
+}

@@ -1,0 +1,150 @@
+package bearertoken
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// JWT says how JSON Web Tokens are verified. Exactly one of Secret, Key and
+// JWKS is set, and the algorithms follow from it, never from the token.
+type JWT struct {
+	// Secret is a shared HMAC secret of at least 32 bytes, for HS256, HS384
+	// and HS512. Write it as {env.NAME} or {file./path}.
+	Secret string `json:"secret,omitempty"`
+
+	// Key holds public keys or certificates in PEM: RSA, ECDSA or Ed25519,
+	// usually as {file./path}. Several are for rotation: any may verify.
+	Key []string `json:"key,omitempty"`
+
+	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
+	// A URL is fetched in the background, again every 15 minutes, and at once
+	// (at most every 30 seconds) for a key that is not known yet. A file is
+	// read when the configuration is loaded.
+	JWKS string `json:"jwks,omitempty"`
+
+	// Issuer lists the accepted values of the claim iss. Default: any, with a
+	// warning at start.
+	Issuer []string `json:"issuer,omitempty"`
+
+	// Audience lists the accepted values of the claim aud, one of which must
+	// be there. Default: any, with a warning at start.
+	Audience []string `json:"audience,omitempty"`
+
+	// Leeway is how far the clocks of issuer and gate may differ. Default:
+	// 60s.
+	Leeway *caddy.Duration `json:"leeway,omitempty"`
+
+	// Typ is the required type of the token, such as at+jwt for access tokens
+	// (RFC 9068). Default: any.
+	Typ string `json:"typ,omitempty"`
+}
+
+// Options are the words that say how a token is verified.
+func (j *JWT) Options() grammar.Options {
+	return grammar.Options{
+		"secret":   grammar.Text("{env.NAME} or {file./path}", &j.Secret),
+		"key":      grammar.List("{file./path/to/public.pem}", &j.Key),
+		"jwks":     grammar.Text("<url|file>", &j.JWKS),
+		"issuer":   grammar.List("<iss>", &j.Issuer),
+		"audience": grammar.List("<aud>", &j.Audience),
+		"leeway":   grammar.Duration(0, func(leeway caddy.Duration) { j.Leeway = &leeway }),
+		"typ":      grammar.Text("<type>", &j.Typ),
+	}
+}
+
+// Validate makes sure that there is one source of keys. The parser asks as
+// well as Config, since it knows the line.
+func (j *JWT) Validate() error {
+	if n := grammar.CountSet(j.Secret != "", len(j.Key) > 0, j.JWKS != ""); n != 1 {
+		return fmt.Errorf("%d of secret, key and jwks are set; write exactly one", n)
+	}
+	return nil
+}
+
+const defaultLeeway = time.Minute
+
+// Config resolves the placeholders and reads the files of j. It uses no
+// network. That a key set cannot be fetched is said by the logger of this name,
+// such as http.handlers.metrics_gate.
+func (j *JWT) Config(repl *caddy.Replacer, logger string) (token.Config, error) {
+	config := token.Config{Leeway: defaultLeeway, Type: j.Typ, OnKeySetError: logKeySetError(logger)}
+	if j.Leeway != nil {
+		config.Leeway = time.Duration(*j.Leeway)
+	}
+	if err := j.Validate(); err != nil {
+		return config, err
+	}
+	var problems []error
+	if j.Secret != "" {
+		secret, err := placeholder.Resolve(repl, j.Secret)
+		problems = append(problems, located.At(err, "secret"))
+		config.Secret = []byte(secret)
+	}
+	keys, err := placeholder.ResolveAll(repl, j.Key)
+	problems = append(problems, located.At(err, "key"))
+	for _, pem := range keys {
+		config.PEM = append(config.PEM, []byte(pem))
+	}
+	if j.JWKS != "" {
+		problems = append(problems, located.At(j.keySet(repl, &config), "jwks"))
+	}
+	config.Issuers, err = placeholder.ResolveAll(repl, j.Issuer)
+	problems = append(problems, located.At(err, "issuer"))
+	config.Audiences, err = placeholder.ResolveAll(repl, j.Audience)
+	problems = append(problems, located.At(err, "audience"))
+	return config, errors.Join(problems...)
+}
+
+func (j *JWT) keySet(repl *caddy.Replacer, config *token.Config) error {
+	resolved, err := placeholder.Resolve(repl, j.JWKS)
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.HasPrefix(resolved, "https://"), strings.HasPrefix(resolved, "http://"):
+		config.JWKSURL = resolved
+	case strings.HasPrefix(resolved, "{"): // the content of a {file./path}
+		config.JWKS = []byte(resolved)
+	default:
+		config.JWKS, err = os.ReadFile(resolved)
+		if err != nil {
+			return fmt.Errorf("reading the key set: %w; write a URL that starts with https:// or the path of a file", err)
+		}
+	}
+	return nil
+}
+
+// Warn says at start what the configuration leaves open.
+func (j *JWT) Warn(logger *zap.Logger, where string) {
+	if len(j.Issuer) == 0 {
+		logger.Warn("no issuer is set: a token of anybody who signs with this key is accepted; write issuer <iss>", zap.String("where", where))
+	}
+	if len(j.Audience) == 0 {
+		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
+	}
+	if j.Secret != "" && !placeholder.Is(j.Secret) {
+		logger.Warn(literalSecret, zap.String("where", where))
+	}
+}
+
+// literalSecret is what is said of a secret that is no placeholder.
+const literalSecret = "the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}"
+
+// logKeySetError returns what logs that a key set cannot be fetched. Verifiers
+// outlive configurations, so their loggers start at Caddy's own.
+func logKeySetError(logger string) func(error) {
+	return func(err error) {
+		caddy.Log().Named(logger).Warn("the key set cannot be fetched: tokens are verified with the keys that are known", zap.Error(err))
+	}
+}

@@ -1,0 +1,323 @@
+package profilemodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/bearertoken"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+func init() { caddy.RegisterModule(ProfileServer{}) }
+
+// ProfileServer serves users' preferences in the manner of the Firefox
+// Accounts profile server: GET and POST /v1/metrics_optout, for trusted
+// clients with a bearer token. Operators may also delete accounts, count who
+// opted out on a day, and follow all changes, as gates may. It answers only
+// its own addresses and passes everything else on, so that it can stand in
+// front of a profile server that exists, whose GET /v1/profile it completes.
+type ProfileServer struct {
+	// Store is where the preferences are kept. Required.
+	Store *Store `json:"store,omitempty"`
+
+	// Tokens are the ways in which bearer tokens are verified, in the order in
+	// which they are tried. At least one.
+	Tokens []Tokens `json:"tokens,omitempty"`
+
+	// TrustedClients lists the client_id of those who may use the API.
+	// Default: nobody.
+	TrustedClients []string `json:"trusted_clients,omitempty"`
+
+	// OperatorClients lists the client_id of those who may delete accounts,
+	// follow all changes and read the daily counts. They are trusted clients
+	// as well, whose writes are recorded as an administrator's. Default:
+	// nobody.
+	OperatorClients []string `json:"operator_clients,omitempty"`
+
+	// CORS lists the origins whose pages may use the API, such as
+	// https://www.example.org, or * for all of them. Default: none.
+	CORS []string `json:"cors,omitempty"`
+
+	// StatsD is the address of a DogStatsD agent that counts changes to true
+	// and to false, as profile.metrics_optout.set with the tags value and
+	// source: <host>:<port> for UDP, or unix:///<path> for a socket. Default:
+	// none.
+	StatsD string `json:"statsd,omitempty"`
+
+	// Events says whose security events change preferences. Default: none are
+	// taken, and POST /v1/events is passed on.
+	Events *Events `json:"events,omitempty"`
+
+	// Unset says how GET answers where no choice was made: null is 200 and
+	// {"metrics_optout":null}; 204 is an empty reply, as the existing server
+	// has it for its data elements. Default: null.
+	Unset string `json:"unset,omitempty"`
+
+	// Standalone makes it answer everything: heartbeats, /__version__, a
+	// /v1/profile of its own, and a 404 in the manner of the API for what it
+	// does not know. Default: false.
+	Standalone bool `json:"standalone,omitempty"`
+
+	server *profileserver.Server
+	leases pool.Leases
+}
+
+// Tokens is one way in which a bearer token is verified. Exactly one field
+// is set.
+type Tokens struct {
+	// JWT verifies JSON Web Tokens.
+	JWT *JWT `json:"jwt,omitempty"`
+
+	// Introspect asks about opaque tokens.
+	Introspect *Introspect `json:"introspect,omitempty"`
+}
+
+// JWT says how JSON Web Tokens are verified.
+type JWT = bearertoken.JWT
+
+// Introspect says who is asked about opaque bearer tokens.
+type Introspect = bearertoken.Introspect
+
+// BasicCredential is the id and secret of an OAuth client.
+type BasicCredential = bearertoken.BasicCredential
+
+// moduleID is the module's id, by which Caddy also calls its logger. What
+// outlives a configuration must not log with a logger that belongs to one, and
+// takes Caddy's own by that name.
+const moduleID = "http.handlers.profile_server"
+
+const (
+	unsetNull = "null"
+	unset204  = "204"
+)
+
+// CaddyModule returns the Caddy module information.
+func (ProfileServer) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  moduleID,
+		New: func() caddy.Module { return new(ProfileServer) },
+	}
+}
+
+// Provision opens the store and prepares the verifiers. It uses no network,
+// so that neither caddy validate nor a reload ever hangs on it.
+func (p *ProfileServer) Provision(ctx caddy.Context) error {
+	err := registerMetrics(ctx.GetMetricsRegistry())
+	if err == nil {
+		err = p.validate()
+	}
+	if err == nil {
+		err = p.provision(caddy.NewReplacer(), ctx.Logger())
+	}
+	if err != nil {
+		return located.At(err, "profile_server")
+	}
+	p.warn(ctx.Logger())
+	// A server that shuts down waits for its open requests, by default without
+	// end, and Cleanup comes after; a stream of changes would never end by
+	// itself. The context knows the server wherever a configuration is loaded.
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterOnShutdown(p.server.Close)
+	}
+	return nil
+}
+
+// validate makes sure that every option by itself is well-formed.
+func (p *ProfileServer) validate() error {
+	problems := []error{located.At(p.Store.validate(), "store")}
+	if len(p.Tokens) == 0 {
+		problems = append(problems, located.Errorf("tokens", "none given, so nobody could use the API; "+
+			"write tokens jwt { ... }, or tokens introspect <url>"))
+	}
+	if !slices.Contains([]string{"", unsetNull, unset204}, p.Unset) {
+		problems = append(problems, located.Errorf("unset", "%q is not one of %s, %s", p.Unset, unsetNull, unset204))
+	}
+	if p.Events != nil {
+		problems = append(problems, located.At(p.Events.validate(), "events"))
+	}
+	return errors.Join(problems...)
+}
+
+// provision resolves the options and takes what is shared with other
+// configurations: the store last, so that one which is refused for something
+// else leaves no file behind.
+func (p *ProfileServer) provision(repl *caddy.Replacer, logger *zap.Logger) error {
+	config := profileserver.Config{
+		NoContentWhenUnset: p.Unset == unset204,
+		Standalone:         p.Standalone,
+		Log:                logger,
+	}
+	var problems []error
+	problem := func(err error, words ...string) { problems = append(problems, located.At(err, words...)) }
+
+	var err error
+	config.TrustedClients, err = placeholder.ResolveAll(repl, p.TrustedClients)
+	problem(err, "trusted_client")
+	config.OperatorClients, err = placeholder.ResolveAll(repl, p.OperatorClients)
+	problem(err, "operator_client")
+	config.Origins, err = p.origins(repl)
+	problem(err, "cors")
+	for i := range p.Tokens {
+		tokens := &p.Tokens[i]
+		verifier, err := tokens.verifier(repl, &p.leases)
+		problem(err, located.Numbered("tokens "+tokens.kind(), i, len(p.Tokens)))
+		config.Tokens = append(config.Tokens, verifier)
+	}
+	if p.Events != nil {
+		config.Events, err = p.Events.verifier(repl, &p.leases)
+		problem(err, "events")
+	}
+	agent, err := p.agent(repl)
+	problem(err, "statsd")
+	config.Observer = serverObserver(agent)
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	if config.Store, err = p.Store.open(repl, &p.leases); err != nil {
+		return err
+	}
+	p.server = profileserver.New(config)
+	return nil
+}
+
+// warn says at start what an operator should not learn from an incident.
+func (p *ProfileServer) warn(logger *zap.Logger) {
+	if len(p.TrustedClients)+len(p.OperatorClients) == 0 {
+		logger.Warn("no client is trusted, so every request is refused; write trusted_client <id>",
+			zap.String("where", "profile_server"))
+	}
+	for i := range p.Tokens {
+		tokens := &p.Tokens[i]
+		words := "profile_server › " + located.Numbered("tokens "+tokens.kind(), i, len(p.Tokens))
+		if tokens.JWT != nil {
+			tokens.JWT.Warn(logger, words)
+		} else {
+			tokens.Introspect.Warn(logger, words)
+		}
+	}
+	if p.Events != nil {
+		p.Events.jwt().Warn(logger, "profile_server › events")
+	}
+	p.Store.warn(logger, "profile_server › store postgres")
+}
+
+func (p *ProfileServer) origins(repl *caddy.Replacer) ([]string, error) {
+	origins, err := placeholder.ResolveAll(repl, p.CORS)
+	if err != nil {
+		return nil, err
+	}
+	problems := make([]error, len(origins))
+	for i, origin := range origins {
+		if origins[i], problems[i] = parseOrigin(origin); problems[i] != nil && origin != p.CORS[i] {
+			problems[i] = fmt.Errorf("%s holds no origin; write one such as https://www.example.org", placeholder.In(p.CORS[i]))
+		}
+	}
+	return origins, errors.Join(problems...)
+}
+
+// parseOrigin returns an origin as browsers write it, or * for all.
+func parseOrigin(text string) (string, error) {
+	if text == "*" {
+		return text, nil
+	}
+	return browser.ParseOrigin(text)
+}
+
+// agent returns the counter of changes, or nil where there is none.
+func (p *ProfileServer) agent(repl *caddy.Replacer) (*changeCounter, error) {
+	if p.StatsD == "" {
+		return nil, nil
+	}
+	address, err := placeholder.Resolve(repl, p.StatsD)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkAgentAddress(address); err != nil {
+		return nil, fmt.Errorf("%s %w", p.StatsD, err)
+	}
+	return changeCounters.Acquire(&p.leases, address, func() (*changeCounter, error) { return newChangeCounter(address) })
+}
+
+// What a reload finds as warm as it left it.
+var (
+	verifiers     = pool.New[*token.Verifier]()
+	introspectors = pool.New[*token.Introspector]()
+)
+
+// kind is the way's word.
+func (t *Tokens) kind() string {
+	if t.Introspect != nil {
+		return "introspect"
+	}
+	return "jwt"
+}
+
+func (t *Tokens) verifier(repl *caddy.Replacer, held *pool.Leases) (profileserver.Verifier, error) {
+	if grammar.CountSet(t.JWT != nil, t.Introspect != nil) != 1 {
+		return nil, errors.New("write exactly one of jwt and introspect")
+	}
+	if t.JWT != nil {
+		config, err := t.JWT.Config(repl, moduleID)
+		if err != nil {
+			return nil, err
+		}
+		return acquireVerifier(held, config)
+	}
+	config, err := t.Introspect.Config(repl, moduleID)
+	if err != nil {
+		return nil, err
+	}
+	return introspectors.Acquire(held, config, func() (*token.Introspector, error) { return token.NewIntrospector(config) })
+}
+
+func acquireVerifier(held *pool.Leases, config token.Config) (*token.Verifier, error) {
+	return verifiers.Acquire(held, config, func() (*token.Verifier, error) { return token.NewVerifier(config) })
+}
+
+// ServeHTTP answers the profile server's own addresses and passes on the
+// rest, of which the profile gets the preference as a member.
+func (p *ProfileServer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	owned := p.server.Owns(r)
+	if owned || strings.HasPrefix(r.URL.Path, "/v1/account/") {
+		// This stays out of the access log: the address can name the account,
+		// and the size of an answer its preference.
+		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
+	if !owned {
+		return p.server.Merge(w, r, next.ServeHTTP)
+	}
+	p.server.ServeHTTP(w, r)
+	return nil
+}
+
+// Cleanup gives back what this instance took: the store, the verifiers, the
+// agent. What it serves still to followers ends here at the latest.
+func (p *ProfileServer) Cleanup() error {
+	if p.server != nil {
+		p.server.Close()
+	}
+	return p.leases.Release()
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*ProfileServer)(nil)
+	_ caddy.Provisioner           = (*ProfileServer)(nil)
+	_ caddy.CleanerUpper          = (*ProfileServer)(nil)
+	_ caddyhttp.MiddlewareHandler = (*ProfileServer)(nil)
+	_ caddyfile.Unmarshaler       = (*ProfileServer)(nil)
+)

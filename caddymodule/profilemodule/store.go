@@ -1,0 +1,95 @@
+package profilemodule
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/profileserver"
+)
+
+// Store is a preference store. Exactly one field is set.
+type Store struct {
+	// SQLite is the path of the database file. It is created where it does
+	// not exist, and its folder too, readable for nobody else.
+	SQLite string `json:"sqlite,omitempty"`
+
+	// Postgres is the URL or the key words of a PostgreSQL database, as libpq
+	// takes them. Several servers may share one. Its tables are brought up to
+	// date at start, or before by caddy metrics-gate migrate. While it is away
+	// requests are answered with 503. Write the password as {env.NAME} or
+	// {file./path}, or the whole of it.
+	Postgres string `json:"postgres,omitempty"`
+}
+
+// validate makes sure that there is one store.
+func (s *Store) validate() error {
+	switch {
+	case s == nil || *s == Store{}:
+		return errors.New("none given; write store sqlite <file>, or store postgres <dsn>")
+	case s.SQLite != "" && s.Postgres != "":
+		return errors.New("two are given; write either sqlite or postgres")
+	}
+	return nil
+}
+
+// preferenceStores are shared across reloads, so that followers of one hear of
+// changes that another made.
+var preferenceStores = pool.New[profileserver.Store]()
+
+// open opens the store, or takes the one that a running configuration uses. A
+// database is connected to later.
+func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (profileserver.Store, error) {
+	word, target := "sqlite", s.SQLite
+	if s.Postgres != "" {
+		word, target = "postgres", s.Postgres
+	}
+	target, err := placeholder.Resolve(repl, target)
+	if err != nil {
+		return nil, located.At(err, "store "+word)
+	}
+	if word == "sqlite" && (profileserver.IsPostgres(target) || strings.Contains(target, "://")) {
+		return nil, located.At(errors.New("this is no path of a file; write store postgres <dsn> for a database"), "store sqlite")
+	}
+	store, err := preferenceStores.Acquire(held, []string{word, target}, func() (profileserver.Store, error) {
+		if word == "postgres" {
+			return profileserver.OpenPostgres(target, logStoreHealth)
+		}
+		return profileserver.OpenSQLite(target, logStoreHealth)
+	})
+	return store, located.At(err, "store "+word)
+}
+
+// logStoreHealth logs when a database is lost and when it is back. Stores
+// outlive configurations, and their loggers.
+func logStoreHealth(err error) {
+	logger := caddy.Log().Named(moduleID)
+	if err != nil {
+		logger.Warn("trouble with the preference store: while it does not answer, requests get 503 and changes are not told", zap.Error(err))
+		return
+	}
+	logger.Info("the preference store is there")
+}
+
+// warn says at start what the configuration leaves open.
+func (s *Store) warn(logger *zap.Logger, where string) {
+	if literalPassword(s.Postgres) {
+		logger.Warn("the password stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}",
+			zap.String("where", where))
+	}
+}
+
+// dsnPassword finds the password of a URL or of key words, as libpq takes them.
+var dsnPassword = regexp.MustCompile(`(?i)^postgres(?:ql)?://[^:@/]*:([^@/]+)@|\bpassword\s*=\s*([^&\s]+)`)
+
+// literalPassword says whether a password stands in a DSN as such.
+func literalPassword(dsn string) bool {
+	found := dsnPassword.FindStringSubmatch(dsn)
+	return found != nil && !placeholder.Is(strings.Trim(found[1]+found[2], "'"))
+}

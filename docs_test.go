@@ -1,0 +1,257 @@
+package metricsgate_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestDocumentedCaddyfiles adapts and validates every Caddyfile that a reader
+// could copy out of the documentation.
+func TestDocumentedCaddyfiles(t *testing.T) {
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fence := regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+	folder := t.TempDir()
+	// What the examples read and write in places that a test must not.
+	local := strings.NewReplacer(
+		"{file./run/secrets/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
+		"{file./run/secrets/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
+		"{env.PRIVACY_API_TOKEN}", "{file.caddymodule/testdata/keys/shared.secret}",
+		"/var/lib/metrics-gate", folder,
+	)
+	found := 0
+	for _, page := range append(pages, "README.md") {
+		for i, match := range fence.FindAllStringSubmatch(read(t, page), -1) {
+			found++
+			t.Run(fmt.Sprintf("%s %d", filepath.Base(page), i+1), func(t *testing.T) {
+				validate(t, "Caddyfile", local.Replace(match[1]))
+			})
+		}
+	}
+	if found < 3 {
+		t.Errorf("only %d Caddyfiles were found in the documentation", found)
+	}
+}
+
+// TestCaddyfileExample adapts and validates the example as it stands, where
+// it is started: in the folder that holds it. Adapting also says where it is
+// not formatted.
+func TestCaddyfileExample(t *testing.T) {
+	example := read(t, "Caddyfile.example")
+	local := strings.ReplaceAll(example, " run/", " "+t.TempDir()+"/")
+	if local == example {
+		t.Error("the example no longer writes to run/, and this test may write to where it does")
+	}
+	// Caddy resolves imports from where the process was started.
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	validate(t, filepath.Join(folder, "Caddyfile.example"), local)
+	demo := read(t, "examples/demo.caddyfile")
+	if formatted := string(caddyfile.Format([]byte(demo))); formatted != demo {
+		t.Error("run caddy fmt on examples/demo.caddyfile")
+	}
+}
+
+func validate(t *testing.T, file, config string) {
+	t.Helper()
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": file})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, config)
+	}
+	if len(warnings) > 0 {
+		t.Errorf("%v\n%s", warnings, config)
+	}
+	var parsed caddy.Config
+	if err := json.Unmarshal(adapted, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&parsed); err != nil {
+		t.Errorf("%v\n%s", err, config)
+	}
+}
+
+// TestRulesInReadme holds the table that a privacy officer reads against the
+// one that decides.
+func TestRulesInReadme(t *testing.T) {
+	t.Parallel()
+	var want strings.Builder
+	for _, row := range policy.Table {
+		writeBack := ""
+		if row.WriteBack {
+			writeBack = "yes "
+		}
+		fmt.Fprintf(&want, "| %s | %s | %s | %s | `%s` | %s|\n", row.Session, row.Preference, row.Signal, row.Then, row.Reason, writeBack)
+	}
+	if text := read(t, "README.md"); !strings.Contains(text, want.String()) {
+		t.Errorf("README.md lacks the rules table as the code has it:\n%s", want.String())
+	}
+}
+
+// TestOptionTables provokes the parser into naming its options and holds them
+// against the tables of docs/reference.md.
+func TestOptionTables(t *testing.T) {
+	t.Parallel()
+	sections := regexp.MustCompile(`(?m)^#{2,3} `).Split(read(t, "docs/reference.md"), -1)
+	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)")
+	for heading, block := range map[string]string{
+		"`metrics_gate": "metrics_gate {\n%s\n}",
+		"`route`":       "metrics_gate {\nroute POST /x {\n%s\n}\n}",
+		"`session jwt`": "metrics_gate {\nsession jwt {\n%s\n}\n}",
+		"`session intr": "metrics_gate {\nsession introspect http://localhost {\n%s\n}\n}",
+		"`profile <url": "metrics_gate {\nprofile http://localhost {\n%s\nauth mint {\n%[1]s\n}\n}\n}",
+		"`handshake`":   "metrics_gate {\nhandshake {\n%s\n}\n}",
+		"`signal`":      "metrics_gate {\nsignal {\n%s\n}\n}",
+		"`profile_serv": "profile_server {\n%s\n}",
+		"`events`":      "profile_server {\nevents {\n%s\n}\n}",
+	} {
+		want := map[string]bool{}
+		for strings.Contains(block, "%") {
+			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("localhost {\n"+fmt.Sprintf(block, "no_such_option")+"\n}\n"), nil)
+			_, words, ok := strings.Cut(fmt.Sprint(err), "the options are ")
+			if !ok {
+				t.Fatalf("%s: %v", heading, err)
+			}
+			words, _, _ = strings.Cut(words, ", at ")
+			for word := range strings.SplitSeq(words, ", ") {
+				want[word] = true
+			}
+			// The profile's section documents auth mint's options as well.
+			if heading != "`profile <url" || want["client_id"] {
+				break
+			}
+			block = "metrics_gate {\nprofile http://localhost {\nauth mint {\n%s\n}\n}\n}"
+		}
+		documented := map[string]bool{}
+		for _, section := range sections {
+			if !strings.HasPrefix(section, heading) {
+				continue
+			}
+			for _, match := range row.FindAllStringSubmatch(section, -1) {
+				documented[match[1]] = true
+			}
+		}
+		if diff := cmp.Diff(want, documented); diff != "" {
+			t.Errorf("%s (-parser +docs/reference.md)\n%s", heading, diff)
+		}
+	}
+}
+
+// TestMetricsAreDocumented holds docs/operate.md against the names that the
+// code registers.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	name := regexp.MustCompile(`caddy_(?:metrics_gate|profile_server)_[a-z_]+`)
+	code := name.FindAllString(read(t, "caddymodule/metrics.go")+read(t, "caddymodule/profilemodule/metrics.go"), -1)
+	text := read(t, "docs/operate.md")
+	for _, metric := range code {
+		if !strings.Contains(text, "`"+metric) {
+			t.Errorf("docs/operate.md does not name %s", metric)
+		}
+	}
+	for _, metric := range name.FindAllString(text, -1) {
+		if !slices.Contains(code, metric) {
+			t.Errorf("docs/operate.md names %s, which does not exist", metric)
+		}
+	}
+	if len(code) < 15 {
+		t.Errorf("only %d metrics were found", len(code))
+	}
+}
+
+// TestLabelValuesAreDocumented holds the closed sets against the list that an
+// operator writes alerts from.
+func TestLabelValuesAreDocumented(t *testing.T) {
+	t.Parallel()
+	rows := map[string]string{}
+	for _, match := range regexp.MustCompile("(?m)^\\| `(?:reason|outcome)`([a-z -]*) \\| (.*) \\|$").FindAllStringSubmatch(read(t, "docs/operate.md"), -1) {
+		rows[match[1]] = match[2]
+	}
+	check := func(row string, count int, name func(int) string) {
+		for i := range count {
+			if !strings.Contains(rows[row], "`"+name(i)+"`") {
+				t.Errorf("docs/operate.md lacks %q of the label%s", name(i), row)
+			}
+		}
+		if got := strings.Count(rows[row], "`") / 2; got != count {
+			t.Errorf("docs/operate.md lists %d values of the label%s, there are %d", got, row, count)
+		}
+	}
+	check("", int(policy.ReasonCount), func(i int) string { return policy.Reason(i).String() })
+	check(" of sessions", int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() })
+	check(" of lookups", int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() })
+	check(" of write-backs", int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() })
+	check(" of signals", int(gate.ReportOutcomeCount), func(i int) string { return gate.ReportOutcome(i).String() })
+	check(" of feed connects", int(profileclient.FeedOutcomeCount), func(i int) string { return profileclient.FeedOutcome(i).String() })
+}
+
+// TestConfigFieldsAreDocumented makes sure that every JSON field has the
+// comment which Caddy's website shows as its documentation.
+func TestConfigFieldsAreDocumented(t *testing.T) {
+	t.Parallel()
+	var files []string
+	for _, folder := range []string{"caddymodule", "caddymodule/internal/bearertoken", "caddymodule/profilemodule", "gate"} {
+		found, err := filepath.Glob(folder + "/*.go")
+		if err != nil || len(found) == 0 {
+			t.Fatal(folder, err)
+		}
+		files = append(files, found...)
+	}
+	fields := 0
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(node ast.Node) bool {
+			structure, ok := node.(*ast.StructType)
+			if !ok {
+				return true
+			}
+			for _, field := range structure.Fields.List {
+				if field.Tag == nil || !strings.Contains(field.Tag.Value, `json:"`) {
+					continue
+				}
+				fields++
+				if comment := field.Doc.Text(); !strings.HasSuffix(strings.TrimSpace(comment), ".") {
+					t.Errorf("%s: the field %s has no comment of full sentences", file, field.Names[0])
+				}
+			}
+			return true
+		})
+	}
+	if fields < 40 {
+		t.Errorf("only %d fields were found", fields)
+	}
+}
