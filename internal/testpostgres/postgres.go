@@ -12,10 +12,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,7 +135,7 @@ func (c *Cluster) Restart() {
 		// that none is left where the tests are killed. The thread must
 		// therefore be there as long as the server.
 		runtime.LockOSThread()
-		command.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+		endWithThread(command)
 		if err := command.Start(); err != nil {
 			ready <- err
 			return
@@ -192,10 +190,8 @@ func newFolder(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if who := credential(); who != nil {
-		if err := os.Chown(folder, int(who.Uid), int(who.Gid)); err != nil {
-			t.Fatal(err)
-		}
+	if err := handOver(folder); err != nil {
+		t.Fatal(err)
 	}
 	return folder
 }
@@ -205,7 +201,7 @@ func newFolder(t testing.TB) string {
 func command(name string, args ...string) *exec.Cmd {
 	c := exec.Command(name, args...)
 	c.Dir = os.TempDir() // where that user may be
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
+	runAsOwner(c)
 	return c
 }
 
@@ -214,22 +210,6 @@ func run(t testing.TB, name string, args ...string) {
 	if out, err := command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", name, err, out)
 	}
-}
-
-// credential is whom the server runs as: this user, or where that is root the
-// one whom Debian's package made, or nobody.
-func credential() *syscall.Credential {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		if who, err := user.Lookup(name); err == nil {
-			uid, _ := strconv.ParseUint(who.Uid, 10, 32)
-			gid, _ := strconv.ParseUint(who.Gid, 10, 32)
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		}
-	}
-	return nil
 }
 
 // program finds one of PostgreSQL's programs, which Debian keeps out of the

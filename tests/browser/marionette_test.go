@@ -101,7 +101,7 @@ func startFirefox(t testing.TB, program string, preferences map[string]any) *fir
 	f.cmd = exec.Command(program, "--headless", "--no-remote", "--marionette", "--remote-allow-system-access",
 		"--profile", profile, "about:blank")
 	f.cmd.Env = append(testcaddy.Environment(home), "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_AUTO_SAFE_MODE=1", "TMPDIR="+home)
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that none of its processes is left
+	ownGroup(f.cmd)
 	stdout, err := f.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func (f *firefox) quit(ended <-chan struct{}) {
 	case <-time.After(testcaddy.Patience):
 		f.t.Error("Firefox did not end")
 	}
-	_ = syscall.Kill(-f.cmd.Process.Pid, syscall.SIGKILL)
+	endGroup(f.cmd)
 	_ = f.cmd.Wait()
 }
 
