@@ -18,8 +18,8 @@ import (
 )
 
 // Session is one way in which a request can prove its account. Exactly one
-// field is set. Several sessions are tried in the order written, and the
-// first that verifies names the account.
+// field is set. All sessions count, and every credential that they find: a
+// request may prove several accounts.
 type Session struct {
 	// JWT verifies a JSON Web Token in a cookie or a header.
 	JWT *SessionJWT `json:"jwt,omitempty"`
@@ -64,7 +64,7 @@ type SessionIntrospect struct {
 // Credential says where a bearer token is found and whom it names.
 type Credential struct {
 	// Cookie is the name of the cookie with the token. Where a header is set
-	// as well, the cookie is looked at first.
+	// as well, both count.
 	Cookie string `json:"cookie,omitempty"`
 
 	// Header is the name of the header with the token. Default: Authorization

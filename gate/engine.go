@@ -33,8 +33,9 @@ type engine struct {
 
 // verdict is what the gate knows of a request, and decides.
 type verdict struct {
-	subject session.Subject
-	// preference is the proven account's; unknown where none is proven.
+	found session.Found
+	// preference is that of the first account that is proven; unknown where none
+	// is.
 	preference policy.Preference
 	// signal is the browser's word, unread where the account's choice stands
 	// above it.
@@ -100,30 +101,58 @@ func (e *engine) namesDecide(route *gatedRoute) bool {
 
 // decide decides a request that came now.
 func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
-	v := verdict{subject: e.sessions.Find(r, now, e.observeSession), signal: q.said}
-	v.preference = e.preference(r, &v.subject, &q, now)
+	v := verdict{found: e.sessions.Find(r, now, e.observeSession), signal: q.said}
+	proven := v.found.Session == policy.Verified
+	if proven {
+		v.preference = e.preference(r, &v.found.Subject, &q, now)
+	}
 	if q.said == policy.SignalNone && !v.preference.IsChoice() {
 		v.signal = e.signals.Read(r.Header)
 	}
-	v.decision = e.rules.Decide(v.subject.Session, v.preference, v.signal)
-	if v.decision.WriteBack && q.write {
-		e.profile.WriteBack(account(&v.subject), now)
+	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
+	if len(v.found.Others) > 0 || v.found.Unlearnt || v.found.Hiding {
+		e.decideOthers(r, &q, &v, now)
 	}
-	v.recognised = v.subject.Session == policy.Verified || len(v.subject.Named) > 0
-	if v.decision.Action == policy.Collect && (len(v.subject.Named) > 0 || q.body) {
+	if v.decision.WriteBack && q.write {
+		e.profile.WriteBack(account(&v.found.Subject), now)
+	}
+	v.recognised = proven || len(v.found.Named) > 0
+	if v.decision.Action == policy.Collect && (len(v.found.Named) > 0 || q.body) {
 		e.decideNamed(r, &q, &v, now)
 	}
 	return v
 }
 
+// decideOthers goes on with what further credentials say, each by its own row:
+// another account that is proven, one that could not be asked about, and one
+// that was not looked at.
+func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time.Time) {
+	also := func(preference policy.Preference) {
+		if q.said == policy.SignalNone && v.signal == policy.SignalNone && !preference.IsChoice() {
+			v.signal = e.signals.Read(r.Header) // the first account's choice stood above it
+		}
+		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)
+	}
+	for i := range v.found.Others {
+		preference := policy.Unknown
+		if v.decision.Action == policy.Collect {
+			preference = e.preference(r, &v.found.Others[i], q, now)
+		}
+		also(preference)
+	}
+	if v.found.Unlearnt {
+		also(policy.Unknown)
+	}
+	if v.found.Hiding {
+		also(policy.Hidden)
+	}
+}
+
 // preference is what the subject prefers or, without a profile, what the token
 // itself says. A token that lacks the claim then means that no choice was made;
-// one whose claim cannot be read is unknown, and so is the preference of
-// whoever is not verified.
+// one whose claim cannot be read is unknown.
 func (e *engine) preference(r *http.Request, subject *session.Subject, q *question, now time.Time) policy.Preference {
 	switch {
-	case subject.Session != policy.Verified:
-		return policy.Unknown
 	case e.profile == nil && subject.HasClaim:
 		return subject.Claim
 	case e.profile == nil:
@@ -143,9 +172,9 @@ func (e *engine) preference(r *http.Request, subject *session.Subject, q *questi
 // comes slowly takes nothing of it.
 func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began time.Time) {
 	if q.withhold {
-		if slices.ContainsFunc(v.subject.Named, func(name string) bool { return name != v.subject.UID }) {
+		if slices.ContainsFunc(v.found.Named, func(name string) bool { return !v.found.Proves(name) }) {
 			v.withheld = true
-			v.decision = policy.Decision{Action: e.rules.OnUnknown, Reason: policy.ReasonUnknown}
+			v.decision = policy.Decision{Action: e.rules.OnUnknown, Reason: policy.ReasonUnknown, Doubt: policy.OurDoubt}
 		}
 		return
 	}
@@ -164,8 +193,8 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 			return e.profile.CachedNamed(name, now)
 		}
 	}
-	for _, name := range v.subject.Named {
-		if v.decision.Action == policy.Collect && name != v.subject.UID {
+	for _, name := range v.found.Named {
+		if v.decision.Action == policy.Collect && !v.found.Proves(name) {
 			v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
 		}
 	}
@@ -174,8 +203,8 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 	}
 	switch name, result := e.names.Read(r); {
 	case result == session.NotLearnt:
-		v.decision = e.rules.DecideNamed(v.decision, policy.Unknown)
-	case result == session.NoName, name == v.subject.UID, slices.Contains(v.subject.Named, name):
+		v.decision = e.rules.DecideNamed(v.decision, policy.Hidden)
+	case result == session.NoName, v.found.Proves(name), slices.Contains(v.found.Named, name):
 	default:
 		v.recognised = true
 		v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))

@@ -15,6 +15,18 @@ import (
 // brokenUID is an account about which the profile server fails.
 const brokenUID = "00000000000000000000000000000005"
 
+// headerSession is a session in the header Authorization.
+func headerSession(tb testing.TB) session.Source {
+	tb.Helper()
+	verifier, err := token.NewVerifier(token.Config{Secret: []byte(secret), Issuers: []string{"id"}, Audiences: []string{"web"}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	source := session.NewBearer(verifier, session.BearerConfig{Header: "Authorization"})
+	tb.Cleanup(source.Close)
+	return source
+}
+
 // subjects are the headers of requests that prove, name or hide an account in
 // every way there is: by a cookie, and by a bearer token beside it.
 func subjects(tb testing.TB) map[string][]string {
@@ -44,13 +56,7 @@ func subjects(tb testing.TB) map[string][]string {
 func TestNothingSaidContradictsWhatIsDone(t *testing.T) {
 	t.Parallel()
 	config := handshakeConfig(t, Handshake{})
-	verifier, err := token.NewVerifier(token.Config{Secret: []byte(secret), Issuers: []string{"id"}, Audiences: []string{"web"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	header := session.NewBearer(verifier, session.BearerConfig{Header: "Authorization"})
-	t.Cleanup(header.Close)
-	config.Sessions = append(config.Sessions, header)
+	config.Sessions = append(config.Sessions, headerSession(t))
 	config.Signal.GPC = true
 	config.WriteBack = false
 	config.ExperimentParams = []string{"forceExperiment"} // has pages wait as beacons do
@@ -114,6 +120,59 @@ func TestNothingSaidContradictsWhatIsDone(t *testing.T) {
 	}
 	if undecided == 0 {
 		t.Error("nothing was ever left open: the test looks at nothing")
+	}
+}
+
+// TestNobodyHidesBehindAnother sends the credentials of several accounts at
+// once, junk beside them, and bodies that cannot be read, also where on_unknown
+// collects: what a sender can bring about never lets a beacon of an account
+// through that opted out.
+func TestNobodyHidesBehindAnother(t *testing.T) {
+	t.Parallel()
+	config := fxaConfig(t)
+	config.Sessions = append(config.Sessions, headerSession(t))
+	g := map[policy.Action]*Gate{}
+	for _, onUnknown := range []policy.Action{policy.Block, policy.Collect} {
+		config.Rules = &policy.Rules{OnUnknown: onUnknown, OnUnset: policy.Collect}
+		g[onUnknown] = newGate(t, config)
+	}
+	out, allows, unset, broken := sessionOf(t, optedOutUID), sessionOf(t, allowedUID), sessionOf(t, unsetUID), sessionOf(t, brokenUID)
+	bearer := func(session string) string { return "Bearer " + strings.TrimPrefix(session, "session=") }
+	long := "session=" + strings.Repeat("x", token.MaxTokenBytes+1)
+	for _, c := range []struct {
+		name, cookie, bearer, body string
+		block, collect             string // the decision and its reason where on_unknown says so
+	}{
+		{"an expired cookie, a bearer that opted out", expiredSessionOf(t, unsetUID), bearer(out), "", "block preference", "block preference"},
+		{"allows, a bearer that opted out", allows, bearer(out), "", "block preference", "block preference"},
+		{"opted out, a bearer that allows", out, bearer(allows), "", "block preference", "block preference"},
+		{"two cookies", allows + "; " + out, "", "", "block preference", "block preference"},
+		{"junk in front", "session=junk; " + out, "", "", "block preference", "block preference"},
+		{"junk in front of one that allows", "session=junk; " + allows, "", "", "collect explicit_allow", "collect explicit_allow"},
+		{"two that allow", allows + "; " + unset, "", "", "collect explicit_allow", "collect explicit_allow"},
+		{"one that could not be learnt", allows + "; " + broken, "", "", "block unknown", "collect explicit_allow"},
+		{"junk alone", "session=junk", "", "", "block unverified_session", "collect unverified_session"},
+		{"too long alone", long, "", "", "block unverified_session", "block unverified_session"},
+		{"too long beside one that allows", allows + "; " + long, "", "", "block unknown", "block unknown"},
+		{"five", "session=1; session=2; session=3; session=4; " + out, "", "", "block unverified_session", "block unverified_session"},
+		{"a body that cannot be read", "", "", `{"uid":`, "block unknown", "block unknown"},
+		{"a name of another type", "", "", `{"uid":[]}`, "block unknown", "block unknown"},
+		{"a body that is too long", allows, "", strings.Repeat(" ", 200<<10), "block unknown", "block unknown"},
+		{"a name that could not be learnt", "", "", `{"uid":"` + brokenUID + `"}`, "block unknown", "collect unknown"},
+		{"one of the proven is named", unset + "; " + allows, "", `{"uid":"` + allowedUID + `"}`, "collect default", "collect default"},
+	} {
+		for onUnknown, want := range map[policy.Action]string{policy.Block: c.block, policy.Collect: c.collect} {
+			r, w := request("POST", "/metrics", c.body, map[string]string{"Cookie": c.cookie, "Authorization": c.bearer})
+			d := g[onUnknown].Gated(r, g[onUnknown].routes.match("POST", "/metrics")).decision
+			if got := d.Action.String() + " " + d.Reason.String(); got != want {
+				t.Errorf("%s, on_unknown %v: %s, want %s", c.name, onUnknown, got, want)
+			}
+			app := new(upstream)
+			r, _ = request("POST", "/metrics", c.body, map[string]string{"Cookie": c.cookie, "Authorization": c.bearer})
+			if err := g[onUnknown].ServeHTTP(w, r, app.serve); err != nil || (app.requests.Load() == 1) != strings.HasPrefix(want, "collect") {
+				t.Errorf("%s, on_unknown %v: %d beacons arrived, error %v", c.name, onUnknown, app.requests.Load(), err)
+			}
+		}
 	}
 }
 

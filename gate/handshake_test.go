@@ -130,7 +130,9 @@ func TestProbing(t *testing.T) {
 		{"no objection", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=0"}, "default"},
 		{"no answer", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=none"}, "default"},
 		{"opted out", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=1"}, "signal"},
-		{"a session without a choice", []string{"User-Agent: " + firefoxAgent, "Cookie: " + sessionOf(t, unsetUID)}, "default"},
+		{"a session without a choice", []string{"User-Agent: " + firefoxAgent, "Cookie: " + sessionOf(t, unsetUID)}, "probing"},
+		{"a session without a choice, no objection", []string{"User-Agent: " + firefoxAgent, "Cookie: metrics_optout=0; " + sessionOf(t, unsetUID)}, "default"},
+		{"a session that allows", []string{"User-Agent: " + firefoxAgent, "Cookie: " + sessionOf(t, allowedUID)}, "explicit_allow"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -117,7 +117,7 @@ func (g *Gate) asksForReport(r *http.Request, v *verdict) bool {
 	}
 	// Somebody who signed in since the browser reported is not written back
 	// yet; and a browser that lost its cookie believes that it has reported.
-	signedInSince := v.decision.Reason == policy.ReasonSignal && v.subject.Session == policy.Verified && g.writeBack
+	signedInSince := v.decision.Reason == policy.ReasonSignal && v.found.Session == policy.Verified && !v.found.Several && g.writeBack
 	return signedInSince && reportedOptOut(r.Header) || g.signals.Read(r.Header) == policy.SignalProbing
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/metricsgate/metricsgate/browser"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 // maxForm bounds the preference page's form.
@@ -63,10 +64,11 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Choice, etag string) (status int, result browser.ChoiceResult) {
 	preference, isAccounts := choice.Preference()
 	if isAccounts {
-		subject := g.sessions.Find(r, time.Now(), g.observeSession)
-		if subject.Session != policy.Verified || !g.canChoose() {
+		found := g.sessions.Find(r, time.Now(), g.observeSession)
+		if !g.canChoose(&found) {
 			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
 		}
+		subject := found.Subject
 		if form := r.PostForm.Get("account"); form != "" && form != formAccount(subject.UID) {
 			return http.StatusConflict, browser.Conflict // somebody else has signed in meanwhile
 		}
@@ -96,8 +98,11 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 	return 0, browser.Saved
 }
 
-// canChoose says whether there is a profile that a choice can be saved in.
-func (g *Gate) canChoose() bool { return g.profile != nil && !g.profile.ReadOnly() }
+// canChoose says whether there is a profile that a choice can be saved in: one,
+// and no more, or whose choice would it be?
+func (g *Gate) canChoose(found *session.Found) bool {
+	return found.Session == policy.Verified && !found.Several && g.profile != nil && !g.profile.ReadOnly()
+}
 
 // formAccount is what a form remembers of the account that it was made for, so
 // that it does not choose for another one that signed in meanwhile: all
@@ -119,10 +124,10 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	view.Sticky = chosenCookie(r.Header)
 	view.Preference = v.preference
 	view.Decision, view.Undecided = v.decision, v.withheld
-	if v.subject.Session == policy.Verified {
+	if v.found.Session == policy.Verified {
 		view.SignedIn = true
-		view.FormAccount = formAccount(v.subject.UID)
-		view.CanChoose = g.canChoose()
+		view.FormAccount = formAccount(v.found.Subject.UID)
+		view.CanChoose = g.canChoose(&v.found)
 	}
 	g.handshake.page.Render(w, status, view)
 }

@@ -3,16 +3,18 @@
 //
 // It is pure. It knows neither HTTP nor Caddy, does no I/O and imports the
 // standard library only, so that its whole table can be tested. The rules
-// come in two steps because the second costs a lookup that the first may
-// make needless:
+// come in steps because each costs a lookup that the one before may make
+// needless:
 //
 //	d := rules.Decide(session, preference, signal)
+//	for _, other := range proven {
+//		d = rules.DecideAlso(d, preferenceOf(other), signal)
+//	}
 //	for _, name := range named {
-//		if d.Action == policy.Block {
-//			break
-//		}
 //		d = rules.DecideNamed(d, preferenceOf(name))
 //	}
+//
+// Nothing has to be looked up any more for a decision that blocks.
 package policy
 
 // Action is what happens to a gated request. The zero value is Block, so
@@ -98,7 +100,27 @@ type Decision struct {
 	// must look the same as a collected request, or anybody could ask for
 	// another account's preference by naming it.
 	ByName bool
+	// Doubt says on whose side it was that something which could have decided
+	// was not learnt.
+	Doubt Doubt
 }
+
+// Doubt says on whose side it was that something which could have decided was
+// not learnt.
+type Doubt uint8
+
+const (
+	// NoDoubt: nothing was missing.
+	NoDoubt Doubt = iota
+	// OurDoubt: a server of ours did not answer, or a credential is not one of
+	// ours. What follows is what on_unknown says.
+	OurDoubt
+	// SendersDoubt: the request itself can have brought it about. It blocks.
+	SendersDoubt
+)
+
+// String returns the doubt as the explain command spells it.
+func (d Doubt) String() string { return [...]string{"none", "ours", "the sender's"}[d] }
 
 // Rules are the two choices that an operator has. Start from DefaultRules: the
 // zero value blocks in both cases.
@@ -118,13 +140,44 @@ func DefaultRules() Rules { return Rules{OnUnknown: Block, OnUnset: Collect} }
 // is known whose it is.
 func (r Rules) Decide(session Session, preference Preference, signal Signal) Decision {
 	row := Match(session, preference, signal)
-	return Decision{
+	d := Decision{
 		Action: r.resolve(row.Then),
 		Reason: row.Reason,
 		// A privacy header blocks, but it says something about this site and
 		// not about telemetry, so it is never recorded as a choice.
 		WriteBack: row.WriteBack && signal == SignalOptedOut,
 	}
+	switch row {
+	case &Table[rowUnknown], &Table[rowUnverifiable]:
+		d.Doubt = OurDoubt
+		if session == Verified && preference == Hidden {
+			d.Action, d.Doubt = Block, SendersDoubt
+		}
+	}
+	return d
+}
+
+// DecideAlso applies the row of a further account that the request proves to a
+// decision that collects; a decision that blocks is returned as it is. Either
+// way nothing is written any more: whose profile would it be?
+//
+// A credential that could not be asked about is an account whose preference is
+// Unknown, and one that was too long or one too many is Hidden.
+func (r Rules) DecideAlso(d Decision, preference Preference, signal Signal) Decision {
+	d.WriteBack = false
+	if d.Action == Block {
+		return d
+	}
+	also := r.Decide(Verified, preference, signal)
+	also.WriteBack = false
+	if also.Action == Block {
+		if preference == Hidden && d.Reason == ReasonUnverifiedSession {
+			also.Reason = d.Reason // no account is proven that could be unknown
+		}
+		return also
+	}
+	d.Doubt = max(d.Doubt, also.Doubt)
+	return d
 }
 
 // DecideNamed applies the preference of one account that the request only
@@ -140,8 +193,10 @@ func (r Rules) DecideNamed(d Decision, preference Preference) Decision {
 		return d
 	case OptedOut:
 		return Decision{Action: Block, Reason: ReasonPreference, ByName: true}
+	case Hidden:
+		return Decision{Action: Block, Reason: ReasonUnknown, ByName: true, Doubt: SendersDoubt}
 	default:
-		return Decision{Action: r.OnUnknown, Reason: ReasonUnknown, ByName: r.OnUnknown == Block}
+		return Decision{Action: r.OnUnknown, Reason: ReasonUnknown, ByName: r.OnUnknown == Block, Doubt: OurDoubt}
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 var (
 	sessions    = []policy.Session{policy.NoSession, policy.Expired, policy.Unverifiable, policy.Verified}
-	preferences = []policy.Preference{policy.Unknown, policy.Unset, policy.Allowed, policy.OptedOut}
+	preferences = []policy.Preference{policy.Unknown, policy.Unset, policy.Allowed, policy.OptedOut, policy.Hidden}
 	signals     = []policy.Signal{
 		policy.SignalNone, policy.SignalProbing, policy.SignalNoObjection,
 		policy.SignalPrivacyHeader, policy.SignalOptedOut,
@@ -25,9 +25,12 @@ const theTable = `
 verified     true    -        block       preference         -
 verified     false   -        collect     explicit_allow     -
 verified     null    optout   block       signal             yes
+verified     null    probing  on_unknown  probing            -
 verified     null    -        on_unset    default            -
 verified     unknown optout   block       signal             -
 verified     unknown -        on_unknown  unknown            -
+verified     hidden  optout   block       signal             -
+verified     hidden  -        block       unknown            -
 unverifiable -       optout   block       signal             -
 unverifiable -       -        on_unknown  unverified_session -
 none         -       optout   block       signal             -
@@ -64,6 +67,25 @@ func expected(t *testing.T, s policy.Session, p policy.Preference, sig policy.Si
 	return "", "", false
 }
 
+// alsoExpected goes through further accounts that the request proves: each is
+// decided by its own row, and the first block holds.
+func alsoExpected(t *testing.T, action, reason string, others []policy.Preference, sig policy.Signal, r policy.Rules) (string, string) {
+	t.Helper()
+	for _, other := range others {
+		if action == "block" {
+			break
+		}
+		also, why, _ := expected(t, policy.Verified, other, sig, r)
+		if also == "block" && other == policy.Hidden && reason == "unverified_session" {
+			why = reason
+		}
+		if also == "block" {
+			action, reason = also, why
+		}
+	}
+	return action, reason
+}
+
 func namedExpected(action, reason string, byName bool, names []policy.Preference, r policy.Rules) (string, string, bool) {
 	for _, name := range names {
 		if action == "block" {
@@ -72,6 +94,8 @@ func namedExpected(action, reason string, byName bool, names []policy.Preference
 		switch name {
 		case policy.OptedOut:
 			action, reason, byName = "block", "preference", true
+		case policy.Hidden:
+			action, reason, byName = "block", "unknown", true
 		case policy.Unknown:
 			action, reason, byName = r.OnUnknown.String(), "unknown", r.OnUnknown == policy.Block
 		case policy.Unset, policy.Allowed: // no effect
@@ -80,41 +104,33 @@ func namedExpected(action, reason string, byName bool, names []policy.Preference
 	return action, reason, byName
 }
 
-// TestEveryCombination generates session x preference x signal x on_unknown x
-// on_unset x up to two named accounts, and holds each against theTable.
-func TestEveryCombination(t *testing.T) {
-	t.Parallel()
-	named := [][]policy.Preference{nil}
+// upToTwo is nobody, everybody, and every pair.
+func upToTwo() [][]policy.Preference {
+	some := [][]policy.Preference{nil}
 	for _, first := range preferences {
-		named = append(named, []policy.Preference{first})
+		some = append(some, []policy.Preference{first})
 		for _, second := range preferences {
-			named = append(named, []policy.Preference{first, second})
+			some = append(some, []policy.Preference{first, second})
 		}
 	}
+	return some
+}
+
+// TestEveryCombination generates session x preference x signal x on_unknown x
+// on_unset x up to two further proven accounts x up to two named ones, and holds
+// each against theTable.
+func TestEveryCombination(t *testing.T) {
+	t.Parallel()
 	combinations := 0
 	for _, s := range sessions {
 		for _, p := range preferences {
 			for _, sig := range signals {
 				for _, onUnknown := range actions {
 					for _, onUnset := range actions {
-						for _, names := range named {
-							combinations++
-							rules := policy.Rules{OnUnknown: onUnknown, OnUnset: onUnset}
-							action, reason, writeBack := expected(t, s, p, sig, rules)
-							collected := action == "collect"
-							action, reason, byName := namedExpected(action, reason, false, names, rules)
-
-							got := rules.Decide(s, p, sig)
-							for _, name := range names {
-								got = rules.DecideNamed(got, name)
-							}
-							if got.Action.String() != action || got.Reason.String() != reason || got.ByName != byName {
-								t.Errorf("session=%v preference=%v signal=%v rules=%+v names=%v: got %v %v by name %v, want %s %s %v",
-									s, p, sig, rules, names, got.Action, got.Reason, got.ByName, action, reason, byName)
-							}
-							if want := writeBack && !collected; got.WriteBack != want {
-								t.Errorf("session=%v preference=%v signal=%v names=%v: write back %v, want %v",
-									s, p, sig, names, got.WriteBack, want)
+						for _, others := range upToTwo() {
+							for _, names := range upToTwo() {
+								combinations++
+								compare(t, s, p, sig, policy.Rules{OnUnknown: onUnknown, OnUnset: onUnset}, others, names)
 							}
 						}
 					}
@@ -122,8 +138,40 @@ func TestEveryCombination(t *testing.T) {
 			}
 		}
 	}
-	if want := 4 * 4 * 5 * 2 * 2 * 21; combinations != want {
+	if want := 4 * 5 * 5 * 2 * 2 * 31 * 31; combinations != want {
 		t.Errorf("%d combinations were tried, not %d", combinations, want)
+	}
+}
+
+func compare(t *testing.T, s policy.Session, p policy.Preference, sig policy.Signal, rules policy.Rules, others, names []policy.Preference) {
+	t.Helper()
+	action, reason, writeBack := expected(t, s, p, sig, rules)
+	writeBack = writeBack && len(others) == 0 // one account, or nobody's profile
+	action, reason = alsoExpected(t, action, reason, others, sig, rules)
+	collected := action == "collect"
+	action, reason, byName := namedExpected(action, reason, false, names, rules)
+
+	got := rules.Decide(s, p, sig)
+	for _, other := range others {
+		got = rules.DecideAlso(got, other, sig)
+	}
+	for _, name := range names {
+		got = rules.DecideNamed(got, name)
+	}
+	if got.Action.String() != action || got.Reason.String() != reason || got.ByName != byName {
+		t.Errorf("session=%v preference=%v signal=%v rules=%+v others=%v names=%v: got %v %v by name %v, want %s %s %v",
+			s, p, sig, rules, others, names, got.Action, got.Reason, got.ByName, action, reason, byName)
+	}
+	if want := writeBack && !collected; got.WriteBack != want {
+		t.Errorf("session=%v preference=%v signal=%v others=%v names=%v: write back %v, want %v",
+			s, p, sig, others, names, got.WriteBack, want)
+	}
+	// Whatever a sender can bring about blocks, also where on_unknown collects.
+	if got.Doubt == policy.SendersDoubt && got.Action != policy.Block {
+		t.Errorf("session=%v preference=%v signal=%v others=%v names=%v: collected in spite of the sender's doubt", s, p, sig, others, names)
+	}
+	if unlearnt := got.Reason == policy.ReasonUnknown || got.Reason == policy.ReasonUnverifiedSession; unlearnt && got.Doubt == policy.NoDoubt {
+		t.Errorf("session=%v preference=%v signal=%v others=%v names=%v: %v, and nobody's doubt", s, p, sig, others, names, got.Reason)
 	}
 }
 
@@ -258,7 +306,7 @@ func TestTableIsComplete(t *testing.T) {
 				if !strings.Contains(row.Session, s.String()) {
 					t.Errorf("session %v is decided by the row of %q", s, row.Session)
 				}
-				if cell := "`" + p.String() + "`"; s == policy.Verified && p != policy.Unknown && row.Preference != cell {
+				if cell := "`" + p.String() + "`"; s == policy.Verified && p.IsLearnt() && row.Preference != cell {
 					t.Errorf("preference %v is decided by the row of %q", p, row.Preference)
 				}
 			}

@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// Preference is an account's metrics_optout. It has three states, and a
-// fourth for an account whose state could not be learnt.
+// Preference is an account's metrics_optout. It has three states, and two more
+// for an account whose state could not be learnt.
 type Preference uint8
 
 const (
@@ -20,11 +20,20 @@ const (
 	Allowed
 	// OptedOut means explicitly opted out. JSON true.
 	OptedOut
+	// Hidden means that the preference could not be learnt, and that the request
+	// itself can have brought that about: by credentials that are too long or
+	// too many, by a body that cannot be read, by more names than are looked up.
+	// It is what somebody would send to hide an account that opted out, so it
+	// blocks whatever is done about Unknown.
+	Hidden
 )
 
-var preferenceNames = [...]string{Unknown: "unknown", Unset: "null", Allowed: "false", OptedOut: "true"}
+var preferenceNames = [...]string{Unknown: "unknown", Unset: "null", Allowed: "false", OptedOut: "true", Hidden: "hidden"}
 
-// String returns the JSON literal of the preference, or "unknown".
+// IsLearnt says whether it is known what the account prefers.
+func (p Preference) IsLearnt() bool { return p != Unknown && p != Hidden }
+
+// String returns the JSON literal of the preference, "unknown" or "hidden".
 func (p Preference) String() string { return preferenceNames[p] }
 
 // IsChoice says whether the user made this choice explicitly. No signal of a
@@ -42,11 +51,11 @@ func ParsePreference(word string) (Preference, bool) {
 	return Unknown, false
 }
 
-// MarshalJSON writes null, false or true. An unknown preference has no JSON
-// form, since null would make it a preference that somebody holds.
+// MarshalJSON writes null, false or true. What was not learnt has no JSON form,
+// since null would make it a preference that somebody holds.
 func (p Preference) MarshalJSON() ([]byte, error) {
-	if p == Unknown {
-		return nil, errors.New("an unknown preference has no JSON form")
+	if !p.IsLearnt() {
+		return nil, errors.New("a preference that was not learnt has no JSON form")
 	}
 	return []byte(p.String()), nil
 }
@@ -55,7 +64,7 @@ func (p Preference) MarshalJSON() ([]byte, error) {
 // strings that look like one of them included.
 func (p *Preference) UnmarshalJSON(text []byte) error {
 	parsed, ok := ParsePreference(string(text))
-	if !ok || parsed == Unknown {
+	if !ok || !parsed.IsLearnt() {
 		return errors.New("a preference is null, false or true, not JSON of another kind")
 	}
 	*p = parsed

@@ -34,6 +34,7 @@ var Table = [...]Row{
 	rowOptedOut:           {"verified", "`true`", "any", ThenBlock, ReasonPreference, false},
 	rowAllowed:            {"verified", "`false`", "any", ThenCollect, ReasonExplicitAllow, false},
 	rowUnsetSignal:        {"verified", "`null`", "opted out", ThenBlock, ReasonSignal, true},
+	rowUnsetProbing:       {"verified", "`null`", "probing", ThenOnUnknown, ReasonProbing, false},
 	rowUnset:              {"verified", "`null`", "otherwise", ThenOnUnset, ReasonDefault, false},
 	rowUnknownSignal:      {"verified", "unknown", "opted out", ThenBlock, ReasonSignal, false},
 	rowUnknown:            {"verified", "unknown", "otherwise", ThenOnUnknown, ReasonUnknown, false},
@@ -48,6 +49,7 @@ const (
 	rowOptedOut = iota
 	rowAllowed
 	rowUnsetSignal
+	rowUnsetProbing
 	rowUnset
 	rowUnknownSignal
 	rowUnknown
@@ -75,6 +77,9 @@ func Match(session Session, preference Preference, signal Signal) *Row {
 		case Allowed:
 			return &Table[rowAllowed]
 		case Unset:
+			if signal == SignalProbing {
+				return &Table[rowUnsetProbing]
+			}
 			return choose(rowUnsetSignal, rowUnset)
 		default:
 			return choose(rowUnknownSignal, rowUnknown)

@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
@@ -20,7 +21,7 @@ type Verifier interface {
 // BearerConfig says where a session's token is and what counts in it.
 type BearerConfig struct {
 	// Cookie is the name of the cookie with the token. Where Header is set
-	// too, the cookie is looked at first. Default: none.
+	// too, both count. Default: none.
 	Cookie string
 
 	// Header is the name of the header with the token. Default: Authorization
@@ -84,18 +85,48 @@ func (b *Bearer) Close() { b.verifier.Close() }
 // Len returns how many verified tokens are remembered.
 func (b *Bearer) Len() int { return b.cache.len() }
 
-// Find looks for the token and verifies it, unless the same one verified
-// within the last minutes; then it does not allocate.
-func (b *Bearer) Find(r *http.Request, now time.Time) (Subject, Outcome) {
-	raw, conflicting := b.credential(r.Header)
+// Credentials returns all tokens that differ: every value of the cookie, and of
+// the header.
+//
+// A sibling subdomain can plant a second cookie of the same name ("cookie
+// tossing"), and nothing in the request tells the two apart: RFC 6265, section
+// 5.4, sends them in an order that the attacker can influence. And which one
+// the application takes is its own business. So each of them counts.
+func (b *Bearer) Credentials(r *http.Request) (first string, more []string) {
+	if b.config.Cookie != "" {
+		for _, line := range r.Header["Cookie"] {
+			for line != "" {
+				var pair cookie
+				if pair, line = nextCookie(line); pair.name == b.config.Cookie {
+					first, more = another(first, more, pair.value)
+				}
+			}
+		}
+	}
+	for _, value := range r.Header[b.config.Header] {
+		first, more = another(first, more, token.FromHeader(value, b.config.Scheme))
+	}
+	return first, more
+}
+
+// another adds a credential to those that were found, if it is none of them. An
+// empty one is none.
+func another(first string, more []string, raw string) (string, []string) {
 	switch {
-	case conflicting:
-		return failed(Conflicting)
-	case raw == "":
-		return failed(Absent)
-	case len(raw) > token.MaxTokenBytes:
-		// Before the digest, which would read all of it.
-		return failed(TooLong)
+	case raw == "" || raw == first || slices.Contains(more, raw) || len(more) >= MaxCredentials:
+		return first, more
+	case first == "":
+		return raw, more
+	default:
+		return first, append(more, raw)
+	}
+}
+
+// Verify verifies a token, unless the same one verified within the last
+// minutes; then it does not allocate.
+func (b *Bearer) Verify(raw string, now time.Time) (Subject, Outcome) {
+	if len(raw) > token.MaxTokenBytes { // before the digest, which would read all of it
+		return Subject{}, TooLong
 	}
 	key := b.digests.Digest(raw)
 	if known, ok := b.cache.get(&key, now.Unix()); ok {
@@ -105,14 +136,14 @@ func (b *Bearer) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 	claims, err := b.verifier.Verify(raw, now)
 	outcome := outcomeOf(err)
 	if claims == nil {
-		return failed(outcome)
+		return Subject{}, outcome
 	}
 	uid, _ := claims.String(b.config.UIDClaim)
 	if !policy.IsUID(uid) {
-		return failed(Malformed)
+		return Subject{}, Malformed
 	}
 	if outcome == Expired {
-		return Subject{Session: policy.Expired, Named: []string{uid}}, Expired
+		return Subject{UID: uid}, Expired
 	}
 	fresh := verified{
 		uid:    uid,
@@ -126,26 +157,6 @@ func (b *Bearer) Find(r *http.Request, now time.Time) (Subject, Outcome) {
 		b.cache.put(&key, fresh)
 	}
 	return fresh.subject(raw, now), Verified
-}
-
-// credential finds the token: the cookie, else the header. An empty value is
-// none. Two that differ, be it in one cookie or in one header, conflict.
-func (b *Bearer) credential(h http.Header) (raw string, conflicting bool) {
-	if b.config.Cookie != "" {
-		value, found, conflicting := Cookie(h, b.config.Cookie)
-		if found {
-			return value, conflicting
-		}
-	}
-	for _, value := range h[b.config.Header] {
-		value = token.FromHeader(value, b.config.Scheme)
-		if value == "" {
-			continue
-		}
-		conflicting = conflicting || raw != "" && raw != value
-		raw = value
-	}
-	return raw, conflicting
 }
 
 // claim reads the preference that the token carries, if it carries one.
@@ -171,10 +182,7 @@ func (b *Bearer) claim(claims *token.Claims) (preference policy.Preference, foun
 
 // subject is whom the token proves.
 func (v *verified) subject(raw string, now time.Time) Subject {
-	subject := Subject{
-		Session: policy.Verified, UID: v.uid, Token: raw,
-		HasClaim: v.hasClaim, Claim: v.claim,
-	}
+	subject := Subject{UID: v.uid, Token: raw, HasClaim: v.hasClaim, Claim: v.claim}
 	if subject.HasClaim {
 		// Where there is no iat, this is the zero time again. An issuer's clock
 		// may run ahead, and a claim is no newer than now.

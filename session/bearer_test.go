@@ -85,16 +85,37 @@ func withCookie(value string) *http.Request {
 	return &http.Request{Header: http.Header{"Cookie": {"session=" + value}}}
 }
 
-// twice finds the session twice, since the second time it may come from the
-// cache, and must be the same.
-func twice(t *testing.T, source *Bearer, r *http.Request, now time.Time) (Subject, Outcome) {
+// find is Find for one source, with every outcome in the order of credentials.
+func find(source Source, r *http.Request, now time.Time) (Found, []Outcome) {
+	var outcomes []Outcome
+	found := Sources{source}.Find(r, now, func(_ int, outcome Outcome) { outcomes = append(outcomes, outcome) })
+	return found, outcomes
+}
+
+// twice finds the session of a request with one credential twice, since the
+// second time it may come from the cache, and must be the same.
+func twice(t *testing.T, source Source, r *http.Request, now time.Time) (Found, Outcome) {
 	t.Helper()
-	subject, outcome := source.Find(r, now)
-	again, outcomeAgain := source.Find(r, now)
-	if diff := cmp.Diff(subject, again); diff != "" || outcome != outcomeAgain {
-		t.Errorf("first %v, then %v (-first +then):\n%s", outcome, outcomeAgain, diff)
+	found, outcomes := find(source, r, now)
+	again, outcomesAgain := find(source, r, now)
+	if diff := cmp.Diff(found, again); diff != "" || !slices.Equal(outcomes, outcomesAgain) || len(outcomes) != 1 {
+		t.Errorf("first %v, then %v (-first +then):\n%s", outcomes, outcomesAgain, diff)
 	}
-	return subject, outcome
+	return found, outcomes[0]
+}
+
+// sessionOf is how far one credential with this outcome proves an account.
+func sessionOf(outcome Outcome) policy.Session {
+	switch outcome {
+	case Absent:
+		return policy.NoSession
+	case Verified:
+		return policy.Verified
+	case Expired:
+		return policy.Expired
+	default:
+		return policy.Unverifiable
+	}
 }
 
 func TestWhatATokenProves(t *testing.T) {
@@ -129,21 +150,23 @@ func TestWhatATokenProves(t *testing.T) {
 		{"an account that is too long", sign(t, claims(jwt.MapClaims{"sub": strings.Repeat("u", 256)})), Malformed},
 		{"too long", strings.Repeat("x", token.MaxTokenBytes+1), TooLong},
 		{"a megabyte", strings.Repeat("x", 1<<20), TooLong},
-		{"two that differ", good + "; session=" + good[1:], Conflicting},
-		{"two that do not", good + "; session=" + good, Verified},
+		{"twice the same", good + "; session=" + good, Verified},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			source := newJWT(t, nil)
-			subject, outcome := twice(t, source, withCookie(test.raw), noon)
-			if outcome != test.want || subject.Session != test.want.session() {
-				t.Errorf("it is %v and the session %v, want %v", outcome, subject.Session, test.want)
+			found, outcome := twice(t, source, withCookie(test.raw), noon)
+			if outcome != test.want || found.Session != sessionOf(test.want) {
+				t.Errorf("it is %v and the session %v, want %v", outcome, found.Session, test.want)
 			}
-			if proven := subject.UID != "" && subject.Token != ""; proven != (test.want == Verified) {
-				t.Errorf("proven is %v: %+v", proven, subject)
+			if proven := found.Subject.UID != "" && found.Subject.Token != ""; proven != (test.want == Verified) {
+				t.Errorf("proven is %v: %+v", proven, found)
 			}
-			if named := slices.Equal(subject.Named, []string{alice}); named != (test.want == Expired) {
-				t.Errorf("named is %v: %+v", named, subject)
+			if named := slices.Equal(found.Named, []string{alice}); named != (test.want == Expired) {
+				t.Errorf("named is %v: %+v", named, found)
+			}
+			if found.Hiding != (test.want == TooLong) || found.Unlearnt || found.Several {
+				t.Errorf("%+v", found)
 			}
 			if remembered := source.Len() == 1; remembered != (test.want == Verified && test.name != "expired within the leeway") {
 				t.Errorf("remembered is %v", remembered)
@@ -173,7 +196,6 @@ func TestWhereTheTokenIs(t *testing.T) {
 		{"too long", "", "", "", http.Header{"Authorization": {"Bearer " + strings.Repeat("x", 9000)}}, TooLong, ""},
 		{"among other schemes", "", "", "", http.Header{"Authorization": {"Basic eDp5", "Bearer " + good}}, Verified, alice},
 		{"twice the same", "", "", "", http.Header{"Authorization": {"Bearer " + good, "bearer " + good}}, Verified, alice},
-		{"two that differ", "", "", "", http.Header{"Authorization": {"Bearer " + good, "Bearer " + other}}, Conflicting, ""},
 		{"a cookie is not looked for", "", "", "", http.Header{"Cookie": {"session=" + good}}, Absent, ""},
 		{"after a tab", "", "", "", http.Header{"Authorization": {"Bearer\t" + good}}, Verified, alice},
 		{"own scheme", "", "authorization", "FXA", http.Header{"Authorization": {"fxa " + good}}, Verified, alice},
@@ -181,20 +203,129 @@ func TestWhereTheTokenIs(t *testing.T) {
 		{"own header with a scheme", "", "x-session", "Token", http.Header{"X-Session": {"Token " + good}}, Verified, alice},
 		{"own header, empty", "", "x-session", "", http.Header{"X-Session": {""}}, Absent, ""},
 		{"only a cookie", "session", "", "", http.Header{"Authorization": {"Bearer " + good}}, Absent, ""},
-		{"the cookie comes first", "session", "Authorization", "", http.Header{"Cookie": {"session=" + good}, "Authorization": {"Bearer " + other}}, Verified, alice},
-		{"a bad cookie is not made good by the header", "session", "Authorization", "", http.Header{"Cookie": {"session=x"}, "Authorization": {"Bearer " + other}}, Malformed, ""},
-		{"conflicting cookies neither", "session", "Authorization", "", http.Header{"Cookie": {"session=x; session=y"}, "Authorization": {"Bearer " + other}}, Conflicting, ""},
 		{"then the header", "session", "Authorization", "", http.Header{"Cookie": {"session="}, "Authorization": {"Bearer " + other}}, Verified, "other"},
 		{"nothing", "session", "Authorization", "", http.Header{}, Absent, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			source := newJWT(t, func(c *settings) { c.Cookie, c.Header, c.Scheme = test.cookie, test.header, test.scheme })
-			subject, outcome := twice(t, source, &http.Request{Header: test.sent}, noon)
-			if outcome != test.want || subject.UID != test.uid {
-				t.Errorf("%v proves %q, want %v and %q", outcome, subject.UID, test.want, test.uid)
+			found, outcome := twice(t, source, &http.Request{Header: test.sent}, noon)
+			if outcome != test.want || found.Subject.UID != test.uid {
+				t.Errorf("%v proves %q, want %v and %q", outcome, found.Subject.UID, test.want, test.uid)
 			}
 		})
+	}
+}
+
+// TestAllCredentialsCount sends several credentials at once, in every place
+// where a source looks for them.
+func TestAllCredentialsCount(t *testing.T) {
+	t.Parallel()
+	good := sign(t, claims(nil))
+	again := sign(t, claims(jwt.MapClaims{"jti": "another of the same account"}))
+	other := sign(t, claims(jwt.MapClaims{"sub": "other"}))
+	third := sign(t, claims(jwt.MapClaims{"sub": "third"}))
+	expired := sign(t, claims(jwt.MapClaims{"sub": "expired", "exp": 1}))
+	long := strings.Repeat("x", token.MaxTokenBytes+1)
+	cookies := func(values ...string) string { return "session=" + strings.Join(values, "; session=") }
+	for name, test := range map[string]struct {
+		sent            http.Header
+		session         policy.Session
+		proven, named   string
+		several, hiding bool
+		outcomes        []Outcome
+	}{
+		"two accounts in one cookie": {
+			http.Header{"Cookie": {cookies(good, other)}},
+			policy.Verified, "7d2f4c1ab09e4e53a6c8d1f20b3e9a64 other", "", true, false, []Outcome{Verified, Conflicting},
+		},
+		"on two lines": {
+			http.Header{"Cookie": {cookies(other), cookies(good)}},
+			policy.Verified, "other 7d2f4c1ab09e4e53a6c8d1f20b3e9a64", "", true, false, []Outcome{Verified, Conflicting},
+		},
+		"in two headers": {
+			http.Header{"Authorization": {"Bearer " + good, "Bearer " + other}},
+			policy.Verified, alice + " other", "", true, false, []Outcome{Verified, Conflicting},
+		},
+		"in cookie and header": {
+			http.Header{"Cookie": {cookies(good)}, "Authorization": {"Bearer " + other}},
+			policy.Verified, alice + " other", "", true, false, []Outcome{Verified, Conflicting},
+		},
+		"the same account twice": {
+			http.Header{"Cookie": {cookies(good, again)}}, policy.Verified, alice, "", false, false, []Outcome{Verified, Verified},
+		},
+		"the same token twice": {
+			http.Header{"Cookie": {cookies(good)}, "Authorization": {"Bearer " + good}}, policy.Verified, alice, "", false, false, []Outcome{Verified},
+		},
+		"junk in front": {
+			http.Header{"Cookie": {cookies("junk", good)}}, policy.Verified, alice, "", false, false, []Outcome{Malformed, Verified},
+		},
+		"junk behind": {
+			http.Header{"Cookie": {cookies(good, "junk")}}, policy.Verified, alice, "", false, false, []Outcome{Verified, Malformed},
+		},
+		"junk only": {
+			http.Header{"Cookie": {cookies("junk", "more")}}, policy.Unverifiable, "", "", false, false, []Outcome{Malformed, Malformed},
+		},
+		"an expired cookie beside a good header": {
+			http.Header{"Cookie": {cookies(expired)}, "Authorization": {"Bearer " + good}},
+			policy.Verified, alice, "expired", false, false, []Outcome{Expired, Verified},
+		},
+		"expired and junk": {
+			http.Header{"Cookie": {cookies(expired, "junk")}}, policy.Unverifiable, "", "expired", false, false, []Outcome{Expired, Malformed},
+		},
+		"too long beside a good one": {
+			http.Header{"Cookie": {cookies(good, long)}}, policy.Verified, alice, "", false, true, []Outcome{Verified, TooLong},
+		},
+		"four": {
+			http.Header{"Cookie": {cookies("junk", good, other, third)}},
+			policy.Verified, alice + " other third", "", true, false, []Outcome{Malformed, Verified, Conflicting, Conflicting},
+		},
+		"a fifth is not looked at": {
+			http.Header{"Cookie": {cookies("a", "b", "c", "d", good)}},
+			policy.Unverifiable, "", "", false, true, []Outcome{Malformed, Malformed, Malformed, Malformed, TooMany},
+		},
+		"nor is a sixth": {
+			http.Header{"Cookie": {cookies(good, "b", "c", "d", "e", "f", "g")}, "Authorization": {"Bearer " + other}},
+			policy.Verified, alice, "", false, true, []Outcome{Verified, Malformed, Malformed, Malformed, TooMany},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source := newJWT(t, func(c *settings) { c.Header = "Authorization" })
+			for range 2 { // the second time from the cache
+				found, outcomes := find(source, &http.Request{Header: test.sent}, noon)
+				var proven []string
+				if found.Subject.UID != "" {
+					proven = append(proven, found.Subject.UID)
+				}
+				for _, other := range found.Others {
+					proven = append(proven, other.UID)
+				}
+				if got := strings.Join(proven, " "); got != test.proven || found.Session != test.session {
+					t.Errorf("%v proves %q, want %v, %q", found.Session, got, test.session, test.proven)
+				}
+				if got := strings.Join(found.Named, " "); got != test.named {
+					t.Errorf("it names %q, want %q", got, test.named)
+				}
+				if found.Several != test.several || found.Hiding != test.hiding || found.Unlearnt {
+					t.Errorf("several: %v, hiding: %v, unlearnt: %v", found.Several, found.Hiding, found.Unlearnt)
+				}
+				if !slices.Equal(outcomes, test.outcomes) {
+					t.Errorf("counted as %v, want %v", outcomes, test.outcomes)
+				}
+			}
+		})
+	}
+}
+
+// TestTheSameAccountWithAnotherClaim is decided by both of its claims.
+func TestTheSameAccountWithAnotherClaim(t *testing.T) {
+	t.Parallel()
+	source := newJWT(t, func(c *settings) { c.OptOutClaim = "optout" })
+	raw := sign(t, claims(jwt.MapClaims{"optout": false})) + "; session=" + sign(t, claims(jwt.MapClaims{"optout": true}))
+	found, _ := find(source, withCookie(raw), noon)
+	if found.Several || len(found.Others) != 1 || found.Subject.Claim != policy.Allowed || found.Others[0].Claim != policy.OptedOut {
+		t.Errorf("%+v", found)
 	}
 }
 
@@ -230,12 +361,12 @@ func TestOptOutClaim(t *testing.T) {
 			raw := sign(t, claims(jwt.MapClaims{"optout": test.claim, "iat": test.iat}))
 			source := newJWT(t, func(c *settings) { c.OptOutClaim = "optout" })
 			got, _ := twice(t, source, withCookie(raw), noon)
-			test.want.Session, test.want.UID, test.want.Token = policy.Verified, alice, raw
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("subject (-want +got):\n%s", diff)
+			test.want.UID, test.want.Token = alice, raw
+			if diff := cmp.Diff(Found{Session: policy.Verified, Subject: test.want}, got); diff != "" {
+				t.Errorf("found (-want +got):\n%s", diff)
 			}
 			got, _ = twice(t, newJWT(t, nil), withCookie(raw), noon)
-			if got.HasClaim || !got.ClaimedAt.IsZero() {
+			if got.Subject.HasClaim || !got.Subject.ClaimedAt.IsZero() {
 				t.Errorf("a claim that is not asked for counts: %+v", got)
 			}
 		})
@@ -246,8 +377,8 @@ func TestUIDClaim(t *testing.T) {
 	t.Parallel()
 	raw := sign(t, claims(jwt.MapClaims{"fxa-uid": "other"}))
 	source := newJWT(t, func(c *settings) { c.UIDClaim = "fxa-uid" })
-	if subject, _ := twice(t, source, withCookie(raw), noon); subject.UID != "other" {
-		t.Errorf("%+v", subject)
+	if found, _ := twice(t, source, withCookie(raw), noon); found.Subject.UID != "other" {
+		t.Errorf("%+v", found)
 	}
 }
 
@@ -267,7 +398,7 @@ func TestAWithdrawnKeyStopsWorking(t *testing.T) {
 			t.Parallel()
 			source := newJWT(t, nil)
 			r := withCookie(sign(t, claims(jwt.MapClaims{"exp": noon.Add(test.expires).Unix()})))
-			source.Find(r, noon)
+			find(source, r, noon)
 			other := newJWT(t, func(c *settings) { c.Token.Secret = []byte("another secret for these tests, also long") })
 			source.verifier = other.verifier
 			if _, outcome := twice(t, source, r, noon.Add(test.last)); outcome != Verified {
@@ -288,19 +419,19 @@ func TestFailuresDisplaceNobody(t *testing.T) {
 	var users []*http.Request
 	for n := range 8 {
 		users = append(users, withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))))
-		source.Find(users[n], noon)
+		find(source, users[n], noon)
 	}
 	forger := []byte("another secret for these tests, also long")
 	for n := range 200 {
-		source.Find(withCookie(signWith(t, forger, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))), noon)
-		source.Find(withCookie(fmt.Sprintf("garbage%d", n)), noon)
-		source.Find(withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n), "exp": 1}))), noon)
+		find(source, withCookie(signWith(t, forger, claims(jwt.MapClaims{"sub": fmt.Sprint(n)}))), noon)
+		find(source, withCookie(fmt.Sprintf("garbage%d", n)), noon)
+		find(source, withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n), "exp": 1}))), noon)
 	}
 	other := newJWT(t, func(c *settings) { c.Token.Secret = forger })
 	source.verifier = other.verifier
 	for n, r := range users {
-		if subject, outcome := source.Find(r, noon); outcome != Verified || subject.UID != fmt.Sprint(n) {
-			t.Errorf("user %d is %v", n, outcome)
+		if found, outcomes := find(source, r, noon); found.Subject.UID != fmt.Sprint(n) {
+			t.Errorf("user %d is %v", n, outcomes)
 		}
 	}
 }
@@ -348,15 +479,15 @@ func TestKeysThatAreNotThere(t *testing.T) {
 		t.Errorf("%d tokens are remembered", n)
 	}
 	fetched.Close()
-	if _, outcome := fetched.Find(withCookie(raw), noon); outcome != KeysUnavailable {
-		t.Errorf("a request in flight after Close: %v", outcome)
+	if _, outcomes := find(fetched, withCookie(raw), noon); !slices.Equal(outcomes, []Outcome{KeysUnavailable}) {
+		t.Errorf("a request in flight after Close: %v", outcomes)
 	}
 }
 
 // TestUnknownErrorsVerifyNothing is for the day when token gets a new error.
 func TestUnknownErrorsVerifyNothing(t *testing.T) {
 	t.Parallel()
-	if outcome := outcomeOf(fmt.Errorf("new")); outcome.session() != policy.Unverifiable {
+	if outcome := outcomeOf(fmt.Errorf("new")); sessionOf(outcome) != policy.Unverifiable {
 		t.Errorf("it is %v", outcome)
 	}
 }
@@ -385,7 +516,7 @@ func BenchmarkJWT(b *testing.B) {
 	r := withCookie(sign(b, claims(nil)))
 	b.Run("verified", func(b *testing.B) {
 		source := newJWT(b, nil)
-		raw, _ := source.credential(r.Header)
+		raw, _ := source.Credentials(r)
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := source.verifier.Verify(raw, noon); err != nil {
@@ -393,30 +524,31 @@ func BenchmarkJWT(b *testing.B) {
 			}
 		}
 	})
+	observe := func(int, Outcome) {}
 	b.Run("cached", func(b *testing.B) {
-		source := newJWT(b, nil)
+		sources := Sources{newJWT(b, nil)}
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, outcome := source.Find(r, noon); outcome != Verified {
-				b.Fatal(outcome)
+			if found := sources.Find(r, noon, observe); found.Session != policy.Verified {
+				b.Fatal(found)
 			}
 		}
 	})
 	b.Run("cached-parallel", func(b *testing.B) {
-		source := newJWT(b, nil)
+		sources := Sources{newJWT(b, nil)}
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				source.Find(r, noon)
+				sources.Find(r, noon, observe)
 			}
 		})
 	})
 	b.Run("anonymous", func(b *testing.B) {
-		source := newJWT(b, nil)
+		sources := Sources{newJWT(b, nil)}
 		anonymous := &http.Request{Header: http.Header{"Cookie": {"canGoBack=1; tooyoung=1"}}}
 		b.ReportAllocs()
 		for b.Loop() {
-			source.Find(anonymous, noon)
+			sources.Find(anonymous, noon, observe)
 		}
 	})
 }

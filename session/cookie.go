@@ -6,35 +6,10 @@ import (
 	"strings"
 )
 
-// Cookie returns the value of the cookie of that name. Names are compared
-// letter by letter, as browsers and applications do. An empty value is no
-// cookie.
-//
-// A sibling subdomain can plant a second cookie of the same name ("cookie
-// tossing"), and nothing in the request tells the two apart: RFC 6265,
-// section 5.4, sends them in an order that the attacker can influence. So
-// different values under one name are reported as conflicting, and then none
-// of them should be believed.
-//
-// It scans the raw header, because http.Request.Cookie parses all of it into
-// memory for every call. It does not allocate.
-func Cookie(h http.Header, name string) (value string, found, conflicting bool) {
-	for _, line := range h["Cookie"] {
-		for line != "" {
-			var pair cookie
-			pair, line = nextCookie(line)
-			if pair.name != name || pair.value == "" {
-				continue
-			}
-			conflicting = conflicting || found && pair.value != value
-			value, found = pair.value, true
-		}
-	}
-	return value, found, conflicting
-}
-
 // CookieHolds says whether a request carries the cookie with this value, also
-// beside others of its name.
+// beside others of its name. Names are compared letter by letter, as browsers
+// and applications do. It scans the raw header, because http.Request.Cookie
+// parses all of it into memory for every call, and does not allocate.
 func CookieHolds(h http.Header, name, value string) bool {
 	for _, line := range h["Cookie"] {
 		for line != "" {

@@ -3,7 +3,6 @@ package session
 import (
 	"errors"
 
-	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -37,7 +36,11 @@ const (
 	// TooLong means that it is longer than token.MaxTokenBytes and was not
 	// read.
 	TooLong
-	// Conflicting means that it is there twice, with different values.
+	// TooMany means that it is one more than MaxCredentials and was not looked
+	// at.
+	TooMany
+	// Conflicting means that it proves another account than a credential before
+	// it, so that the request proves several.
 	Conflicting
 
 	// OutcomeCount is the number of outcomes, for tables indexed by Outcome.
@@ -55,28 +58,12 @@ var outcomeNames = [OutcomeCount]string{
 	UnknownKey:      "unknown_key",
 	KeysUnavailable: "keys_unavailable",
 	TooLong:         "too_long",
+	TooMany:         "too_many",
 	Conflicting:     "conflicting",
 }
 
 // String returns the outcome as metrics spell it.
 func (o Outcome) String() string { return outcomeNames[o] }
-
-// session is how far a credential with this outcome proves its account.
-func (o Outcome) session() policy.Session {
-	switch o {
-	case Absent:
-		return policy.NoSession
-	case Verified:
-		return policy.Verified
-	case Expired:
-		return policy.Expired
-	default:
-		return policy.Unverifiable
-	}
-}
-
-// failed is the answer where a credential neither proves nor names anybody.
-func failed(o Outcome) (Subject, Outcome) { return Subject{Session: o.session()}, o }
 
 // failures maps the errors of token, each of which wraps exactly one of
 // these, to outcomes.

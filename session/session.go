@@ -10,22 +10,18 @@ package session
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
 
-// Subject is whose request it is, and how far that is proven.
+// Subject is an account that a request proves.
 type Subject struct {
-	// Session says how far the request proves its account.
-	Session policy.Session
-	// UID is the proven account; empty unless Session is Verified. It shares
-	// memory with the cache of verified tokens: who keeps it for long, clones
-	// it (strings.Clone).
+	// UID is the account; empty where none is proven. It shares memory with the
+	// cache of verified tokens: who keeps it for long, clones it
+	// (strings.Clone).
 	UID string
-	// Named are the accounts that expired, else good credentials name. They
-	// may accompany a verified session that another credential proves.
-	Named []string
 	// Token is the credential that proves UID, for passing it on; empty where
 	// there is none to pass on.
 	Token string
@@ -41,39 +37,165 @@ type Subject struct {
 	ClaimedAt time.Time
 }
 
-// Source is one way in which a request can prove its account.
-type Source interface {
-	// Find looks for the credential and says what came of it. It is called
-	// for many requests at once.
-	Find(r *http.Request, now time.Time) (Subject, Outcome)
+// Found is all that the credentials of a request say.
+type Found struct {
+	// Session says how far they prove an account: Verified where any of them
+	// does; else Unverifiable where any does not hold; else Expired where one
+	// names an account; else NoSession.
+	Session policy.Session
+	// Subject is the first account that is proven, and empty where none is.
+	Subject Subject
+	// Others are what further credentials prove: other accounts, or the same one
+	// with another claim.
+	Others []Subject
+	// Several says that more than one account is proven.
+	Several bool
+	// Named are the accounts that expired, else good credentials name.
+	Named []string
+	// Unlearnt says that, beside an account that is proven, a credential could
+	// not be asked about: it may be another account's.
+	Unlearnt bool
+	// Hiding says that there is a credential that is too long, or one too many,
+	// which can hide an account.
+	Hiding bool
 }
 
-// Sources are tried in their order.
+// Proves says whether an account is among those that are proven, so that naming
+// it adds nothing.
+func (f *Found) Proves(uid string) bool {
+	return f.Session == policy.Verified && (f.Subject.UID == uid ||
+		slices.ContainsFunc(f.Others, func(other Subject) bool { return other.UID == uid }))
+}
+
+// MaxCredentials is how many different credentials of a request are verified.
+// Nobody has more; one more is what somebody would send to hide one.
+const MaxCredentials = 4
+
+// Source is one kind of credential by which a request can prove its account.
+type Source interface {
+	// Credentials returns the different credentials of this kind that the
+	// request carries, the first one apart, so that the usual case allocates
+	// nothing. It returns "" where there is none, and at most one more than
+	// MaxCredentials. It is called for many requests at once.
+	Credentials(r *http.Request) (first string, more []string)
+
+	// Verify says what came of a credential, and whose it is: proven where it is
+	// Verified, named where it is Expired.
+	Verify(credential string, now time.Time) (Subject, Outcome)
+}
+
+// Sources are the kinds of credentials that count.
 type Sources []Source
 
-// Find returns the subject of the first source that verifies; later ones are
-// not asked. Where none does, the session is unverifiable if any source found
-// a credential that does not hold, else expired if one was, else none. The
-// accounts that expired credentials name on the way are kept in Named.
-// Every source that was asked is reported to observe, by its index.
-func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Subject {
-	found := Subject{Session: policy.NoSession}
+// Find verifies all credentials that a request carries, of every source, so
+// that nobody hides an account by sending another one's besides. A credential
+// that one source verified is not shown to the next. Everything that came of it
+// is reported to observe, by the index of the source.
+func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Found {
+	found := Found{Session: policy.NoSession}
+	var seen [MaxCredentials]credential
+	n := 0
 	for i, source := range s {
-		subject, outcome := source.Find(r, now)
-		observe(i, outcome)
-		if outcome == Verified && found.Named == nil {
-			return subject // nearly always
+		raw, more := source.Credentials(r)
+		if raw == "" {
+			observe(i, Absent)
+			continue
 		}
-		if found.Named != nil {
-			subject.Named = append(found.Named, subject.Named...)
+		for {
+			known := indexOf(seen[:n], raw)
+			switch {
+			case known < 0 && n == len(seen):
+				found.Hiding = true
+				found.doubt(policy.Unverifiable)
+				observe(i, TooMany)
+			case known < 0 || !seen[known].verified:
+				if known < 0 {
+					known = n
+					seen[n].raw = raw
+					n++
+				}
+				subject, outcome := source.Verify(raw, now)
+				outcome = found.add(subject, outcome)
+				seen[known].note(outcome)
+				observe(i, outcome)
+			}
+			if len(more) == 0 {
+				break
+			}
+			raw, more = more[0], more[1:]
 		}
-		switch {
-		case subject.Session == policy.Verified:
-			return subject
-		case subject.Session == policy.NoSession, found.Session == policy.Unverifiable:
-			subject.Session = found.Session
+	}
+	if found.Session == policy.Verified {
+		for _, c := range seen[:n] {
+			found.Unlearnt = found.Unlearnt || c.unasked && !c.verified
 		}
-		found = subject
 	}
 	return found
+}
+
+// credential is one that was looked at.
+type credential struct {
+	raw               string
+	verified, unasked bool
+}
+
+func (c *credential) note(outcome Outcome) {
+	c.verified = c.verified || outcome == Verified || outcome == Conflicting
+	c.unasked = c.unasked || outcome == KeysUnavailable
+}
+
+func indexOf(seen []credential, raw string) int {
+	for i := range seen {
+		if seen[i].raw == raw {
+			return i
+		}
+	}
+	return -1
+}
+
+// add adds what came of one credential, and returns it as it is counted.
+func (f *Found) add(subject Subject, outcome Outcome) Outcome {
+	switch outcome {
+	case Verified:
+		switch {
+		case f.Session != policy.Verified:
+			f.Session, f.Subject = policy.Verified, subject
+		case f.knows(&subject):
+		default:
+			f.Others = append(f.Others, subject)
+			if subject.UID != f.Subject.UID {
+				f.Several = true
+				return Conflicting
+			}
+		}
+	case Expired:
+		if subject.UID != "" {
+			f.Named = append(f.Named, subject.UID)
+		}
+		f.doubt(policy.Expired)
+	default:
+		f.Hiding = f.Hiding || outcome == TooLong
+		f.doubt(policy.Unverifiable)
+	}
+	return outcome
+}
+
+// knows says whether the credential proves nothing new.
+func (f *Found) knows(subject *Subject) bool {
+	same := func(known *Subject) bool {
+		return known.UID == subject.UID && known.HasClaim == subject.HasClaim && known.Claim == subject.Claim
+	}
+	for i := range f.Others {
+		if same(&f.Others[i]) {
+			return true
+		}
+	}
+	return same(&f.Subject)
+}
+
+// doubt lowers what is proven, but for an account that is.
+func (f *Found) doubt(session policy.Session) {
+	if f.Session != policy.Verified && f.Session != policy.Unverifiable {
+		f.Session = session
+	}
 }

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,82 +18,117 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var noon = time.Date(2026, time.November, 24, 12, 0, 0, 0, time.UTC)
 
-// fixed is a source with one answer.
-type fixed struct {
-	subject session.Subject
-	outcome session.Outcome
+// fixed is a source whose credentials are words: the outcome, and whose it is.
+type fixed []string
+
+func (f fixed) Credentials(*http.Request) (first string, more []string) {
+	if len(f) == 0 {
+		return "", nil
+	}
+	return f[0], f[1:]
 }
 
-func (f fixed) Find(*http.Request, time.Time) (session.Subject, session.Outcome) {
-	return f.subject, f.outcome
+func (f fixed) Verify(credential string, _ time.Time) (session.Subject, session.Outcome) {
+	word, uid, _ := strings.Cut(credential, " ")
+	for outcome := range session.OutcomeCount {
+		if outcome.String() == word {
+			return session.Subject{UID: uid}, outcome
+		}
+	}
+	return session.Subject{}, session.Malformed
 }
 
-func verified(uid string) fixed {
-	return fixed{session.Subject{Session: policy.Verified, UID: uid, Token: "t-" + uid}, session.Verified}
-}
-
-func expired(uid string) fixed {
-	return fixed{session.Subject{Session: policy.Expired, Named: []string{uid}}, session.Expired}
-}
-
-var (
-	absent = fixed{session.Subject{Session: policy.NoSession}, session.Absent}
-	forged = fixed{session.Subject{Session: policy.Unverifiable}, session.BadSignature}
-)
-
-func TestSourcesAreTriedInTurn(t *testing.T) {
+// TestAllSourcesCount: what each of several sources finds, and what is made of
+// it.
+func TestAllSourcesCount(t *testing.T) {
 	t.Parallel()
-	none := session.Subject{Session: policy.NoSession}
-	unverifiable := session.Subject{Session: policy.Unverifiable}
+	proven := func(uid string, others ...string) session.Found {
+		found := session.Found{Session: policy.Verified, Subject: session.Subject{UID: uid}, Several: len(others) > 0}
+		for _, other := range others {
+			found.Others = append(found.Others, session.Subject{UID: other})
+		}
+		return found
+	}
+	with := func(found session.Found, change func(*session.Found)) session.Found {
+		change(&found)
+		return found
+	}
+	none := session.Found{Session: policy.NoSession}
+	unverifiable := session.Found{Session: policy.Unverifiable}
 	for _, test := range []struct {
 		name    string
 		sources session.Sources
-		want    session.Subject
-		asked   string
+		want    session.Found
+		counted string
 	}{
 		{"no source", nil, none, ""},
-		{"nothing found", session.Sources{absent, absent}, none, "absent absent"},
-		{"the first that verifies wins", session.Sources{verified("a"), verified("b")}, verified("a").subject, "verified"},
-		{"absent, then verified", session.Sources{absent, verified("b")}, verified("b").subject, "absent verified"},
-		{"a forged credential does not hide a good one", session.Sources{forged, verified("b")}, verified("b").subject, "bad_signature verified"},
-		{"forged, then absent", session.Sources{forged, absent}, unverifiable, "bad_signature absent"},
-		{"absent, then forged", session.Sources{absent, forged}, unverifiable, "absent bad_signature"},
-		{"expired, then absent", session.Sources{expired("a"), absent}, expired("a").subject, "expired absent"},
+		{"nothing found", session.Sources{fixed{}, fixed{}}, none, "0 absent, 1 absent"},
+		{"both count", session.Sources{fixed{"verified a"}, fixed{"verified b"}}, proven("a", "b"), "0 verified, 1 conflicting"},
+		{"one account by both", session.Sources{fixed{"verified a", "verified b"}, fixed{"verified a "}}, proven("a", "b", "a "), "0 verified, 0 conflicting, 1 conflicting"},
+		{"one credential for both is asked about once", session.Sources{fixed{"verified a"}, fixed{"verified a"}}, proven("a"), "0 verified"},
+		{"absent, then verified", session.Sources{fixed{}, fixed{"verified b"}}, proven("b"), "0 absent, 1 verified"},
+		{"what is refused is ignored beside a good one", session.Sources{fixed{"bad_signature"}, fixed{"verified b"}}, proven("b"), "0 bad_signature, 1 verified"},
+		{"forged, then absent", session.Sources{fixed{"bad_signature"}, fixed{}}, unverifiable, "0 bad_signature, 1 absent"},
+		{"absent, then forged", session.Sources{fixed{}, fixed{"bad_signature"}}, unverifiable, "0 absent, 1 bad_signature"},
+		{
+			"one that could not be asked about may be another account",
+			session.Sources{fixed{"keys_unavailable"}, fixed{"verified b"}},
+			with(proven("b"), func(f *session.Found) { f.Unlearnt = true }), "0 keys_unavailable, 1 verified",
+		},
+		{
+			"and so may one behind",
+			session.Sources{fixed{"verified b"}, fixed{"keys_unavailable"}},
+			with(proven("b"), func(f *session.Found) { f.Unlearnt = true }), "0 verified, 1 keys_unavailable",
+		},
+		{"alone it is unverifiable", session.Sources{fixed{"keys_unavailable"}}, unverifiable, "0 keys_unavailable"},
 		{
 			"an expired name accompanies the session that another proves",
-			session.Sources{expired("a"), absent, verified("b")},
-			session.Subject{Session: policy.Verified, UID: "b", Token: "t-b", Named: []string{"a"}}, "expired absent verified",
+			session.Sources{fixed{"expired a"}, fixed{}, fixed{"verified b"}},
+			with(proven("b"), func(f *session.Found) { f.Named = []string{"a"} }), "0 expired, 1 absent, 2 verified",
+		},
+		{
+			"also where it comes later",
+			session.Sources{fixed{"verified b"}, fixed{"expired a"}},
+			with(proven("b"), func(f *session.Found) { f.Named = []string{"a"} }), "0 verified, 1 expired",
 		},
 		{
 			"an expired name accompanies an unverifiable session",
-			session.Sources{forged, expired("a")},
-			session.Subject{Session: policy.Unverifiable, Named: []string{"a"}}, "bad_signature expired",
+			session.Sources{fixed{"bad_signature"}, fixed{"expired a"}},
+			with(unverifiable, func(f *session.Found) { f.Named = []string{"a"} }), "0 bad_signature, 1 expired",
 		},
 		{
 			"whatever the order",
-			session.Sources{expired("a"), forged},
-			session.Subject{Session: policy.Unverifiable, Named: []string{"a"}}, "expired bad_signature",
+			session.Sources{fixed{"expired a"}, fixed{"bad_signature"}},
+			with(unverifiable, func(f *session.Found) { f.Named = []string{"a"} }), "0 expired, 1 bad_signature",
 		},
 		{
 			"every expired name is kept",
-			session.Sources{expired("a"), expired("b")},
-			session.Subject{Session: policy.Expired, Named: []string{"a", "b"}}, "expired expired",
+			session.Sources{fixed{"expired a"}, fixed{"expired b"}},
+			session.Found{Session: policy.Expired, Named: []string{"a", "b"}}, "0 expired, 1 expired",
+		},
+		{
+			"four of all sources are looked at",
+			session.Sources{fixed{"malformed 1", "malformed 2"}, fixed{"malformed 3", "verified a"}, fixed{"verified b", "malformed 1"}},
+			with(proven("a"), func(f *session.Found) { f.Hiding = true }),
+			"0 malformed, 0 malformed, 1 malformed, 1 verified, 2 too_many, 2 malformed",
+		},
+		{
+			"what is too long hides, whoever the others are",
+			session.Sources{fixed{"too_long"}, fixed{"verified a"}},
+			with(proven("a"), func(f *session.Found) { f.Hiding = true }), "0 too_long, 1 verified",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			var asked []string
+			var counted []string
 			got := test.sources.Find(&http.Request{}, noon, func(source int, outcome session.Outcome) {
-				if source != len(asked) {
-					t.Errorf("source %d is reported in place %d", source, len(asked))
-				}
-				asked = append(asked, outcome.String())
+				counted = append(counted, fmt.Sprint(source, " ", outcome))
 			})
 			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("subject (-want +got):\n%s", diff)
+				t.Errorf("found (-want +got):\n%s", diff)
 			}
-			if got := strings.Join(asked, " "); got != test.asked {
-				t.Errorf("asked and got %q, want %q", got, test.asked)
+			if got := strings.Join(counted, ", "); got != test.counted {
+				t.Errorf("counted %q, want %q", got, test.counted)
 			}
 		})
 	}
@@ -115,16 +151,17 @@ func TestUser(t *testing.T) {
 		"replaced \ufffd":        session.Malformed,
 	} {
 		user := &session.User{Value: func(*http.Request) string { return value }}
-		subject, got := user.Find(&http.Request{}, noon)
-		if got != want {
-			t.Errorf("%q is %v, want %v", value, got, want)
-		}
-		wantSubject := map[session.Outcome]session.Subject{
+		found := session.Sources{user}.Find(&http.Request{}, noon, func(_ int, got session.Outcome) {
+			if got != want {
+				t.Errorf("%q is %v, want %v", value, got, want)
+			}
+		})
+		wantFound := map[session.Outcome]session.Found{
 			session.Absent:    {Session: policy.NoSession},
-			session.Verified:  {Session: policy.Verified, UID: value},
+			session.Verified:  {Session: policy.Verified, Subject: session.Subject{UID: value}},
 			session.Malformed: {Session: policy.Unverifiable},
 		}
-		if diff := cmp.Diff(wantSubject[want], subject); diff != "" {
+		if diff := cmp.Diff(wantFound[want], found); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", value, diff)
 		}
 	}
@@ -132,7 +169,7 @@ func TestUser(t *testing.T) {
 
 func TestOutcomesHaveTheirMetricLabels(t *testing.T) {
 	t.Parallel()
-	const want = "absent verified expired malformed bad_signature wrong_issuer wrong_audience unknown_key keys_unavailable too_long conflicting"
+	const want = "absent verified expired malformed bad_signature wrong_issuer wrong_audience unknown_key keys_unavailable too_long too_many conflicting"
 	var labels []string
 	for outcome := range session.OutcomeCount {
 		labels = append(labels, outcome.String())

@@ -13,15 +13,14 @@ type User struct {
 	Value func(r *http.Request) string
 }
 
-// Find takes the account as verified, since whoever set it has verified it.
+// Credentials returns the account itself.
+func (u *User) Credentials(r *http.Request) (first string, more []string) { return u.Value(r), nil }
+
+// Verify takes the account as verified, since whoever set it has verified it.
 // One that cannot be an account id is malformed.
-func (u *User) Find(r *http.Request, _ time.Time) (Subject, Outcome) {
-	switch uid := u.Value(r); {
-	case uid == "":
-		return failed(Absent)
-	case !policy.IsUID(uid):
-		return failed(Malformed)
-	default:
-		return Subject{Session: policy.Verified, UID: uid}, Verified
+func (u *User) Verify(uid string, _ time.Time) (Subject, Outcome) {
+	if !policy.IsUID(uid) {
+		return Subject{}, Malformed
 	}
+	return Subject{UID: uid}, Verified
 }

@@ -28,6 +28,7 @@ var rules = []rule{
 	{"verified", "false", "*", "collect", "explicit_allow", false},
 	{"verified", "null", "opted out", "block", "signal", true},
 	{"verified", "null", "privacy header", "block", "signal", false},
+	{"verified", "null", "probing", "on_unknown", "probing", false},
 	{"verified", "null", "*", "on_unset", "default", false},
 	{"verified", "unknown", "opted out", "block", "signal", false},
 	{"verified", "unknown", "privacy header", "block", "signal", false},
@@ -44,6 +45,9 @@ var rules = []rule{
 	{"expired", "*", "probing", "on_unknown", "probing", false},
 	{"expired", "*", "*", "on_unset", "default", false},
 }
+
+// unlearnable is what a body names that cannot be read.
+const unlearnable preference = "unlearnable"
 
 // policyOptions are what the operator chose.
 type policyOptions struct{ onUnknown, onUnset string }
@@ -82,6 +86,8 @@ func (o policyOptions) judge(session, held, signal string, named []preference) v
 			v.decision, v.reason = "block", "preference"
 		case unknown:
 			v.decision, v.reason = o.onUnknown, "unknown"
+		case unlearnable: // which the sender can bring about
+			v.decision, v.reason = "block", "unknown"
 		case unset, allow: // no effect
 		}
 	}
@@ -103,7 +109,7 @@ func TestRules(t *testing.T) {
 		{"gpc", "privacy header", "Sec-Gpc: 1"},
 	}
 	preferences := []preference{unset, allow, optOut, unknown}
-	bodies := []preference{"", unset, allow, optOut, unknown, "self", "unlearnable"}
+	bodies := []preference{"", unset, allow, optOut, unknown, "self", unlearnable}
 
 	type sent struct {
 		name, route, site string
@@ -152,9 +158,9 @@ func TestRules(t *testing.T) {
 						case "":
 						case "self":
 							c.body = `{"uid":"` + account + `","broker":"web"}`
-						case "unlearnable":
+						case unlearnable:
 							c.body = `{"uid":7,"broker":"web"}`
-							named = append(named, unknown)
+							named = append(named, unlearnable)
 						default:
 							other := profile.account(inBody)
 							c.body = `{"uid":"` + other + `","broker":"web"}`

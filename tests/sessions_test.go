@@ -135,10 +135,10 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// Several session blocks are tried in the order written; the first that
-// verifies names the session, and one credential that does not verify makes it
-// unverifiable only where none does.
-func TestSessionsInTurn(t *testing.T) {
+// All session blocks count: every account that is proven decides, and one
+// credential that does not verify makes the session unverifiable only where none
+// does.
+func TestAllSessionsCount(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
 	addr := testcaddy.FreeAddr(t)
@@ -159,9 +159,10 @@ func TestSessionsInTurn(t *testing.T) {
 		{"the first", []string{testcaddy.Cookie(testcaddy.Session(out))}, "block"},
 		{"the second", []string{second(out)}, "block"},
 		{"the third", []string{"X-Proven-User: " + out}, "block"},
-		{"first before second", []string{testcaddy.Cookie(testcaddy.Session(in)), second(out)}, "collect"},
-		{"first before third", []string{testcaddy.Cookie(testcaddy.Session(out)), "X-Proven-User: " + in}, "block"},
-		{"second before third", []string{second(in), "X-Proven-User: " + out}, "collect"},
+		{"the second behind the first", []string{testcaddy.Cookie(testcaddy.Session(in)), second(out)}, "block"},
+		{"the first before the third", []string{testcaddy.Cookie(testcaddy.Session(out)), "X-Proven-User: " + in}, "block"},
+		{"the third behind the second", []string{second(in), "X-Proven-User: " + out}, "block"},
+		{"all allow", []string{testcaddy.Cookie(testcaddy.Session(in)), second(in), "X-Proven-User: " + in}, "collect"},
 		{"second, as the first does not verify", []string{testcaddy.Cookie("garbage"), second(in)}, "collect"},
 		{"third, as the others do not verify", []string{testcaddy.Cookie("garbage"), "X-Token: Token garbage", "X-Proven-User: " + in}, "collect"},
 		{"none verifies", []string{testcaddy.Cookie("garbage"), "X-Proven-User: "}, "block"},
