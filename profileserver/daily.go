@@ -1,10 +1,10 @@
 package profileserver
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -47,6 +47,17 @@ func DailyRows(ctx context.Context, store Store, from, to time.Time) ([]DailyRow
 	return rows, nil
 }
 
+// WriteDailyCSV writes rows as CSV, below a line with the names of the columns.
+// Each line ends in lineEnd.
+func WriteDailyCSV(w io.Writer, rows []DailyRow, lineEnd string) error {
+	text := []byte("day,users" + lineEnd)
+	for _, row := range rows {
+		text = fmt.Appendf(text, "%s,%d%s", row.Day, row.Users, lineEnd)
+	}
+	_, err := w.Write(text)
+	return err
+}
+
 // daily answers with how many users recorded an opt-out on each day (UTC) from
 // the one to the other, both included: JSON, or CSV where Accept names it.
 func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
@@ -69,14 +80,9 @@ func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 		writeJSON(w, http.StatusOK, body)
 		return nil
 	}
-	var body bytes.Buffer
-	body.WriteString("day,users\r\n") // RFC 4180, 2
-	for _, row := range rows {
-		fmt.Fprintf(&body, "%s,%d\r\n", row.Day, row.Users)
-	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8; header=present")
 	w.WriteHeader(http.StatusOK)
-	_, _ = body.WriteTo(w) // whoever asked is gone: nobody is left to tell
+	_ = WriteDailyCSV(w, rows, "\r\n") // RFC 4180, 2; if whoever asked is gone, nobody is left to tell
 	return nil
 }
 

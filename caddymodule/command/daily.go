@@ -70,13 +70,7 @@ var dailyFormats = map[string]func(io.Writer, []profileserver.DailyRow) error{
 		return table.Flush()
 	},
 	"csv": func(w io.Writer, rows []profileserver.DailyRow) error {
-		_, err := fmt.Fprintln(w, "day,users")
-		for _, row := range rows {
-			if err == nil {
-				_, err = fmt.Fprintf(w, "%s,%d\n", row.Day, row.Users)
-			}
-		}
-		return err
+		return profileserver.WriteDailyCSV(w, rows, "\n")
 	},
 	"json": func(w io.Writer, rows []profileserver.DailyRow) error { return json.NewEncoder(w).Encode(rows) },
 }
