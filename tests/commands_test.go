@@ -77,6 +77,34 @@ func TestTokenCommand(t *testing.T) {
 	}
 }
 
+// What caddy metrics-gate does not know is an error, for scripts as well.
+func TestUnknownCommand(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"stauts", 1, []string{`"stauts"`, "backup, check, daily"}},
+		{"chekc http://localhost", 1, []string{"did you mean check?", "backup, check, daily"}},
+		{"preferences stauts", 1, []string{`"stauts"`, "export, import"}},
+		{"preferences exprot --store x", 1, []string{"did you mean export?", "export, import"}},
+		{"", 0, []string{"Available Commands:", "explain", "preferences"}},
+		{"preferences", 0, []string{"Available Commands:", "export", "import"}},
+		{"--help", 0, []string{"Available Commands:"}},
+	} {
+		stdout, stderr, code := testcaddy.Command(t, append([]string{"metrics-gate"}, strings.Fields(c.args)...)...)
+		if code != c.code || (stdout == "") != (c.code != 0) || (stderr == "") != (c.code == 0) {
+			t.Errorf("%q: exit %d, want %d\n%s%s", c.args, code, c.code, stdout, stderr)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(stdout+stderr, want) {
+				t.Errorf("%q: %q is missing in\n%s%s", c.args, want, stdout, stderr)
+			}
+		}
+	}
+}
+
 // caddy metrics-gate explain says what the table says.
 func TestExplainCommand(t *testing.T) {
 	t.Parallel()

@@ -1,8 +1,13 @@
 package command
 
 import (
+	"fmt"
+	"strings"
+
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 )
 
 func init() {
@@ -14,9 +19,45 @@ func init() {
 Tools for operators of Metrics Gate: explain a decision, mint a test session,
 check a running gate after a deploy, prepare Firefox for the handshake, and look
 after the profile server's preference store.`,
-		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(explainCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
-				migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
-		},
+		CobraFunc: addCommands,
 	})
+}
+
+func addCommands(cmd *cobra.Command) {
+	group(cmd, explainCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
+		migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
+}
+
+// group makes a command of others. By itself it prints its help; a word that
+// it does not know is an error, since cobra would print the help for that as
+// well and report success, also to a script that relies on it.
+func group(cmd *cobra.Command, commands ...*cobra.Command) {
+	cmd.AddCommand(commands...)
+	cmd.DisableFlagsInUseLine = true // it has none
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return unknownCommand(cmd, args[0])
+	}
+	// Flags that follow an unknown word are those of the command that was meant.
+	// Commands have this from the one they belong to.
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return err
+	})
+}
+
+func unknownCommand(group *cobra.Command, word string) error {
+	var names []string
+	for _, known := range group.Commands() {
+		if known.IsAvailableCommand() {
+			names = append(names, known.Name())
+		}
+	}
+	return fmt.Errorf("%s: unknown command %q%s; the commands are %s",
+		group.CommandPath(), word, grammar.DidYouMean(word, names), strings.Join(names, ", "))
 }

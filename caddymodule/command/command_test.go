@@ -23,6 +23,38 @@ func run(cmd *cobra.Command, args ...string) (string, error) {
 	return out.String(), err
 }
 
+// TestUnknownCommand: a script with a typing mistake in it must fail.
+func TestUnknownCommand(t *testing.T) {
+	t.Parallel()
+	caddy := func(args ...string) (string, error) {
+		group := &cobra.Command{Use: "metrics-gate <command>"}
+		addCommands(group)
+		root := &cobra.Command{Use: "caddy"}
+		root.AddCommand(group)
+		return run(root, append([]string{"metrics-gate"}, args...)...)
+	}
+	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, token"
+	for args, want := range map[string]string{
+		"stauts":                       `caddy metrics-gate: unknown command "stauts"` + all,
+		"chekc http://x":               `caddy metrics-gate: unknown command "chekc" (did you mean check?)` + all,
+		"preferences stauts":           `caddy metrics-gate preferences: unknown command "stauts"; the commands are export, import`,
+		"preferences inport":           `caddy metrics-gate preferences: unknown command "inport" (did you mean import?); the commands are export, import`,
+		"preferences exprot --store x": `caddy metrics-gate preferences: unknown command "exprot" (did you mean export?); the commands are export, import`,
+		"preferences export x":         `unknown command "x" for "caddy metrics-gate preferences export"`,
+		"check http://x --stauts":      "unknown flag: --stauts",
+		"--stauts":                     "unknown flag: --stauts",
+	} {
+		if out, err := caddy(strings.Fields(args)...); err == nil || err.Error() != want {
+			t.Errorf("%s: error %v, want %s\n%s", args, err, want, out)
+		}
+	}
+	for args, want := range map[string]string{"": "firefox-responder", "preferences": "import"} {
+		if out, err := caddy(strings.Fields(args)...); err != nil || !strings.Contains(out, "Available Commands:") || !strings.Contains(out, want) {
+			t.Errorf("%q: error %v, want its help\n%s", args, err, out)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -27,7 +27,7 @@ names the columns:
               of the file, or now where it reads standard input
   source      user, browser or admin; without it, an import says admin`,
 	}
-	cmd.AddCommand(importCommand(), exportCommand())
+	group(cmd, importCommand(), exportCommand())
 	return cmd
 }
 
