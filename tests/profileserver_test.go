@@ -87,6 +87,26 @@ func ready(t testing.TB, addr string) {
 	})
 }
 
+// What a profile server that stands alone cannot reach, it says itself: its
+// operator has no gate to look for.
+func TestProfileServerLogsAsItself(t *testing.T) {
+	t.Parallel()
+	addr, nobody := testcaddy.FreeAddr(t), "http://"+testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db",
+		"tokens jwt {\njwks "+nobody+"/keys\n}", "tokens introspect "+nobody+"/v1/verify",
+		"events {\njwks "+nobody+"/events\n}")))
+	if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, "opaque", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("with nobody to ask about a token: %d %s", status, body)
+	}
+	const own = `"logger":"http.handlers.profile_server"`
+	caddy.Logged(own, "the key set cannot be fetched", "/keys")
+	caddy.Logged(own, "the key set cannot be fetched", "/events")
+	caddy.Logged(own, "tokens cannot be asked about")
+	if lines := caddy.Log.Where(func(line string) bool { return strings.Contains(line, "metrics_gate") }); len(lines) > 0 {
+		t.Errorf("a gate that does not exist logs:\n%s", strings.Join(lines, "\n"))
+	}
+}
+
 // A told event is one of the change feed.
 type told struct{ event, id, data string }
 
