@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,8 +120,88 @@ func TestRulesInReadme(t *testing.T) {
 	}
 }
 
-// TestOptionTables provokes the parser into naming its options and holds them
-// against the tables of docs/reference.md.
+// knownOptions provokes the parser into naming the options of a block; %s is
+// where they stand.
+func knownOptions(t *testing.T, block string) map[string]bool {
+	t.Helper()
+	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("localhost {\n"+fmt.Sprintf(block, "no_such_option")+"\n}\n"), nil)
+	_, words, ok := strings.Cut(fmt.Sprint(err), "the options are ")
+	if !ok {
+		t.Fatalf("%s: %v", block, err)
+	}
+	words, _, _ = strings.Cut(words, ", at ")
+	known := map[string]bool{}
+	for word := range strings.SplitSeq(words, ", ") {
+		known[word] = true
+	}
+	return known
+}
+
+// TestGrammars holds the grammar in the comment of each UnmarshalCaddyfile
+// against the words that the parser knows, block by block.
+func TestGrammars(t *testing.T) {
+	t.Parallel()
+	optional, argument := regexp.MustCompile(`\[[^\]]*\]`), regexp.MustCompile(`<[^>]*>`)
+	for file, want := range map[string]int{"caddymodule/caddyfile.go": 8, "caddymodule/profilemodule/caddyfile.go": 4} {
+		type block struct {
+			opened string // a line that opens it in a Caddyfile
+			words  map[string]bool
+		}
+		var open []block
+		compared := 0
+		for _, line := range grammar(t, file) {
+			word, _, _ := strings.Cut(line, " ")
+			if word != "}" {
+				if len(open) > 0 {
+					open[len(open)-1].words[word] = true
+				}
+				if strings.HasSuffix(line, "{") {
+					open = append(open, block{argument.ReplaceAllString(optional.ReplaceAllString(line, ""), "x"), map[string]bool{}})
+				}
+				continue
+			}
+			documented := open[len(open)-1].words
+			text := "%s"
+			for _, outer := range slices.Backward(open) {
+				text = outer.opened + "\n" + text + "\n}"
+			}
+			open = open[:len(open)-1]
+			if documented["<key>"] {
+				continue // whatever the operator names
+			}
+			compared++
+			if diff := cmp.Diff(knownOptions(t, text), documented); diff != "" {
+				t.Errorf("%s, the grammar of\n%s (-parser +comment)\n%s", file, text, diff)
+			}
+		}
+		if compared != want || len(open) > 0 {
+			t.Errorf("%s: %d blocks were compared, want %d", file, compared, want)
+		}
+	}
+}
+
+// grammar returns the lines of the grammar in the comment of a file's
+// UnmarshalCaddyfile.
+func grammar(t *testing.T, file string) (lines []string) {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, declared := range parsed.Decls {
+		if function, ok := declared.(*ast.FuncDecl); ok && function.Name.Name == "UnmarshalCaddyfile" {
+			for line := range strings.Lines(function.Doc.Text()) {
+				if strings.HasPrefix(line, "\t") {
+					lines = append(lines, strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+	return lines
+}
+
+// TestOptionTables holds the words that the parser knows against the tables of
+// docs/reference.md.
 func TestOptionTables(t *testing.T) {
 	t.Parallel()
 	sections := regexp.MustCompile(`(?m)^#{2,3} `).Split(read(t, "docs/reference.md"), -1)
@@ -138,15 +219,7 @@ func TestOptionTables(t *testing.T) {
 	} {
 		want := map[string]bool{}
 		for strings.Contains(block, "%") {
-			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("localhost {\n"+fmt.Sprintf(block, "no_such_option")+"\n}\n"), nil)
-			_, words, ok := strings.Cut(fmt.Sprint(err), "the options are ")
-			if !ok {
-				t.Fatalf("%s: %v", heading, err)
-			}
-			words, _, _ = strings.Cut(words, ", at ")
-			for word := range strings.SplitSeq(words, ", ") {
-				want[word] = true
-			}
+			maps.Copy(want, knownOptions(t, block))
 			// The profile's section documents auth mint's options as well.
 			if heading != "`profile <url" || want["client_id"] {
 				break
