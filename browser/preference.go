@@ -351,7 +351,7 @@ func (p *preferenceText) Why() string {
 }
 
 func (p *preferenceText) asksNotToBeMeasured() bool {
-	return p.Signal == policy.SignalOptedOut || p.Signal == policy.SignalPrivacyHeader
+	return p.Signal == policy.SignalOptedOut || p.Signal == policy.SignalUnrecorded
 }
 
 // Account says what the account's choice is.
@@ -386,7 +386,7 @@ func (p *preferenceText) AccountWhy() string {
 // Browser says what this browser asks for.
 func (p *preferenceText) Browser() string {
 	switch p.Signal {
-	case policy.SignalOptedOut, policy.SignalPrivacyHeader:
+	case policy.SignalOptedOut, policy.SignalUnrecorded:
 		return "browser_optout"
 	case policy.SignalNoObjection:
 		return "browser_no_objection"
@@ -402,7 +402,7 @@ func (p *preferenceText) BrowserWhy() string {
 	switch {
 	case p.Signal == policy.SignalNoObjection:
 		return "browser_no_objection_why"
-	case p.Signal == policy.SignalPrivacyHeader:
+	case p.Signal == policy.SignalUnrecorded:
 		return "browser_optout_header"
 	case p.Signal == policy.SignalOptedOut && p.Sticky:
 		return "browser_optout_sticky"

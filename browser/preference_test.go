@@ -364,7 +364,7 @@ func TestWhichWins(t *testing.T) {
 			[]string{"You are measured.", "Your account says “Allow”, and a choice in the account counts before", "This browser Does not say anything"},
 		},
 		"the browser before no choice": {
-			preferenceView(defaults, policy.Verified, policy.Unset, policy.SignalPrivacyHeader),
+			preferenceView(defaults, policy.Verified, policy.Unset, policy.SignalUnrecorded),
 			[]string{"You are not measured.", "Your account follows the browser, and this browser asks", "Your account Follow this browser's setting", "Global Privacy Control"},
 		},
 		"no choice anywhere": {

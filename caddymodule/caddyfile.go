@@ -100,8 +100,8 @@ func init() {
 //			follow      on|off
 //		}
 //		signal {
-//			cookie <name>
-//			header <name>
+//			cookie <name> [<regexp>]
+//			header <name> [<regexp>]
 //			gpc
 //			dnt
 //		}
@@ -139,7 +139,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"session":    {Usage: "jwt { ... } | introspect <url> [{ ... }] | user <placeholder>", Repeats: true, Parse: g.parseSession},
 		"body_uid":   grammar.Text("<json-field>", &g.BodyUID),
 		"profile":    {Usage: "<url> { ... }", Parse: g.parseProfile},
-		"signal":     {Usage: "{ cookie <name> | header <name> | gpc | dnt }", Parse: g.parseSignal},
+		"signal":     {Usage: "{ cookie|header <name> [<regexp>] | gpc | dnt }", Parse: g.parseSignal},
 		"write_back": grammar.OnOff(func(on bool) { g.WriteBack = &on }),
 		"handshake":  {Usage: "[{ ... }]", Parse: g.parseHandshake},
 		"experiment_params": {Usage: "[<name>...]", Parse: func(d *caddyfile.Dispenser) error {
@@ -335,15 +335,19 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	const where = "metrics_gate › signal"
 	signal := new(gate.Signal)
 	err := grammar.Options{
-		"cookie": grammar.List("<name>", &signal.Cookies),
-		"header": grammar.List("<name>", &signal.Headers),
-		"gpc":    grammar.Flag(&signal.GPC),
-		"dnt":    grammar.Flag(&signal.DNT),
+		"cookie": signalWord(&signal.Cookies, func(name, optedOut string) {
+			signal.Consents = append(signal.Consents, gate.Consent{Cookie: name, OptedOut: optedOut})
+		}),
+		"header": signalWord(&signal.Headers, func(name, optedOut string) {
+			signal.Consents = append(signal.Consents, gate.Consent{Header: name, OptedOut: optedOut})
+		}),
+		"gpc": grammar.Flag(&signal.GPC),
+		"dnt": grammar.Flag(&signal.DNT),
 	}.Parse(d, where)
 	if err != nil {
 		return err
 	}
-	if len(signal.Cookies)+len(signal.Headers) == 0 && !signal.GPC && !signal.DNT {
+	if len(signal.Cookies)+len(signal.Headers)+len(signal.Consents) == 0 && !signal.GPC && !signal.DNT {
 		return grammar.ErrUsage
 	}
 	if err := signal.Validate(); err != nil {
@@ -351,6 +355,23 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	}
 	g.Signal = *signal
 	return nil
+}
+
+// signalWord is a name of a cookie or header, alone or with the regular
+// expression of those that have words of their own.
+func signalWord(names *[]string, consent func(name, optedOut string)) grammar.Option {
+	return grammar.Option{Usage: "<name> [<regexp>]", Repeats: true, Parse: func(d *caddyfile.Dispenser) error {
+		if !d.NextArg() {
+			return grammar.ErrUsage
+		}
+		name := d.Val()
+		if d.NextArg() {
+			consent(name, d.Val())
+		} else {
+			*names = append(*names, name)
+		}
+		return nil
+	}}
 }
 
 func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {

@@ -57,9 +57,9 @@ type question struct {
 	// read takes the place of the lookup for the proven account, where what is
 	// cached may be too old.
 	read func(profileclient.Account) policy.Preference
-	// said is what the browser says in this very request, in place of what its
-	// cookies and headers say.
-	said policy.Signal
+	// reports says that the browser opts out in this very request, which is
+	// newer than what its own cookie says.
+	reports bool
 	// withhold leaves out what the request only names.
 	withhold bool
 	// body says that the account that the body names counts.
@@ -89,7 +89,7 @@ func (e *engine) Standing(r *http.Request, read func(profileclient.Account) poli
 
 // Reported takes the handshake's report that the browser opted out.
 func (e *engine) Reported(r *http.Request) {
-	e.decide(r, time.Now(), question{wait: true, withhold: true, said: policy.SignalOptedOut, write: e.writeBack})
+	e.decide(r, time.Now(), question{wait: true, withhold: true, reports: true, write: e.writeBack})
 }
 
 // namesDecide says whether an account that a body names can decide over the
@@ -101,12 +101,15 @@ func (e *engine) namesDecide(route *gatedRoute) bool {
 
 // decide decides a request that came now.
 func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
-	v := verdict{found: e.sessions.Find(r, now, e.observeSession), signal: q.said}
+	v := verdict{found: e.sessions.Find(r, now, e.observeSession)}
+	if q.reports {
+		v.signal = e.signals.Reported(r.Header)
+	}
 	proven := v.found.Session == policy.Verified
 	if proven {
 		v.preference = e.preference(r, &v.found.Subject, &q, now)
 	}
-	if q.said == policy.SignalNone && !v.preference.IsChoice() {
+	if !q.reports && !v.preference.IsChoice() {
 		v.signal = e.signals.Read(r.Header)
 	}
 	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
@@ -128,7 +131,7 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 // that was not looked at.
 func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time.Time) {
 	also := func(preference policy.Preference) {
-		if q.said == policy.SignalNone && v.signal == policy.SignalNone && !preference.IsChoice() {
+		if !q.reports && v.signal == policy.SignalNone && !preference.IsChoice() {
 			v.signal = e.signals.Read(r.Header) // the first account's choice stood above it
 		}
 		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)

@@ -176,13 +176,13 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 		return next(w, r)
 	case decision.Action == policy.Block:
 		if decision.Reason == policy.ReasonPreference && !decision.ByName {
-			g.stick(w, r)
+			g.remember(w, r)
 		}
 		g.block(w, r, route, decision)
 		return nil
 	}
 	if decision.Reason == policy.ReasonExplicitAllow {
-		g.unstick(w, r)
+		g.forget(w, r)
 	}
 	switch {
 	case g.namesDecide(route):

@@ -86,14 +86,13 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 			setCookie(w, g.handshake.cookies.chosen)
 		}
 	case browser.OptOut:
-		g.stick(w, r)
+		g.remember(w, r)
 	case browser.BrowserUndo:
-		if chosenCookie(r.Header) {
+		if chosenCookie(r.Header) || rememberedCookie(r.Header) {
 			setCookie(w, g.handshake.cookies.removed)
 		}
-	case browser.Allow:
-		g.unstick(w, r)
-	default: // following a browser that was set not to be measured
+	default: // the account allows, or follows this browser
+		g.forget(w, r)
 	}
 	return 0, browser.Saved
 }
@@ -121,7 +120,7 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	view.SiteName = cmp.Or(g.handshake.siteName, r.Host)
 	view.Locale = r.Header.Get("Accept-Language")
 	view.Signal = g.signals.Read(r.Header)
-	view.Sticky = chosenCookie(r.Header)
+	view.Sticky = chosenCookie(r.Header) || rememberedCookie(r.Header)
 	view.Preference = v.preference
 	view.Decision, view.Undecided = v.decision, v.withheld
 	if v.found.Session == policy.Verified {

@@ -140,11 +140,12 @@ func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, st
 }
 
 // reportedCookie is the Set-Cookie line that keeps an outcome, or "" where
-// the browser's cookie stays as it is. What somebody chose (true) is never
-// replaced, and no answer replaces no answer that was given before.
+// the browser's cookie stays as it is. What somebody chose, and what is
+// remembered of an account, is never replaced, and no answer replaces no answer
+// that was given before.
 func (g *Gate) reportedCookie(h http.Header, value string, framed bool) string {
 	answered := reportedOptOut(h) || session.CookieHolds(h, signalCookie, cookieNoObjection)
-	if chosenCookie(h) || value == session.NoAnswer && answered {
+	if chosenCookie(h) || rememberedCookie(h) || value == session.NoAnswer && answered {
 		return ""
 	}
 	if framed && g.handshake.framed {

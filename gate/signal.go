@@ -1,8 +1,10 @@
 package gate
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -10,8 +12,9 @@ import (
 )
 
 // Signal says where the browser's word is found. Cookies and headers mean
-// opted out with "true" or "1" and no objection with "false" or "0". They
-// go on to the upstream unchanged.
+// opted out with "true", "1" or "?1" and no objection with "false", "0" or "?0",
+// in any letter case. Where they contradict each other the opt-out holds, and is
+// not written into a profile. They go on to the upstream unchanged.
 type Signal struct {
 	// Cookies are names of cookies, besides metrics_optout.
 	Cookies []string `json:"cookies,omitempty"`
@@ -27,6 +30,39 @@ type Signal struct {
 	// DNT makes "DNT: 1" (Do Not Track) an opt-out, under the same rules as
 	// GPC. Default: false.
 	DNT bool `json:"dnt,omitempty"`
+
+	// Consents are cookies and headers in words of their own, such as those of
+	// a consent banner. They block, and are never written into a profile.
+	// Default: none.
+	Consents []Consent `json:"consents,omitempty"`
+}
+
+// Consent is a cookie or a header that means opted out where its value matches
+// OptedOut, or is longer than 4 KiB, and no objection where it does not. The
+// value's URL escapes are decoded once.
+type Consent struct {
+	// Cookie is the name of the cookie. Exactly one of Cookie and Header is set.
+	Cookie string `json:"cookie,omitempty"`
+
+	// Header is the name of the header.
+	Header string `json:"header,omitempty"`
+
+	// OptedOut is a regular expression in Go's syntax (RE2), which is looked for
+	// anywhere in the value. Required.
+	OptedOut string `json:"opted_out,omitempty"`
+}
+
+func (c *Consent) validate() error {
+	if (c.Cookie == "") == (c.Header == "") {
+		return errors.New("write either a cookie or a header")
+	}
+	if c.OptedOut == "" {
+		return errors.New("there is no regular expression for what means opted out; write one, such as ^0$")
+	}
+	if _, err := regexp.Compile(c.OptedOut); err != nil {
+		return fmt.Errorf("%q is not a regular expression: %w", c.OptedOut, err)
+	}
+	return nil
 }
 
 const (
@@ -41,6 +77,13 @@ func (s *Signal) reader() *session.Signals {
 		Headers: []string{signalHeader},
 		GPC:     s.GPC,
 		DNT:     s.DNT,
+		Own:     signalCookie,
+	}
+	for _, consent := range s.Consents {
+		reader.Consents = append(reader.Consents, session.Consent{
+			Cookie: consent.Cookie, Header: http.CanonicalHeaderKey(consent.Header),
+			OptedOut: regexp.MustCompile(consent.OptedOut), // Validate has looked at it
+		})
 	}
 	for _, name := range s.Headers {
 		reader.Headers = append(reader.Headers, http.CanonicalHeaderKey(name))
@@ -51,12 +94,21 @@ func (s *Signal) reader() *session.Signals {
 // Validate finds names that are not names of cookies or headers, and the gate's
 // own outcome header.
 func (s *Signal) Validate() error {
-	for _, name := range slices.Concat(s.Cookies, s.Headers) {
+	names, headers := slices.Concat(s.Cookies, s.Headers), slices.Clone(s.Headers)
+	for i := range s.Consents {
+		consent := &s.Consents[i]
+		if err := consent.validate(); err != nil {
+			return err
+		}
+		names = append(names, consent.Cookie+consent.Header)
+		headers = append(headers, consent.Header)
+	}
+	for _, name := range names {
 		if name == "" || strings.ContainsAny(name, " \t\r\n\"(),/:;<=>?@[\\]{}") {
 			return fmt.Errorf("%q is not the name of a cookie or header", name)
 		}
 	}
-	for _, name := range s.Headers {
+	for _, name := range headers {
 		if http.CanonicalHeaderKey(name) == OutcomeHeader {
 			return fmt.Errorf("%s is the gate's own outcome header and cannot be a signal", OutcomeHeader)
 		}

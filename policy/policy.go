@@ -141,10 +141,8 @@ func DefaultRules() Rules { return Rules{OnUnknown: Block, OnUnset: Collect} }
 func (r Rules) Decide(session Session, preference Preference, signal Signal) Decision {
 	row := Match(session, preference, signal)
 	d := Decision{
-		Action: r.resolve(row.Then),
-		Reason: row.Reason,
-		// A privacy header blocks, but it says something about this site and
-		// not about telemetry, so it is never recorded as a choice.
+		Action:    r.resolve(row.Then),
+		Reason:    row.Reason,
 		WriteBack: row.WriteBack && signal == SignalOptedOut,
 	}
 	switch row {

@@ -13,7 +13,7 @@ var (
 	preferences = []policy.Preference{policy.Unknown, policy.Unset, policy.Allowed, policy.OptedOut, policy.Hidden}
 	signals     = []policy.Signal{
 		policy.SignalNone, policy.SignalProbing, policy.SignalNoObjection,
-		policy.SignalPrivacyHeader, policy.SignalOptedOut,
+		policy.SignalUnrecorded, policy.SignalOptedOut,
 	}
 	actions = []policy.Action{policy.Block, policy.Collect}
 )
@@ -44,7 +44,7 @@ expired      -       -        on_unset    default            -
 func expected(t *testing.T, s policy.Session, p policy.Preference, sig policy.Signal, r policy.Rules) (action, reason string, writeBack bool) {
 	t.Helper()
 	said := sig.String()
-	if sig == policy.SignalOptedOut || sig == policy.SignalPrivacyHeader {
+	if sig == policy.SignalOptedOut || sig == policy.SignalUnrecorded {
 		said = "optout"
 	}
 	for line := range strings.Lines(strings.TrimSpace(theTable)) {
@@ -191,24 +191,6 @@ func TestWhatNobodySetFailsPrivate(t *testing.T) {
 	}
 	if d := (policy.Decision{}); d.Action != policy.Block {
 		t.Errorf("the zero decision collects: %+v", d)
-	}
-}
-
-func TestOptedOutWinsOverContradictingSignals(t *testing.T) {
-	t.Parallel()
-	for _, s := range signals {
-		if got := s.Strongest(policy.SignalOptedOut); got != policy.SignalOptedOut {
-			t.Errorf("opted out and %v make %v", s, got)
-		}
-		if got, back := s.Strongest(policy.SignalNoObjection), policy.SignalNoObjection.Strongest(s); got != back {
-			t.Errorf("%v and no objection make %v one way and %v the other", s, got, back)
-		}
-	}
-	if got := policy.SignalNoObjection.Strongest(policy.SignalPrivacyHeader); got != policy.SignalPrivacyHeader {
-		t.Errorf("no objection hides a privacy header: %v", got)
-	}
-	if got := policy.SignalProbing.Strongest(policy.SignalNoObjection); got != policy.SignalNoObjection {
-		t.Errorf("an answer leaves the browser probing: %v", got)
 	}
 }
 

@@ -1,8 +1,7 @@
 package policy
 
-// Signal is what the browser said about its user's choice. The values are in
-// the order of their weight: where a request carries several, the greatest
-// one holds, so that "opted out" wins over "no objection" (see Strongest).
+// Signal is what the browser said about its user's choice. Where a request
+// carries several, an opt-out wins over no objection.
 type Signal uint8
 
 const (
@@ -14,21 +13,22 @@ const (
 	// SignalNoObjection means that the browser answered without an opt-out.
 	// That is never consent.
 	SignalNoObjection
-	// SignalPrivacyHeader means an opt-out by Sec-GPC or DNT. It blocks like
-	// any other, but it speaks of one site rather than of telemetry and is
-	// therefore never written into a profile.
-	SignalPrivacyHeader
+	// SignalUnrecorded means an opt-out that blocks like any other and is never
+	// written into a profile: one that speaks of this site rather than of
+	// telemetry (Sec-GPC, DNT, a consent banner), one that others of the same
+	// request contradict, or what the gate remembers of an account.
+	SignalUnrecorded
 	// SignalOptedOut means that the user switched telemetry off in the
 	// browser, as the handshake learnt it.
 	SignalOptedOut
 )
 
 var signalNames = [...]string{
-	SignalNone:          "none",
-	SignalProbing:       "probing",
-	SignalNoObjection:   "no_objection",
-	SignalPrivacyHeader: "privacy_header",
-	SignalOptedOut:      "opted_out",
+	SignalNone:        "none",
+	SignalProbing:     "probing",
+	SignalNoObjection: "no_objection",
+	SignalUnrecorded:  "unrecorded",
+	SignalOptedOut:    "opted_out",
 }
 
 // String returns the signal as the explain command spells it.
@@ -43,6 +43,3 @@ func ParseSignal(word string) (Signal, bool) {
 	}
 	return SignalNone, false
 }
-
-// Strongest returns the signal that holds where a request carries both.
-func (s Signal) Strongest(other Signal) Signal { return max(s, other) }

@@ -62,7 +62,7 @@ const (
 
 // Match returns the row of Table that applies.
 func Match(session Session, preference Preference, signal Signal) *Row {
-	optedOut := signal == SignalOptedOut || signal == SignalPrivacyHeader
+	optedOut := signal == SignalOptedOut || signal == SignalUnrecorded
 	choose := func(saidOptedOut, otherwise int) *Row {
 		if optedOut {
 			return &Table[saidOptedOut]

@@ -3,6 +3,8 @@ package session
 import (
 	"net/http"
 	"net/textproto"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -16,6 +18,9 @@ type Signals struct {
 	// Headers are names of headers in canonical form (see
 	// http.CanonicalHeaderKey), so that no request pays for that.
 	Headers []string
+	// Consents are cookies and headers in words of their own, such as those of a
+	// consent banner.
+	Consents []Consent
 	// GPC makes "Sec-GPC: 1" count (Global Privacy Control).
 	GPC bool
 	// DNT makes "DNT: 1" count (Do Not Track).
@@ -23,24 +28,91 @@ type Signals struct {
 	// Probing says that browsers which can answer are being asked, so that one
 	// which said nothing yet is policy.SignalProbing.
 	Probing bool
+	// Own is the name of the cookie that whoever reads the signals sets itself.
+	// There, and nowhere else, Remembered counts, and Reported passes it over.
+	Own string
 }
 
-// NoAnswer is the value of a signal's cookie that says: this browser was asked
-// and gave no answer. It is no signal, and ends the probing.
-const NoAnswer = "none"
+// Consent is a cookie or a header that means opted out where its value matches,
+// and no objection where it does not. It speaks of this site, so it is never
+// written into a profile.
+type Consent struct {
+	// Cookie is the name of the cookie, or Header that of the header, in
+	// canonical form.
+	Cookie, Header string
+	// OptedOut is looked for in the value, of which the escapes of a URL are
+	// decoded once.
+	OptedOut *regexp.Regexp
+}
 
-// Read returns the strongest signal among everything that the request says:
-// every configured cookie and header, duplicates included. Where two
-// contradict each other, the opt-out holds. It does not allocate.
+const (
+	// NoAnswer is the value of a signal's cookie that says: this browser was asked
+	// and gave no answer. It is no signal, and ends the probing.
+	NoAnswer = "none"
+	// Remembered is the value of the cookie Signals.Own that says: an account
+	// that opted out was here.
+	Remembered = "account"
+)
+
+// Read returns what the browser says in all that the request carries: every
+// configured cookie and header, duplicates included. Where two contradict each
+// other the opt-out holds, and is not to be recorded. It does not allocate,
+// unless a consent's value has to be decoded.
 func (s *Signals) Read(h http.Header) policy.Signal {
-	signal, answered := policy.SignalNone, false
+	said := s.read(h, "")
+	if s.Probing && !said.answered() && canAnswer(h) {
+		return policy.SignalProbing
+	}
+	return said.signal()
+}
+
+// Reported returns what the browser says where it just said so, in a report of
+// its own: opted out, to be recorded unless another cookie or header of the
+// request contradicts it. The cookie Own is what it said before.
+func (s *Signals) Reported(h http.Header) policy.Signal {
+	said := s.read(h, s.Own)
+	said.optedOut = true
+	return said.signal()
+}
+
+// said is what the values of a request come to.
+type said struct {
+	optedOut, noObjection, noAnswer bool // by the browser
+	unrecorded, consented           bool // by what speaks of this site
+}
+
+// answered says whether nothing is left to ask the browser. What it let this
+// site do is no answer to that.
+func (s said) answered() bool { return s.optedOut || s.noObjection || s.noAnswer || s.unrecorded }
+
+func (s said) signal() policy.Signal {
+	switch {
+	case s.optedOut && !s.noObjection && !s.consented:
+		return policy.SignalOptedOut
+	case s.optedOut || s.unrecorded:
+		return policy.SignalUnrecorded
+	case s.noObjection || s.consented:
+		return policy.SignalNoObjection
+	default:
+		return policy.SignalNone
+	}
+}
+
+// read reads everything but the cookie of the name without.
+func (s *Signals) read(h http.Header, without string) (said said) {
 	for _, line := range h["Cookie"] {
 		for line != "" {
 			var pair cookie
 			pair, line = nextCookie(line)
-			if slices.Contains(s.Cookies, pair.name) {
-				signal = signal.Strongest(meaning(pair.value))
-				answered = answered || pair.value == NoAnswer
+			if pair.name != without && slices.Contains(s.Cookies, pair.name) {
+				said.add(pair.value)
+				said.noAnswer = said.noAnswer || pair.value == NoAnswer
+				said.unrecorded = said.unrecorded || pair.value == Remembered && pair.name == s.Own
+			}
+			for i := range s.Consents {
+				if consent := &s.Consents[i]; consent.Cookie != "" && consent.Cookie == pair.name {
+					said.consent(consent, pair.value)
+				}
 			}
 		}
 	}
@@ -51,18 +123,51 @@ func (s *Signals) Read(h http.Header) policy.Signal {
 			for more := true; more; {
 				var value string
 				value, line, more = strings.Cut(line, ",")
-				signal = signal.Strongest(meaning(textproto.TrimString(value)))
+				said.add(textproto.TrimString(value))
+			}
+		}
+	}
+	for i := range s.Consents {
+		if consent := &s.Consents[i]; consent.Header != "" {
+			for _, value := range h[consent.Header] {
+				said.consent(consent, textproto.TrimString(value))
 			}
 		}
 	}
 	// GPC by the letter: a field whose value is exactly "1".
-	if s.GPC && slices.Contains(h["Sec-Gpc"], "1") || s.DNT && slices.Contains(h["Dnt"], "1") {
-		signal = signal.Strongest(policy.SignalPrivacyHeader)
+	said.unrecorded = said.unrecorded || s.GPC && slices.Contains(h["Sec-Gpc"], "1") || s.DNT && slices.Contains(h["Dnt"], "1")
+	return said
+}
+
+// add adds one value of a signal's cookie or header, in any letter case; with a
+// question mark it is a boolean of a structured field (RFC 9651, section 3.3.6).
+func (s *said) add(value string) {
+	switch {
+	case value == "1" || value == "?1" || strings.EqualFold(value, "true"):
+		s.optedOut = true
+	case value == "0" || value == "?0" || strings.EqualFold(value, "false"):
+		s.noObjection = true
 	}
-	if s.Probing && signal == policy.SignalNone && !answered && canAnswer(h) {
-		return policy.SignalProbing
+}
+
+// maxConsent bounds what is looked at of a consent's value. No banner writes as
+// much, so more is what somebody would write to hide an opt-out.
+const maxConsent = 4 << 10
+
+// consent adds one value of a consent's cookie or header. An empty one says
+// nothing.
+func (s *said) consent(consent *Consent, value string) {
+	if value == "" {
+		return
 	}
-	return signal
+	if decoded, err := url.PathUnescape(value); err == nil {
+		value = decoded
+	}
+	if len(value) > maxConsent || consent.OptedOut.MatchString(value) {
+		s.unrecorded = true
+	} else {
+		s.consented = true
+	}
 }
 
 // canAnswer says whether the browser has a WebChannel, over which it can be
@@ -71,15 +176,4 @@ func (s *Signals) Read(h http.Header) policy.Signal {
 func canAnswer(h http.Header) bool {
 	agent := h["User-Agent"]
 	return len(agent) > 0 && strings.Contains(agent[0], "Firefox/")
-}
-
-// meaning is what one value of a signal's cookie or header says.
-func meaning(value string) policy.Signal {
-	switch value {
-	case "true", "1":
-		return policy.SignalOptedOut
-	case "false", "0":
-		return policy.SignalNoObjection
-	}
-	return policy.SignalNone
 }

@@ -108,7 +108,7 @@ func TestUnknownCommand(t *testing.T) {
 // caddy metrics-gate explain says what the table says.
 func TestExplainCommand(t *testing.T) {
 	t.Parallel()
-	signals := map[string]string{"none": "", "opted_out": "opted out", "no_objection": "no objection", "privacy_header": "privacy header", "probing": "probing"}
+	signals := map[string]string{"none": "", "opted_out": "opted out", "no_objection": "no objection", "unrecorded": "privacy header", "probing": "probing"}
 	type ask struct {
 		session, preference, signal string
 		options                     policyOptions
@@ -120,7 +120,7 @@ func TestExplainCommand(t *testing.T) {
 		{"verified", "true", "no_objection", policyOptions{"collect", "collect"}, nil},
 		{"verified", "false", "opted_out", usual, nil},
 		{"verified", "null", "opted_out", usual, nil},
-		{"verified", "null", "privacy_header", usual, nil},
+		{"verified", "null", "unrecorded", usual, nil},
 		{"verified", "null", "none", usual, nil},
 		{"verified", "null", "none", policyOptions{"block", "block"}, nil},
 		{"verified", "unknown", "none", usual, nil},

@@ -27,21 +27,21 @@ var rules = []rule{
 	{"verified", "true", "*", "block", "preference", false},
 	{"verified", "false", "*", "collect", "explicit_allow", false},
 	{"verified", "null", "opted out", "block", "signal", true},
-	{"verified", "null", "privacy header", "block", "signal", false},
+	{"verified", "null", "unrecorded", "block", "signal", false},
 	{"verified", "null", "probing", "on_unknown", "probing", false},
 	{"verified", "null", "*", "on_unset", "default", false},
 	{"verified", "unknown", "opted out", "block", "signal", false},
-	{"verified", "unknown", "privacy header", "block", "signal", false},
+	{"verified", "unknown", "unrecorded", "block", "signal", false},
 	{"verified", "unknown", "*", "on_unknown", "unknown", false},
 	{"unverifiable", "*", "opted out", "block", "signal", false},
-	{"unverifiable", "*", "privacy header", "block", "signal", false},
+	{"unverifiable", "*", "unrecorded", "block", "signal", false},
 	{"unverifiable", "*", "*", "on_unknown", "unverified_session", false},
 	{"none", "*", "opted out", "block", "signal", false},
-	{"none", "*", "privacy header", "block", "signal", false},
+	{"none", "*", "unrecorded", "block", "signal", false},
 	{"none", "*", "probing", "on_unknown", "probing", false},
 	{"none", "*", "*", "on_unset", "default", false},
 	{"expired", "*", "opted out", "block", "signal", false},
-	{"expired", "*", "privacy header", "block", "signal", false},
+	{"expired", "*", "unrecorded", "block", "signal", false},
 	{"expired", "*", "probing", "on_unknown", "probing", false},
 	{"expired", "*", "*", "on_unset", "default", false},
 }
@@ -106,7 +106,9 @@ func TestRules(t *testing.T) {
 		{"cookie", "opted out", "Cookie: metrics_optout=true"},
 		{"header", "opted out", "Metrics-Optout: true"},
 		{"no-objection", "no objection", "Cookie: metrics_optout=false"},
-		{"gpc", "privacy header", "Sec-Gpc: 1"},
+		{"gpc", "unrecorded", "Sec-Gpc: 1"},
+		{"contradicted", "unrecorded", "Metrics-Optout: true, false"},
+		{"consent", "unrecorded", "Cookie: banner=groups%3DC0002%3A0"},
 	}
 	preferences := []preference{unset, allow, optOut, unknown}
 	bodies := []preference{"", unset, allow, optOut, unknown, "self", unlearnable}
@@ -124,7 +126,7 @@ func TestRules(t *testing.T) {
 	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}, {"collect", "block"}} {
 		addr := testcaddy.FreeAddr(t)
 		directives := []string{
-			testcaddy.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\n}",
+			testcaddy.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\ncookie banner C0002:0\n}",
 			"on_unknown " + options.onUnknown, "on_unset " + options.onUnset,
 		}
 		for _, session_ := range []string{"none", "expired", "unverifiable", "verified"} {
@@ -284,6 +286,11 @@ func TestSignals(t *testing.T) {
 		{usual, []string{"metrics-optout: 1"}, "block"},
 		{usual, []string{"Metrics-Optout: 0"}, "collect"},
 		{usual, []string{"Metrics-Optout: sometimes"}, "collect"},
+		{usual, []string{"Cookie: metrics_optout=True"}, "block"},
+		{usual, []string{"Metrics-Optout: ?1"}, "block"},
+		{usual, []string{"Metrics-Optout: ?0"}, "collect"},
+		{usual, []string{"Cookie: metrics_optout=account"}, "block"},
+		{usual, []string{"Metrics-Optout: account"}, "collect"},
 		// Opted out wins, among duplicates and among kinds.
 		{usual, []string{"Cookie: metrics_optout=false; metrics_optout=true"}, "block"},
 		{usual, []string{"Cookie: metrics_optout=true", "Cookie: metrics_optout=false"}, "block"},

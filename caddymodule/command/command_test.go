@@ -63,7 +63,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{"--session verified --preference true", []string{"decision:   block\n", "reason:     preference\n", "| verified | `true` | any | block | `preference` |  |"}},
 		{"--session verified --preference null --signal opted_out", []string{"decision:   block\n", "reason:     signal\n", "write back: yes\n"}},
-		{"--session verified --preference null --signal privacy_header", []string{"decision:   block\n", "write back: no\n"}},
+		{"--session verified --preference null --signal unrecorded", []string{"decision:   block\n", "write back: no\n"}},
 		{"--session none --signal opted-out", []string{"decision:   block\n", "reason:     signal\n"}},
 		{"--session none --on-unset block", []string{"decision:   block\n", "reason:     default\n", "by `on_unset`"}},
 		{"--session none --named null,true", []string{"decision:   block\n", "reason:     preference\n", "named account 2 (true): block, preference\n"}},

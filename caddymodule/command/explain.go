@@ -31,7 +31,7 @@ func explainCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&session, "session", "verified", "what the request proves: verified, expired, unverifiable or none")
 	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true or unknown")
-	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, privacy_header or probing")
+	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, unrecorded or probing")
 	flags.StringVar(&onUnknown, "on-unknown", policy.DefaultRules().OnUnknown.String(), "the option on_unknown: block or collect")
 	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
 	flags.StringSliceVar(&named, "named", nil, "preferences of accounts that the request only names, separated by commas")
@@ -59,7 +59,7 @@ func newExplanation(session, preference, signal, onUnknown, onUnset string, name
 	}
 	said, ok := policy.ParseSignal(strings.NewReplacer(" ", "_", "-", "_").Replace(signal)) // as the table has it, too
 	if !ok {
-		return nil, wrong("signal", signal, "none, opted_out, no_objection, privacy_header, probing")
+		return nil, wrong("signal", signal, "none, opted_out, no_objection, unrecorded, probing")
 	}
 	var rules policy.Rules
 	if rules.OnUnknown, ok = policy.ParseAction(onUnknown); !ok {

@@ -330,7 +330,7 @@ func TestLateBeaconAfterSignOut(t *testing.T) {
 			browser.navigate(s.origin + "/settings")
 			s.reported(browser)
 			s.blocks(browser, "signal")
-			if got := browser.cookie("metrics_optout"); got != "true" {
+			if got := browser.cookie("metrics_optout"); got != "account" {
 				t.Errorf("the cookie is %q", got)
 			}
 
@@ -339,7 +339,7 @@ func TestLateBeaconAfterSignOut(t *testing.T) {
 			s.profile.choose(t, other, "false")
 			s.signIn(browser, other)
 			s.collects(browser, "explicit_allow")
-			if got := browser.cookie("metrics_optout"); got == "true" {
+			if got := browser.cookie("metrics_optout"); got == "account" {
 				t.Error("the cookie is still there")
 			}
 		})
