@@ -119,9 +119,6 @@ const (
 	SendersDoubt
 )
 
-// String returns the doubt as the explain command spells it.
-func (d Doubt) String() string { return [...]string{"none", "ours", "the sender's"}[d] }
-
 // Rules are the two choices that an operator has. Start from DefaultRules: the
 // zero value blocks in both cases.
 type Rules struct {

@@ -108,7 +108,7 @@ func TestUnknownCommand(t *testing.T) {
 // caddy metrics-gate explain says what the table says.
 func TestExplainCommand(t *testing.T) {
 	t.Parallel()
-	signals := map[string]string{"none": "", "opted_out": "opted out", "no_objection": "no objection", "unrecorded": "privacy header", "probing": "probing"}
+	signals := map[string]string{"none": "", "opted_out": "opted out", "no_objection": "no objection", "unrecorded": "unrecorded", "probing": "probing"}
 	type ask struct {
 		session, preference, signal string
 		options                     policyOptions
@@ -128,6 +128,8 @@ func TestExplainCommand(t *testing.T) {
 		{"verified", "unknown", "opted_out", policyOptions{"collect", "collect"}, nil},
 		{"verified", "false", "none", usual, []preference{unset, optOut}},
 		{"verified", "null", "none", usual, []preference{unknown}},
+		{"verified", "null", "probing", usual, nil},
+		{"verified", "null", "none", policyOptions{"collect", "collect"}, []preference{unlearnable}},
 		{"unverifiable", "null", "opted_out", usual, nil},
 		{"unverifiable", "null", "none", usual, nil},
 		{"unverifiable", "null", "none", policyOptions{"collect", "block"}, nil},
@@ -145,7 +147,7 @@ func TestExplainCommand(t *testing.T) {
 		if c.named != nil {
 			var named []string
 			for _, name := range c.named {
-				named = append(named, string(name))
+				named = append(named, strings.Replace(string(name), string(unlearnable), "hidden", 1))
 			}
 			args = append(args, "--named", strings.Join(named, ","))
 		}

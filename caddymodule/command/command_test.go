@@ -67,6 +67,10 @@ func TestExplain(t *testing.T) {
 		{"--session none --signal opted-out", []string{"decision:   block\n", "reason:     signal\n"}},
 		{"--session none --on-unset block", []string{"decision:   block\n", "reason:     default\n", "by `on_unset`"}},
 		{"--session none --named null,true", []string{"decision:   block\n", "reason:     preference\n", "named account 2 (true): block, preference\n"}},
+		{"--session verified --preference false --also null,true", []string{"decision:   block\n", "reason:     preference\n", "proven account 2 (true): block, preference\n"}},
+		{"--session verified --preference null --also null --signal opted_out", []string{"decision:   block\n", "reason:     signal\n", "write back: no\n"}},
+		{"--session verified --preference false --also hidden --on-unknown collect", []string{"decision:   block\n", "doubt:      the request may have caused it"}},
+		{"--session unverifiable --on-unknown collect", []string{"decision:   collect\n", "doubt:      on our side, so on_unknown decides\n"}},
 		{"--session none --named unknown --on-unknown collect", []string{"decision:   collect\n", "named account 1 (unknown): collect, unknown\n"}},
 	} {
 		out, err := run(explainCommand(), strings.Fields(test.args)...)

@@ -12,7 +12,7 @@ import (
 
 func explainCommand() *cobra.Command {
 	var session, preference, signal, onUnknown, onUnset string
-	var named []string
+	var also, named []string
 	cmd := &cobra.Command{
 		Use:   "explain",
 		Short: "Prints the decision for a request, its reason and the row of the rules table",
@@ -20,7 +20,7 @@ func explainCommand() *cobra.Command {
   caddy metrics-gate explain --session none --named true`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			e, err := newExplanation(session, preference, signal, onUnknown, onUnset, named)
+			e, err := newExplanation(session, preference, signal, onUnknown, onUnset, also, named)
 			if err != nil {
 				return err
 			}
@@ -30,10 +30,11 @@ func explainCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&session, "session", "verified", "what the request proves: verified, expired, unverifiable or none")
-	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true or unknown")
-	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, unrecorded or probing")
+	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true, unknown or hidden (could not be learnt, and the request may have caused that)")
+	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, unrecorded (an opt-out that is never written) or probing")
 	flags.StringVar(&onUnknown, "on-unknown", policy.DefaultRules().OnUnknown.String(), "the option on_unknown: block or collect")
 	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
+	flags.StringSliceVar(&also, "also", nil, "preferences of further accounts that the request proves, separated by commas")
 	flags.StringSliceVar(&named, "named", nil, "preferences of accounts that the request only names, separated by commas")
 	return cmd
 }
@@ -41,11 +42,11 @@ func explainCommand() *cobra.Command {
 // explanation is a decision and how it came about.
 type explanation struct {
 	row      *policy.Row
-	steps    []string // one for each named account that changed something
+	steps    []string // one for each further account that changed something
 	decision policy.Decision
 }
 
-func newExplanation(session, preference, signal, onUnknown, onUnset string, named []string) (*explanation, error) {
+func newExplanation(session, preference, signal, onUnknown, onUnset string, also, named []string) (*explanation, error) {
 	wrong := func(flag, value, words string) error {
 		return fmt.Errorf("--%s: %q is not one of %s", flag, value, words)
 	}
@@ -55,7 +56,7 @@ func newExplanation(session, preference, signal, onUnknown, onUnset string, name
 	}
 	preferred, ok := policy.ParsePreference(preference)
 	if !ok {
-		return nil, wrong("preference", preference, "null, false, true, unknown")
+		return nil, wrong("preference", preference, preferences)
 	}
 	said, ok := policy.ParseSignal(strings.NewReplacer(" ", "_", "-", "_").Replace(signal)) // as the table has it, too
 	if !ok {
@@ -72,18 +73,30 @@ func newExplanation(session, preference, signal, onUnknown, onUnset string, name
 		row:      policy.Match(proven, preferred, said),
 		decision: rules.Decide(proven, preferred, said),
 	}
-	for i, word := range named {
-		name, ok := policy.ParsePreference(strings.TrimSpace(word))
-		if !ok {
-			return nil, wrong("named", word, "null, false, true, unknown")
-		}
-		before := e.decision
-		if e.decision = rules.DecideNamed(before, name); e.decision != before {
-			e.steps = append(e.steps, fmt.Sprintf("named account %d (%s): %s, %s", i+1, name, e.decision.Action, e.decision.Reason))
+	for _, further := range []struct {
+		flag, kind string
+		words      []string
+		decide     func(policy.Decision, policy.Preference) policy.Decision
+	}{
+		{"also", "proven", also, func(d policy.Decision, p policy.Preference) policy.Decision { return rules.DecideAlso(d, p, said) }},
+		{"named", "named", named, rules.DecideNamed},
+	} {
+		for i, word := range further.words {
+			preferred, ok := policy.ParsePreference(strings.TrimSpace(word))
+			if !ok {
+				return nil, wrong(further.flag, word, preferences)
+			}
+			before := e.decision
+			if e.decision = further.decide(before, preferred); e.decision != before {
+				e.steps = append(e.steps, fmt.Sprintf("%s account %d (%s): %s, %s", further.kind, i+1, preferred, e.decision.Action, e.decision.Reason))
+			}
 		}
 	}
 	return e, nil
 }
+
+// preferences are the words for what an account prefers.
+const preferences = "null, false, true, unknown, hidden"
 
 func (e *explanation) print(w io.Writer) {
 	writeBack := ""
@@ -91,10 +104,17 @@ func (e *explanation) print(w io.Writer) {
 		writeBack = "yes"
 	}
 	_, _ = fmt.Fprintf(w, "decision:   %s\nreason:     %s\nwrite back: %s\n", e.decision.Action, e.decision.Reason, yesNo(e.decision.WriteBack))
+	switch e.decision.Doubt {
+	case policy.OurDoubt:
+		_, _ = fmt.Fprintln(w, "doubt:      on our side, so on_unknown decides")
+	case policy.SendersDoubt:
+		_, _ = fmt.Fprintln(w, "doubt:      the request may have caused it, so it blocks whatever on_unknown says")
+	default: // nothing was missing
+	}
 	_, _ = fmt.Fprintf(w, "\n| session | preference | signal | decision | reason | write back |\n|---|---|---|---|---|---|\n")
 	_, _ = fmt.Fprintf(w, "| %s | %s | %s | %s | `%s` | %s |\n", e.row.Session, e.row.Preference, e.row.Signal, e.row.Then, e.row.Reason, writeBack)
 	if len(e.steps) > 0 {
-		_, _ = fmt.Fprintf(w, "\nthen, since that collects:\n%s\n", strings.Join(e.steps, "\n"))
+		_, _ = fmt.Fprintf(w, "\nthen:\n%s\n", strings.Join(e.steps, "\n"))
 	}
 }
 
