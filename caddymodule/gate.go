@@ -197,7 +197,7 @@ func (g *Gate) provision() error {
 	}
 	var err error
 	if g.Profile != nil {
-		config.Profile, err = g.Profile.client(repl, &g.leases)
+		config.Profile, err = g.Profile.client(repl, len(g.Sessions) == 0, &g.leases)
 		problems = append(problems, at(err, "profile"))
 	}
 	config.Handshake, err = g.Handshake.resolved(repl)

@@ -53,13 +53,14 @@ type Profile struct {
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 
 	// MaxEntries bounds the cache of preferences and that of verified tokens,
-	// in accounts and in tokens; accounts that are only named use a tenth of
-	// it besides. Default: 100000.
+	// in accounts and in tokens; accounts that are only named use half of it
+	// besides or, where there are no sessions, all of it. Default: 100000.
 	MaxEntries int `json:"max_entries,omitempty"`
 
-	// Concurrency bounds the lookups in flight; at most a quarter of them
-	// are for accounts that are only named. A request that would exceed it
-	// does not wait: its preference is unknown. Default: 64.
+	// Concurrency bounds the lookups in flight. Where there are sessions, at
+	// most half of them are for accounts that are only named. A proven account
+	// that would exceed it does not wait: its preference is unknown. One that
+	// is only named waits for a slot, as long as its request may. Default: 64.
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// Follow keeps one connection to <url>/changes, on which the profile
@@ -196,11 +197,13 @@ type profileSettings struct {
 	ClientID, Issuer, Audience     string
 	Timeout, MaxAge                time.Duration
 	MaxEntries, ConcurrentRequests int
-	Follow                         bool
+	Follow, OnlyNamed              bool
 }
 
-func (p *Profile) settings(repl *caddy.Replacer) (profileSettings, error) {
+// settings resolves the options; onlyNamed says that no session proves anybody.
+func (p *Profile) settings(repl *caddy.Replacer, onlyNamed bool) (profileSettings, error) {
 	settings := profileSettings{
+		OnlyNamed:          onlyNamed,
 		API:                p.API,
 		Field:              p.Field,
 		Inverted:           p.Inverted,
@@ -245,8 +248,8 @@ var profileClients = pool.New[*profileclient.Client]()
 
 // client returns the profile client for these settings: the one that a
 // running configuration uses, with all that it has cached, or a new one.
-func (p *Profile) client(repl *caddy.Replacer, held *pool.Leases) (*profileclient.Client, error) {
-	settings, err := p.settings(repl)
+func (p *Profile) client(repl *caddy.Replacer, onlyNamed bool, held *pool.Leases) (*profileclient.Client, error) {
+	settings, err := p.settings(repl, onlyNamed)
 	if err != nil {
 		return nil, err
 	}
@@ -270,6 +273,7 @@ func (p *Profile) client(repl *caddy.Replacer, held *pool.Leases) (*profileclien
 			MaxAge:      settings.MaxAge,
 			MaxEntries:  settings.MaxEntries,
 			Concurrency: settings.ConcurrentRequests,
+			OnlyNamed:   settings.OnlyNamed,
 			Observer:    profileObserver(),
 		})
 	})

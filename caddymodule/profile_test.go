@@ -43,12 +43,12 @@ func TestFollowDefault(t *testing.T) {
 					%s
 				}
 			}`, mode, test.url, test.options))
-			settings, err := module.Profile.settings(caddy.NewReplacer())
+			settings, err := module.Profile.settings(caddy.NewReplacer(), false)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var held pool.Leases
-			client, err := module.Profile.client(caddy.NewReplacer(), &held) // the one that the gate holds
+			client, err := module.Profile.client(caddy.NewReplacer(), false, &held) // the one that the gate holds
 			if err != nil {
 				t.Fatal(err)
 			}

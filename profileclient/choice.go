@@ -54,6 +54,11 @@ func (c *Client) Read(ctx context.Context, a Account) (Held, error) {
 		defer c.work.Done()
 	}
 	held, err, _ := c.reads.Do(a.UID, func() (any, error) {
+		if !c.slots.take() {
+			c.observer.Lookup(LookupBusy, 0)
+			return Held{}, errors.New("profile server: as many lookups as may be are in flight")
+		}
+		defer c.slots.give()
 		return c.consult(context.WithoutCancel(ctx), a, c.proven, time.Now())
 	})
 	return held.(Held), err

@@ -69,7 +69,7 @@ type Client struct {
 	reads                     singleflight.Group
 	slots, namedSlots, writes slots
 	pending                   pending
-	flights                   flights
+	flights, queue            flights // of requests, and of names that wait for a slot
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -85,6 +85,7 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	config = config.complete()
+	provenEntries, namedEntries, namedSlots := config.shares()
 	c := &Client{
 		address:    target,
 		api:        config.API,
@@ -99,11 +100,11 @@ func New(config Config) (*Client, error) {
 		start:      time.Now(),
 		follows:    config.Follow,
 		feed:       feed{health: health{report: config.Observer.FeedHealth}},
-		proven:     newCache(config.MaxEntries),
-		named:      newCache(config.MaxEntries / 10),
+		proven:     newCache(provenEntries),
+		named:      newCache(namedEntries),
 		etags:      newETags(config.MaxEntries),
 		slots:      make(slots, config.Concurrency),
-		namedSlots: make(slots, max(1, config.Concurrency/4)),
+		namedSlots: make(slots, namedSlots),
 		writes:     make(slots, max(1, config.Concurrency/4)),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
@@ -150,7 +151,9 @@ func (c *Client) Lookup(ctx context.Context, a Account, now time.Time) policy.Pr
 // LookupNamed is Lookup for an account that is only named, by anybody. It
 // uses what is cached of proven accounts and never displaces it. It waits at
 // most as long as is left of the time that a request may take for all that it
-// looks up; what is cached costs no timer for that.
+// looks up; what is cached costs no timer for that. Where no slot was free in
+// that time the preference is policy.Hidden: names by the thousand are how
+// somebody would keep one from being looked up.
 func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time, left time.Duration) policy.Preference {
 	return c.lookup(ctx, Account{UID: uid}, true, now, left)
 }
@@ -266,8 +269,8 @@ func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Tim
 		ctx = bounded
 	}
 	learnt := c.ask(ctx, a, named, known.fetched)
-	if learnt == policy.Unknown {
-		return known.stale()
+	if !learnt.IsLearnt() && known.stale() == policy.OptedOut {
+		return policy.OptedOut
 	}
 	return learnt
 }
@@ -297,7 +300,7 @@ func (e entry) stale() policy.Preference {
 // refresh looks up in the background what is in the last fifth of its life,
 // once. Where as many lookups as may be are in flight, it leaves that to the
 // next request. A name does not do it for a proven account, whose own lookups
-// are not limited to a quarter.
+// are not limited to half.
 func (c *Client) refresh(a Account, named bool, known knowledge, now instant) {
 	if !known.ageing(now) || known.marks&refreshing != 0 || known.in == nil || named && known.in != c.named {
 		return

@@ -59,15 +59,19 @@ type Config struct {
 	MaxAge time.Duration
 
 	// MaxEntries bounds the cache, in accounts. Accounts that are only named
-	// have one of a tenth of that besides. Fewer than 20 count as 20.
-	// Default: 100000.
+	// have one of half that size besides. Fewer than 20 count as 20. Default:
+	// 100000.
 	MaxEntries int
 
-	// Concurrency bounds the lookups in flight; at most a quarter of them, and
-	// at least one, are for accounts that are only named. What would exceed
-	// it is unknown at once. Write-backs have a quarter of it for themselves.
-	// Default: 64.
+	// Concurrency bounds the lookups in flight; at most half of them, and at
+	// least one, are for accounts that are only named. A proven account that
+	// would exceed it is unknown at once, and one that is only named waits for
+	// a slot. Write-backs have a quarter of it for themselves. Default: 64.
 	Concurrency int
+
+	// OnlyNamed says that no account is ever proven. Then those that are named
+	// have all of MaxEntries and Concurrency. Default: false.
+	OnlyNamed bool
 
 	// Transport sends the requests. Default: one of the Client's own.
 	Transport http.RoundTripper
@@ -175,8 +179,20 @@ func (c Config) complete() Config {
 	}
 	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
 	c.MaxAge = cmp.Or(c.MaxAge, DefaultMaxAge)
-	c.MaxEntries = max(20, cmp.Or(c.MaxEntries, DefaultMaxEntries))
+	c.MaxEntries = max(minEntries, cmp.Or(c.MaxEntries, DefaultMaxEntries))
 	c.Concurrency = cmp.Or(c.Concurrency, DefaultConcurrency)
 	c.Observer = c.Observer.complete()
 	return c
 }
+
+// shares returns what there is for accounts that are proven, and what of it a
+// flood of made-up names can take: half, so that it never turns against them.
+func (c Config) shares() (provenEntries, namedEntries, namedSlots int) {
+	if c.OnlyNamed {
+		return minEntries, c.MaxEntries, c.Concurrency
+	}
+	return c.MaxEntries, c.MaxEntries / 2, max(1, c.Concurrency/2)
+}
+
+// minEntries is the smallest cache there is.
+const minEntries = 20

@@ -36,6 +36,9 @@ func (c *Client) ask(ctx context.Context, a Account, named bool, seen instant) p
 	case result := <-c.join(a, named, false, seen):
 		return result.Val.(policy.Preference)
 	case <-ctx.Done():
+		if named && c.queue.has(a.UID) {
+			return policy.Hidden
+		}
 		return policy.Unknown
 	}
 }
@@ -60,26 +63,52 @@ func (c *Client) askable(a Account) bool {
 // runs on a context of its own: the others still wait when the caller that
 // came first has gone away.
 //
-// Names have a group of their own in front, which holds a slot of theirs
-// before it joins the lookup or starts it. So a proven account can share a
-// lookup that a name has started, and never one that had no slot.
+// Names have a group of their own in front, which holds a slot of theirs, and
+// one of all, before it joins the lookup or starts it. So a proven account can
+// share a lookup that a name has started, and never one that waits for a slot.
 func (c *Client) join(a Account, named, background bool, seen instant) <-chan singleflight.Result {
 	if !named {
 		return c.lookups.DoChan(a.UID, func() (any, error) {
+			if !c.slots.take() {
+				c.observer.Lookup(LookupBusy, 0)
+				return policy.Unknown, nil
+			}
+			defer c.slots.give()
 			return c.run(a, c.proven, background, seen), nil
 		})
 	}
 	return c.namedLookups.DoChan(a.UID, func() (any, error) {
-		if !c.namedSlots.take() {
+		if !c.takeNamed(a.UID, background) {
 			c.observer.Lookup(LookupBusy, 0)
-			return policy.Unknown, nil
+			return policy.Hidden, nil
 		}
 		defer c.namedSlots.give()
+		defer c.slots.give()
 		preference, err, _ := c.lookups.Do(a.UID, func() (any, error) {
 			return c.run(a, c.named, background, seen), nil
 		})
 		return preference, err
 	})
+}
+
+// takeNamed takes a slot of the names' own and one of all. Unless nobody waits
+// for it, it waits for them, as long as a lookup may take.
+func (c *Client) takeNamed(uid string, background bool) bool {
+	ctx, cancel := context.WithTimeout(c.closing, c.timeout)
+	defer cancel()
+	if background {
+		cancel()
+	} else {
+		defer c.queue.board(uid)()
+	}
+	if !c.namedSlots.wait(ctx) {
+		return false
+	}
+	if !c.slots.wait(ctx) {
+		c.namedSlots.give()
+		return false
+	}
+	return true
 }
 
 // run does what everybody who asks for the account waits for.
@@ -99,15 +128,9 @@ func (c *Client) run(a Account, into *cache, background bool, seen instant) poli
 	return held.Preference
 }
 
-// consult asks the profile server, if a slot is free, and remembers and
-// reports what came of it.
+// consult asks the profile server, for which the caller holds a slot, and
+// remembers and reports what came of it.
 func (c *Client) consult(ctx context.Context, a Account, into *cache, start time.Time) (Held, error) {
-	if !c.slots.take() {
-		c.observer.Lookup(LookupBusy, 0)
-		return Held{}, errors.New("profile server: as many lookups as may be are in flight")
-	}
-	defer c.slots.give()
-
 	defer c.flights.board(a.UID)()
 
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)

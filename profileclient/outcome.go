@@ -30,7 +30,7 @@ const (
 	// LookupMalformed: the answer is not an object whose field is null,
 	// false or true.
 	LookupMalformed
-	// LookupBusy: Config.Concurrency lookups, or a quarter of them for
+	// LookupBusy: Config.Concurrency lookups, or the share of them for
 	// accounts that are only named, were in flight already; nothing was sent.
 	LookupBusy
 	// LookupNoCredential: there is no credential or no address to ask about
