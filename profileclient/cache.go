@@ -3,7 +3,6 @@ package profileclient
 import (
 	"hash/maphash"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,83 +63,53 @@ func (e entry) ageing(now instant) bool {
 	return now >= e.expires-(e.expires-e.fetched)/5
 }
 
-// cache holds entries by uid: never more than it was made for, each found and
-// stored in constant time, without a goroutine.
+// cache holds entries by uid, never more than it was made for.
 //
 // go-cache has no bound, one lock, and Get hides what has expired, while an
-// opt-out is still wanted then. So it is used without expiration and without
-// its janitor; entries carry their own times; and there are shards, each of
-// two generations. When the young generation is full it becomes the old one,
-// and the old one is dropped as a whole. What is used meanwhile moves into
-// the young one, and so stays.
+// opt-out is still wanted then. So it is what holds a generation, without
+// expiration and without its janitor; entries carry their own times, and are
+// never changed, since who reads them holds no lock.
 type cache struct {
-	seed   maphash.Seed
-	shards []shard
+	*generations.Cache[string, *entry, *generation]
+	seed maphash.Seed
 }
 
-// shard is read without a lock of its own; go-cache has one. Who reads while an
-// entry moves from one generation to the other may miss it, and asks the
-// profile server once more.
-type shard struct {
-	young, old atomic.Pointer[generation]
-
-	// forgotten is the last change that a dropped generation knew of. Any
-	// account may have been the one that changed then.
-	forgotten atomic.Int64
-
-	mu   sync.Mutex // held by who writes
-	room int        // entries in one generation
-}
-
-type generation struct {
-	*gocache.Cache
-	changed instant // the last change that an entry knows of
-}
-
-func newGeneration() *generation {
-	return &generation{Cache: gocache.New(gocache.NoExpiration, 0)}
-}
+type shard = generations.Shard[string, *entry, *generation]
 
 // newCache makes a cache of at most entries, and at least two.
 func newCache(entries int) *cache {
-	shards, room := generations.Split(entries)
-	c := &cache{maphash.MakeSeed(), make([]shard, shards)}
-	for i := range c.shards {
-		c.shards[i].room = room
-		c.shards[i].young.Store(newGeneration())
-		c.shards[i].old.Store(newGeneration())
-	}
-	return c
+	return &cache{generations.New(entries, func() [2]*generation {
+		forgotten := new(atomic.Int64)
+		return [2]*generation{newGeneration(forgotten), newGeneration(forgotten)}
+	}), maphash.MakeSeed()}
 }
 
-func (c *cache) shard(uid string) *shard {
-	return &c.shards[generations.Shard(maphash.String(c.seed, uid), len(c.shards))]
-}
+func (c *cache) shard(uid string) *shard { return c.Shard(maphash.String(c.seed, uid)) }
 
-// get returns what is known of the account, and counts as a use of it.
+// get returns what is known of the account, and counts as a use of it. Where an
+// entry is missed because it moves, the profile server is asked once more.
 func (c *cache) get(uid string) entry {
 	s := c.shard(uid)
-	found := s.young.Load().get(uid)
-	if found != nil || s.old.Load().get(uid) == nil {
-		return s.known(found)
+	young, old := s.Generations()
+	found, held := young.Get(uid)
+	if !held {
+		if found, held = old.Get(uid); held {
+			s.Use(uid)
+		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.use(uid)
+	return young.known(found)
 }
 
 // update changes what is known of the account. What change is given is what
 // get would return; it reports whether the result is to be kept.
 func (c *cache) update(uid string, change func(*entry) bool) bool {
 	s := c.shard(uid)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.use(uid)
-	if !change(&e) {
-		return false
-	}
-	s.store(uid, e)
-	return true
+	young, _ := s.Generations()
+	return s.Update(uid, func(found **entry) bool {
+		e := young.known(*found)
+		*found = &e
+		return change(&e)
+	})
 }
 
 // put stores an answer, unless the account has changed since the answer was
@@ -159,17 +128,11 @@ func (c *cache) put(uid string, answer entry) bool {
 // amend changes what is known of the account where it stands, if anything is
 // known. It is no use of the account.
 func (c *cache) amend(uid string, change func(*entry)) {
-	s := c.shard(uid)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range []*generation{s.young.Load(), s.old.Load()} {
-		if found := g.get(uid); found != nil {
-			e := *found
-			change(&e)
-			g.Set(uid, &e, gocache.NoExpiration)
-			return
-		}
-	}
+	c.shard(uid).Amend(uid, func(found **entry) {
+		e := **found
+		*found = &e
+		change(&e)
+	})
 }
 
 // mark says whether the caller is the first to begin what the mark stands for
@@ -182,57 +145,51 @@ func (c *cache) mark(uid string, fetched instant, m mark) bool {
 	})
 }
 
-// len returns the number of entries.
-func (c *cache) len() int {
-	entries := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		entries += s.young.Load().ItemCount() + s.old.Load().ItemCount()
-		s.mu.Unlock()
-	}
-	return entries
+// generation holds entries, of which none is nil.
+type generation struct {
+	cache   *gocache.Cache
+	changed instant // the last change that an entry knows of
+
+	// forgotten is the last change that a generation knew of which the shard has
+	// dropped. Any account may have been the one that changed then.
+	forgotten *atomic.Int64
 }
 
-// use reads an entry and moves it into the young generation.
-func (s *shard) use(uid string) entry {
-	found := s.young.Load().get(uid)
-	if found == nil {
-		if found = s.old.Load().get(uid); found != nil {
-			s.store(uid, *found)
-		}
+func newGeneration(forgotten *atomic.Int64) *generation {
+	return &generation{cache: gocache.New(gocache.NoExpiration, 0), forgotten: forgotten}
+}
+
+// Get returns an entry, which is never changed, or nil.
+func (g *generation) Get(uid string) (*entry, bool) {
+	value, found := g.cache.Get(uid)
+	if !found {
+		return nil, false
 	}
-	return s.known(found)
+	return value.(*entry), true
 }
 
 // known is an entry, or nil, with the last change that may have been its.
-func (s *shard) known(found *entry) (e entry) {
+func (g *generation) known(found *entry) (e entry) {
 	if found != nil {
 		e = *found
 	}
-	e.changed = max(e.changed, instant(s.forgotten.Load()))
+	e.changed = max(e.changed, instant(g.forgotten.Load()))
 	return e
 }
 
-func (s *shard) store(uid string, e entry) {
-	young, old := s.young.Load(), s.old.Load()
-	if _, found := young.Get(uid); !found && young.ItemCount() >= s.room {
-		s.forgotten.Store(max(s.forgotten.Load(), int64(old.changed)))
-		young, old = newGeneration(), young
-		s.old.Store(old)
-		s.young.Store(young)
-	}
-	// The uid may be part of something larger that must not live on with it.
-	young.Set(strings.Clone(uid), &e, gocache.NoExpiration)
-	young.changed = max(young.changed, e.changed)
-	old.Delete(uid)
+// Set stores an entry. The uid may be part of something larger that must not
+// live on with it.
+func (g *generation) Set(uid string, e *entry) {
+	g.cache.Set(strings.Clone(uid), e, gocache.NoExpiration)
+	g.changed = max(g.changed, e.changed)
 }
 
-// get returns an entry, which is never changed, or nil.
-func (g *generation) get(uid string) *entry {
-	value, found := g.Get(uid)
-	if !found {
-		return nil
-	}
-	return value.(*entry)
+func (g *generation) Delete(uid string) { g.cache.Delete(uid) }
+
+func (g *generation) Clear() {
+	g.forgotten.Store(max(g.forgotten.Load(), int64(g.changed)))
+	g.changed = 0
+	g.cache.Flush()
 }
+
+func (g *generation) Len() int { return g.cache.ItemCount() }

@@ -70,7 +70,7 @@ func TestCacheModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
 				now++
-				if got := cache.len(); got > entries {
+				if got := cache.Len(); got > entries {
 					t.Fatalf("%d entries in a cache of %d", got, entries)
 				}
 			},
@@ -135,11 +135,11 @@ func TestCacheBound(t *testing.T) {
 		cache := newCache(entries)
 		for i := range 10 * entries {
 			cache.put(fmt.Sprint(i), entry{preference: policy.Allowed, fetched: 1, expires: 2})
-			if i%(1+entries/10) == 0 && cache.len() > entries {
-				t.Fatalf("%d entries in a cache of %d", cache.len(), entries)
+			if i%(1+entries/10) == 0 && cache.Len() > entries {
+				t.Fatalf("%d entries in a cache of %d", cache.Len(), entries)
 			}
 		}
-		if got := cache.len(); got > entries || got < entries/3 {
+		if got := cache.Len(); got > entries || got < entries/3 {
 			t.Errorf("a full cache of %d holds %d", entries, got)
 		}
 	}
@@ -168,8 +168,8 @@ func TestMovedEntryCountsOnce(t *testing.T) {
 		cache.put(uid, entry{preference: policy.Allowed, fetched: 1, expires: 2})
 	}
 	cache.get("ann")
-	if cache.len() != 3 {
-		t.Errorf("three accounts are %d entries", cache.len())
+	if cache.Len() != 3 {
+		t.Errorf("three accounts are %d entries", cache.Len())
 	}
 }
 
@@ -210,8 +210,8 @@ func TestCacheConcurrently(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if cache.len() > 300 {
-		t.Errorf("%d entries in a cache of 300", cache.len())
+	if cache.Len() > 300 {
+		t.Errorf("%d entries in a cache of 300", cache.Len())
 	}
 }
 

@@ -190,7 +190,7 @@ func (c *Client) change(uid string, record func(e *entry, now instant)) {
 
 // Entries returns the number of accounts in the cache, and in that of
 // accounts which were only named.
-func (c *Client) Entries() (verified, named int) { return c.proven.len(), c.named.len() }
+func (c *Client) Entries() (verified, named int) { return c.proven.Len(), c.named.Len() }
 
 // Timeout returns how long a lookup may take.
 func (c *Client) Timeout() time.Duration { return c.timeout }

@@ -53,7 +53,7 @@ type Bearer struct {
 	config   BearerConfig
 	verifier Verifier
 	digests  *token.Digester
-	cache    *tokenCache
+	cache    tokenCache
 }
 
 // verifiedFor is how long a token need not be verified again. A key that an
@@ -83,7 +83,7 @@ func NewBearer(verifier Verifier, config BearerConfig) *Bearer {
 func (b *Bearer) Close() { b.verifier.Close() }
 
 // Len returns how many verified tokens are remembered.
-func (b *Bearer) Len() int { return b.cache.len() }
+func (b *Bearer) Len() int { return b.cache.Len() }
 
 // Credentials returns all tokens that differ: every value of the cookie, and of
 // the header.

@@ -4,18 +4,14 @@ import (
 	"encoding/binary"
 	"strings"
 	"sync"
-	"unsafe"
 
 	"github.com/metricsgate/metricsgate/internal/generations"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
 
-// tokenCache remembers tokens that verified, and what they say. It is
-// bounded, every operation takes constant time, and it needs no goroutine:
-// each shard has two generations, and when the young one is full it becomes
-// the old one, which drops the one before. A token that is still in use moves
-// over to the young one when it is next asked for.
+// tokenCache remembers tokens that verified, and what they say. It is bounded.
+// A token that is looked for while it moves may be missed, and is verified anew.
 //
 // Only tokens that verified are stored. So whoever sends garbage pays for
 // each verification and displaces nobody.
@@ -24,44 +20,14 @@ import (
 // request. Neither keys nor entries hold pointers: with a million of them it
 // is the garbage collector, not the lookup, that would cost.
 type tokenCache struct {
-	shards []tokenShard
+	*generations.Cache[halves, verified, *generation]
 }
 
-// tokenShard has a lock of its own, so that requests rarely meet; readers
-// never exclude each other.
-type tokenShard struct {
-	shard
-	// The padding keeps the locks of neighbours out of one cache line, and out
-	// of the pair of lines that processors fetch at once (compare sync.Pool).
-	_ [128 - unsafe.Sizeof(shard{})%128]byte
-}
+// halves are those of a token's digest.
+type halves struct{ one, other uint64 }
 
-type shard struct {
-	mu         sync.RWMutex
-	young, old *generation
-	room       int // entries of each generation
-}
-
-// generation holds entries and, in one string, the account ids that they
-// point into. That text only grows, so that a part of it that was handed out
-// stays what it is, even when the generation itself is gone.
-//
-// Entries are found by half of a digest, for which Go has a faster map, and
-// hold the other half. Of two tokens with the same half, which nobody can look
-// for, the later one is remembered.
-type generation struct {
-	entries map[uint64]entry
-	uids    strings.Builder
-}
-
-// entry is a verified without its string: uid is where it lies.
-type entry struct {
-	half          uint64
-	until, issued int64
-	uidStart      uint32
-	uidBytes      uint8
-	hasClaim      bool
-	claim         policy.Preference
+func halvesOf(key *token.Digest) halves {
+	return halves{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}
 }
 
 // verified is what is known of a token that verified.
@@ -75,95 +41,84 @@ type verified struct {
 }
 
 // newTokenCache returns a cache of at most so many entries (and at least two).
-func newTokenCache(entries int) *tokenCache {
-	shards, room := generations.Split(entries)
-	c := &tokenCache{shards: make([]tokenShard, shards)}
-	for i := range c.shards {
-		c.shards[i].young, c.shards[i].old = newGeneration(), newGeneration()
-		c.shards[i].room = room
-	}
-	return c
+func newTokenCache(entries int) tokenCache {
+	return tokenCache{generations.New(entries, func() [2]*generation { return [2]*generation{newGeneration(), newGeneration()} })}
 }
 
-func newGeneration() *generation { return &generation{entries: map[uint64]entry{}} }
-
-// get returns what is known of the token at the time now, in Unix seconds.
-func (c *tokenCache) get(key *token.Digest, now int64) (verified, bool) {
-	s := c.shardOf(key)
-	s.mu.RLock()
-	found, ok := s.young.get(key)
-	aging := false
-	if !ok {
-		found, aging = s.old.get(key)
+// get returns what is known of the token at the time now, in Unix seconds. What
+// no longer holds is not kept for having been asked for.
+func (c tokenCache) get(digest *token.Digest, now int64) (verified, bool) {
+	key := halvesOf(digest)
+	shard := c.Shard(key.one) // which is as good as random
+	young, old := shard.Generations()
+	if found, ok := young.Get(key); ok {
+		return found, now < found.until
 	}
-	s.mu.RUnlock()
-	if !ok && !aging || found.until <= now {
+	found, ok := old.Get(key)
+	if !ok || now >= found.until {
 		return verified{}, false
 	}
-	if aging {
-		s.put(key, found)
-	}
+	shard.Use(key)
 	return found, true
 }
 
 // put stores a token that verified.
-func (c *tokenCache) put(key *token.Digest, v verified) { c.shardOf(key).put(key, v) }
-
-// shardOf picks by a part of the digest, which is as good as random.
-func (c *tokenCache) shardOf(key *token.Digest) *shard {
-	half, _ := halves(key)
-	return &c.shards[generations.Shard(half, len(c.shards))].shard
+func (c tokenCache) put(digest *token.Digest, v verified) {
+	key := halvesOf(digest)
+	c.Shard(key.one).Put(key, v)
 }
 
-func halves(key *token.Digest) (one, other uint64) {
-	return binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])
+// generation holds entries and, in one string, the account ids that they
+// point into. That text only grows, so that a part of it that was handed out
+// stays what it is, even when the generation itself is gone.
+//
+// Entries are found by half of a digest, for which Go has a faster map, and
+// hold the other half. Of two tokens with the same half, which nobody can look
+// for, the later one is remembered.
+type generation struct {
+	mu      sync.RWMutex // of what follows, which only one writes at a time
+	entries map[uint64]entry
+	uids    strings.Builder
+	_       [64]byte // as in a shard, keeps locks out of one cache line
 }
 
-// len returns the number of entries, those included whose time has passed
-// and that were not displaced yet.
-func (c *tokenCache) len() (n int) {
-	for i := range c.shards {
-		s := &c.shards[i].shard
-		s.mu.RLock()
-		n += len(s.young.entries) + len(s.old.entries)
-		s.mu.RUnlock()
-	}
-	return n
+// entry is a verified without its string: uid is where it lies.
+type entry struct {
+	half          uint64
+	until, issued int64
+	uidStart      uint32
+	uidBytes      uint8
+	hasClaim      bool
+	claim         policy.Preference
 }
 
-func (s *shard) put(key *token.Digest, v verified) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	half, _ := halves(key)
-	delete(s.old.entries, half)
-	if _, ok := s.young.entries[half]; !ok && len(s.young.entries) >= s.room {
-		s.old, s.young = s.young, newGeneration()
-	}
-	s.young.put(key, v)
-}
+func newGeneration() *generation { return &generation{entries: map[uint64]entry{}} }
 
-func (g *generation) get(key *token.Digest) (verified, bool) {
-	half, other := halves(key)
-	e, ok := g.entries[half]
-	if !ok || e.half != other {
+func (g *generation) Get(key halves) (verified, bool) {
+	g.mu.RLock()
+	e, ok := g.entries[key.one]
+	// String does not copy: a Builder never changes what it has written.
+	uids := g.uids.String()
+	g.mu.RUnlock()
+	if !ok || e.half != key.other {
 		return verified{}, false
 	}
-	// String does not copy: a Builder never changes what it has written.
-	uid := g.uids.String()[e.uidStart:][:e.uidBytes]
+	uid := uids[e.uidStart:][:e.uidBytes]
 	return verified{uid: uid, until: e.until, issued: e.issued, hasClaim: e.hasClaim, claim: e.claim}, true
 }
 
-func (g *generation) put(key *token.Digest, v verified) {
-	half, other := halves(key)
+func (g *generation) Set(key halves, v verified) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	start := g.uids.Len()
-	if known, ok := g.get(key); ok && known.uid == v.uid {
+	if e, ok := g.entries[key.one]; ok && g.uids.String()[e.uidStart:][:e.uidBytes] == v.uid {
 		// Were it written again, a token in use would fill the memory.
-		start = int(g.entries[half].uidStart)
+		start = int(e.uidStart)
 	} else {
 		g.uids.WriteString(v.uid)
 	}
-	g.entries[half] = entry{
-		half:     other,
+	g.entries[key.one] = entry{
+		half:     key.other,
 		until:    v.until,
 		issued:   v.issued,
 		uidStart: uint32(start),     //nolint:gosec // 255 bytes for each entry of one shard
@@ -172,3 +127,17 @@ func (g *generation) put(key *token.Digest, v verified) {
 		claim:    v.claim,
 	}
 }
+
+func (g *generation) Delete(key halves) {
+	g.mu.Lock()
+	delete(g.entries, key.one)
+	g.mu.Unlock()
+}
+
+func (g *generation) Clear() {
+	g.mu.Lock()
+	g.entries, g.uids = map[uint64]entry{}, strings.Builder{}
+	g.mu.Unlock()
+}
+
+func (g *generation) Len() int { return len(g.entries) }

@@ -113,8 +113,8 @@ type Introspector struct {
 	endpoint *endpoint
 	rules    claimRules
 	digests  *Digester
-	good     *memory
-	refused  *memory
+	good     memory
+	refused  memory
 	inFlight singleflight.Group
 	slots    chan struct{}
 	failing  rate.Sometimes
@@ -263,7 +263,7 @@ func (i *Introspector) Verify(raw string, now time.Time) (*Claims, error) {
 // to work with what is remembered.
 func (i *Introspector) Close() { i.close() }
 
-func (i *Introspector) known(key Digest, now time.Time) (verdict, bool) {
+func (i *Introspector) known(key Digest, now time.Time) (*verdict, bool) {
 	if known, ok := i.good.get(key, now); ok {
 		return known, true
 	}
@@ -271,7 +271,7 @@ func (i *Introspector) known(key Digest, now time.Time) (verdict, bool) {
 }
 
 // learn joins the request about the token that is in flight, or sends one.
-func (i *Introspector) learn(key Digest, raw string, now time.Time) verdict {
+func (i *Introspector) learn(key Digest, raw string, now time.Time) *verdict {
 	learnt, _, _ := i.inFlight.Do(string(key[:]), func() (any, error) {
 		if known, ok := i.known(key, now); ok {
 			return known, nil // the last request ended as this caller came
@@ -285,27 +285,27 @@ func (i *Introspector) learn(key Digest, raw string, now time.Time) verdict {
 		}
 		return learnt, nil
 	})
-	return learnt.(verdict)
+	return learnt.(*verdict)
 }
 
 // judge asks about the token and holds the answer against the rules.
-func (i *Introspector) judge(raw string, now time.Time) verdict {
+func (i *Introspector) judge(raw string, now time.Time) *verdict {
 	answer, err := i.ask(raw)
 	if err != nil {
-		return verdict{err: err, until: now.Add(refusedFor)}
+		return &verdict{err: err, until: now.Add(refusedFor)}
 	}
 	claims, err := i.rules.check(nil, answer, now)
 	if claims != nil && !i.accepts(claims) {
 		claims, err = nil, ErrWrongAudience
 	}
 	if err != nil {
-		return verdict{claims, err, now.Add(refusedFor)}
+		return &verdict{claims, err, now.Add(refusedFor)}
 	}
 	claims.keepScalars()
 	if latest := now.Add(i.config.MaxAge); claims.Expires.IsZero() || claims.Expires.After(latest) {
 		claims.Expires = latest
 	}
-	return verdict{claims: claims, until: claims.Expires}
+	return &verdict{claims: claims, until: claims.Expires}
 }
 
 // accepts reports whether the token is one of a client that is listened to.

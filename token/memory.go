@@ -1,48 +1,78 @@
 package token
 
 import (
+	"encoding/binary"
 	"sync"
 	"time"
+
+	"github.com/metricsgate/metricsgate/internal/generations"
 )
 
-// memory remembers verdicts by the digests of their tokens. It is bounded,
-// every operation takes constant time, and it needs no goroutine: when the
-// young generation is full it becomes the old one, which drops the one
-// before. A verdict that is still in use moves over when it is next asked for.
+// memory remembers verdicts by the digests of their tokens, a bounded number of
+// them. Who asks for one while it moves may miss it: see Introspector.learn.
 type memory struct {
-	mu         sync.RWMutex
-	young, old map[Digest]verdict
-	capacity   int // of each generation
+	*generations.Cache[Digest, *verdict, *verdicts]
 }
 
-func newMemory(entries int) *memory {
-	return &memory{young: map[Digest]verdict{}, capacity: max(1, entries/2)}
+func newMemory(entries int) memory {
+	return memory{generations.New(entries, func() [2]*verdicts {
+		return [2]*verdicts{{byToken: map[Digest]*verdict{}}, {byToken: map[Digest]*verdict{}}}
+	})}
 }
 
-// get returns the verdict about a token that can be used at the time now.
-func (m *memory) get(key Digest, now time.Time) (verdict, bool) {
-	m.mu.RLock()
-	found, ok := m.young[key]
-	aging := false
-	if !ok {
-		found, aging = m.old[key]
+// shard is told by a part of the digest, which is as good as random.
+func (m memory) shard(key Digest) *generations.Shard[Digest, *verdict, *verdicts] {
+	return m.Shard(binary.LittleEndian.Uint64(key[:8]))
+}
+
+// get returns the verdict about a token that can be used at the time now. One
+// that cannot is not kept for having been asked for.
+func (m memory) get(key Digest, now time.Time) (*verdict, bool) {
+	shard := m.shard(key)
+	young, old := shard.Generations()
+	if found, ok := young.Get(key); ok {
+		return found, now.Before(found.until)
 	}
-	m.mu.RUnlock()
-	if !ok && !aging || !now.Before(found.until) {
-		return verdict{}, false
+	found, ok := old.Get(key)
+	if !ok || !now.Before(found.until) {
+		return nil, false
 	}
-	if aging {
-		m.put(key, found)
-	}
+	shard.Use(key)
 	return found, true
 }
 
-func (m *memory) put(key Digest, v verdict) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.young[key]; !ok && len(m.young) >= m.capacity {
-		m.old, m.young = m.young, make(map[Digest]verdict)
-	}
-	delete(m.old, key)
-	m.young[key] = v
+func (m memory) put(key Digest, v *verdict) { m.shard(key).Put(key, v) }
+
+// verdicts are a generation of them.
+type verdicts struct {
+	mu      sync.RWMutex // of byToken, which only one writes at a time
+	byToken map[Digest]*verdict
+	_       [96]byte // as in a shard, keeps locks out of one cache line
 }
+
+func (v *verdicts) Get(key Digest) (*verdict, bool) {
+	v.mu.RLock()
+	found, ok := v.byToken[key]
+	v.mu.RUnlock()
+	return found, ok
+}
+
+func (v *verdicts) Set(key Digest, found *verdict) {
+	v.mu.Lock()
+	v.byToken[key] = found
+	v.mu.Unlock()
+}
+
+func (v *verdicts) Delete(key Digest) {
+	v.mu.Lock()
+	delete(v.byToken, key)
+	v.mu.Unlock()
+}
+
+func (v *verdicts) Clear() {
+	v.mu.Lock()
+	v.byToken = map[Digest]*verdict{}
+	v.mu.Unlock()
+}
+
+func (v *verdicts) Len() int { return len(v.byToken) }

@@ -20,11 +20,11 @@ func TestMemoryIsBounded(t *testing.T) {
 		m := newMemory(size)
 		used := numberedDigest(0)
 		for n := range 10 * size {
-			m.put(numberedDigest(n), verdict{until: now.Add(time.Minute)})
+			m.put(numberedDigest(n), &verdict{until: now.Add(time.Minute)})
 			if _, ok := m.get(used, now); !ok && size > 3 { // there is room for it
 				t.Fatalf("a memory of %d forgot what is in use, after %d", size, n)
 			}
-			if held := len(m.young) + len(m.old); held > max(2, size) {
+			if held := m.Len(); held > max(2, size) {
 				t.Fatalf("a memory of %d holds %d", size, held)
 			}
 			for recent := max(0, n-size/2+2); recent <= n; recent++ {
@@ -40,7 +40,7 @@ func TestMemoryEnds(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	m := newMemory(10)
-	m.put(Digest{}, verdict{until: now.Add(time.Minute)})
+	m.put(Digest{}, &verdict{until: now.Add(time.Minute)})
 	for _, test := range []struct {
 		after time.Duration
 		want  bool
