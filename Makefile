@@ -1,20 +1,31 @@
-# What a newcomer needs: make run, make test. What CI runs: make lint test.
+# What a newcomer needs: make run, make test. Every few minutes: make check. What
+# CI runs: make lint test.
 
-.PHONY: run build test lint fuzz bench bench-baseline bench-load bench-memory plots cover
+.PHONY: help run build check test lint fuzz bench bench-baseline bench-load bench-memory plots cover
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
 
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
 run: build ## the demo, on http://localhost:8080
 	./examples/run.sh
 
+check: ## builds, vets and runs the tests that need no browser and no database
+	go build ./...
+	go vet ./...
+	@$(GOFMT)
+	go test -short ./...
+
+# The race detector is C. Go switches C off where it finds no compiler.
 test: ## every test, with the race detector; installs what they need
 	./tests/setup.sh
-	go test -race -shuffle=on -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
 
-# Each fuzz target for FUZZTIME. Go runs one target of one package at a time.
+# Go runs one target of one package at a time.
 FUZZTIME ?= 1m
-fuzz:
+fuzz: ## each fuzz target for FUZZTIME (1m)
 	@set -e; for package in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 			echo "== $$package $$target"; \
@@ -41,15 +52,17 @@ bench-memory: ## the binary with up to a million users cached
 plots: ## tables and plots of docs/performance.md, from the latest results
 	go run ./internal/bench/cmd/plot
 
-cover: ## statement coverage by package
-	go test -cover ./policy ./token ./session ./profileclient ./profileserver ./caddymodule
+cover: ## statement coverage of each package, by its own tests
+	go test -cover $$(go list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./...)
+
+GOFMT := test -z "$$(gofmt -l .)" || { gofmt -l .; echo "not gofmt-ed: run gofmt -w ."; exit 1; }
 
 # The tools are pinned in a module of their own, so that they raise nothing
 # that a user of ours builds. Go builds them once and caches them.
 TOOL := go tool -modfile=tools/go.mod
 
-lint:
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "not gofmt-ed: run gofmt -w ."; exit 1; }
+lint: ## linters, tidy modules, known vulnerabilities
+	@$(GOFMT)
 	go vet ./...
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff

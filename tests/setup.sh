@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
-# Chromium, for the tests of what a browser does and sees, and PostgreSQL, of
-# which tests start servers of their own. On Debian it does so by itself where
-# it may.
+# Chromium, for the tests of what a browser does and sees, PostgreSQL, of which
+# tests start servers of their own, and the C compiler without which Go has no
+# race detector. On Debian it does so by itself where it may.
 set -euo pipefail
 
 missing=()
@@ -11,6 +11,10 @@ for browser in firefox-esr chromium; do
 done
 # Debian keeps the server's programs out of the PATH.
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+# A compiler without the C library's headers is not enough. It can come with
+# arguments, such as "clang -m64".
+compiler=$(go env CC)
+echo '#include <stdlib.h>' | $compiler -fsyntax-only -xc - 2>/dev/null || missing+=("${compiler%% *}" libc6-dev)
 [ ${#missing[@]} = 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
 	echo "tests/setup.sh: installing ${missing[*]} for the tests"

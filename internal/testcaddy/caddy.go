@@ -6,6 +6,7 @@ package testcaddy
 import (
 	"bufio"
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,7 +32,12 @@ var Binary string
 
 // Main runs the tests of a package with the binary and the keys made, and
 // returns the code to exit with. A goroutine that outlives the tests fails them.
+// With -short none of them runs.
 func Main(m *testing.M) int {
+	if flag.Parse(); testing.Short() {
+		fmt.Println("-short leaves the end-to-end tests out")
+		return 0
+	}
 	dir, err := os.MkdirTemp("", "metrics-gate-tests-")
 	if err != nil {
 		panic(err)

@@ -78,9 +78,13 @@ func Start(t testing.TB) *Cluster {
 }
 
 // share counts the test among those that use servers. The first makes the
-// template, which takes initdb seconds; with the last, all is removed.
+// template, which takes initdb seconds; with the last, all is removed. With
+// -short the test is left out.
 func share(t testing.TB) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short leaves out what needs PostgreSQL")
+	}
 	inUse.tests++
 	t.Cleanup(func() {
 		inUse.Lock()

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 // figures, but every gate did gate, every request got its answer, and no cell
 // of a table that has to be there is empty.
 func TestTablesAreComplete(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short leaves out what builds and runs Caddy")
+	}
 	t.Parallel()
 	r := &rig{rounds: 1, seconds: 50 * time.Millisecond, warm: 100, cached: []int{0, 300}, only: regexp.MustCompile("")}
 	file, err := r.with(func(ctx context.Context, file *result.File) error {
