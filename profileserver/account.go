@@ -7,6 +7,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // deleteAccount forgets the account that the path names. That there is nothing
@@ -25,11 +26,11 @@ func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure 
 	if !policy.IsUID(uid) {
 		return badAccount
 	}
-	came, err := s.store.remove(r.Context(), uid, "")
+	came, err := s.store.Delete(r.Context(), uid, "")
 	if err != nil {
 		return s.failed(r, err)
 	}
-	if came == setChanged {
+	if came == prefstore.Changed {
 		s.observer.Change("deleted", optoutapi.SourceAdmin)
 	}
 	writeJSON(w, http.StatusOK, []byte(`{}`))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 const (
@@ -35,7 +36,7 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) *failure {
 	if s.streams.Err() != nil {
 		return storeAway
 	}
-	follower, err := s.store.follow(after)
+	follower, err := s.store.Follow(after)
 	if err != nil {
 		return s.failed(r, err)
 	}
@@ -72,14 +73,14 @@ func lastEventID(h http.Header) (id int64, ok bool) {
 
 // stream sends what the follower is told, until ctx ends, the feed ends it, or
 // the client is gone or too slow.
-func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Request, follower *follower) {
+func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Request, follower *prefstore.Follower) {
 	for {
 		wait, cancel := context.WithTimeout(ctx, optoutapi.FeedKeepalive)
-		text, err := follower.next(wait)
+		text, err := follower.Next(wait)
 		nothingToTell := wait.Err() != nil // or it is the store that took too long
 		cancel()
 		switch {
-		case ctx.Err() != nil, errors.Is(err, errFeedAway), errors.Is(err, errTooSlow):
+		case ctx.Err() != nil, errors.Is(err, prefstore.ErrFeedAway), errors.Is(err, prefstore.ErrTooSlow):
 			return
 		case err != nil && !nothingToTell:
 			s.failed(r, err)

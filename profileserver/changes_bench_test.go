@@ -26,7 +26,7 @@ const benchFollowers = 10_000
 // operation is a change, from when it is published until all have read it. The
 // gates are a process of their own, so that the memory is the server's alone.
 func BenchmarkFollowers(b *testing.B) {
-	j, f := startFeed(b, 0)
+	j, f := startFeed()
 	verifier, err := token.NewVerifier(token.Config{Secret: secret})
 	if err != nil {
 		b.Fatal(err)
@@ -68,10 +68,10 @@ func BenchmarkFollowers(b *testing.B) {
 
 	var publishing time.Duration
 	for b.Loop() {
-		change := j.write("a1b2c3d4e5f60718293a4b5c6d7e8f90", false)
-		fmt.Fprintln(tell, change.id)
+		change := j.write("a1b2c3d4e5f60718293a4b5c6d7e8f90")
+		fmt.Fprintln(tell, change.ID)
 		began := time.Now()
-		f.publish(change)
+		f.Publish(change)
 		publishing += time.Since(began)
 		if !heard.Scan() {
 			b.Fatal("the gates have not heard of a change")

@@ -22,23 +22,58 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
 // feedStore is a store of which only the feed is there.
 type feedStore struct {
-	Store
-	feed *feed
+	prefstore.Store
+	feed *prefstore.Feed
 }
 
-func (s feedStore) follow(after int64) (*follower, error) {
-	return s.feed.follow(after)
+func (s feedStore) Follow(after int64) (*prefstore.Follower, error) {
+	return s.feed.Follow(after)
+}
+
+// journal stands for the rows behind a feed: those of one account, so that of
+// all its changes the last is told.
+type journal struct {
+	mu     sync.Mutex
+	last   prefstore.Change
+	broken error
+}
+
+// write records a change of the account, without telling the feed.
+func (j *journal) write(uid string) prefstore.Change {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	id := j.last.ID + 1
+	j.last = prefstore.Change{ID: id, UID: uid, Preference: policy.OptedOut, Source: optoutapi.SourceUser, Changed: time.UnixMilli(id)}
+	return j.last
+}
+
+func (j *journal) read(_ context.Context, after int64, _ int) (rows []prefstore.Change, _ error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if after < j.last.ID {
+		rows = append(rows, j.last)
+	}
+	return rows, j.broken
+}
+
+// startFeed returns a feed that begins before the first change.
+func startFeed() (*journal, *prefstore.Feed) {
+	j := &journal{}
+	f := prefstore.NewFeed(j.read)
+	f.Begin(0)
+	return j, f
 }
 
 // feedServer is a running server that tells the changes of a feed.
 type feedServer struct {
 	*journal
-	feed      *feed
+	feed      *prefstore.Feed
 	server    *Server
 	followers atomic.Int64
 	client    *http.Client
@@ -48,14 +83,14 @@ type feedServer struct {
 // publish writes changes and tells them.
 func (s *feedServer) publish(n int) {
 	for range n {
-		s.feed.publish(s.write("a1", false))
+		s.feed.Publish(s.write("a1"))
 	}
 }
 
 func newFeedServer(t *testing.T) *feedServer {
 	t.Helper()
 	s := &feedServer{}
-	s.journal, s.feed = startFeed(t, 0)
+	s.journal, s.feed = startFeed()
 	s.server = New(Config{
 		Store:           feedStore{feed: s.feed},
 		Tokens:          []Verifier{verifier(t, token.Config{Secret: secret})},
@@ -239,9 +274,9 @@ func TestChangesAreStreamedAsServerSentEvents(t *testing.T) {
 		}
 	}
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	s.feed.publish(update{id: 2, uid: oddUID(t), preference: policy.OptedOut, changed: at, source: optoutapi.SourceUser})
-	s.feed.publish(update{id: 3, uid: "a1", preference: policy.Unset, changed: at, source: optoutapi.SourceBrowser})
-	s.feed.publish(update{id: 4, uid: "a1", deleted: true})
+	s.feed.Publish(prefstore.Change{ID: 2, UID: oddUID(t), Preference: policy.OptedOut, Changed: at, Source: optoutapi.SourceUser})
+	s.feed.Publish(prefstore.Change{ID: 3, UID: "a1", Preference: policy.Unset, Changed: at, Source: optoutapi.SourceBrowser})
+	s.feed.Publish(prefstore.Change{ID: 4, UID: "a1", Deleted: true})
 
 	var raw string
 	for stream := (changeStream{bufio.NewReader(answer.Body), answer.Body}); !strings.Contains(raw, "event: delete"); {
@@ -296,9 +331,9 @@ func TestStreamsResume(t *testing.T) {
 	t.Parallel()
 	s := startFeedServer(t)
 	for range 3 {
-		s.write("a1", false) // of these the last is told
+		s.write("a1") // of these the last is told
 	}
-	s.feed.begin(3)
+	s.feed.Begin(3)
 	s.publish(2)
 	for last, want := range map[string][]string{
 		"":                    {"retry: 1000\nid: 5\n\n"},
@@ -340,7 +375,7 @@ func TestWhoMayNotFollowIsRefused(t *testing.T) {
 		"an id below zero":             {token: gate, lastEventID: "-1", status: 400, body: badID},
 		"an id with a sign":            {token: gate, lastEventID: "+1", status: 400, body: badID},
 		"an id that is too large":      {token: gate, lastEventID: "9223372036854775808", status: 400, body: badID},
-		"a feed that is away":          {token: gate, state: func(s *feedServer) { s.feed.interrupt() }, status: 503, body: body503Store},
+		"a feed that is away":          {token: gate, state: func(s *feedServer) { s.feed.Interrupt() }, status: 503, body: body503Store},
 		"a server that is closed":      {token: gate, state: func(s *feedServer) { s.server.Close() }, status: 503, body: body503Store},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -443,7 +478,7 @@ func TestStreamsEnd(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*feedServer, changeStream){
 		"left":      func(_ *feedServer, c changeStream) { _ = c.Close() },
-		"feed away": func(s *feedServer, _ changeStream) { s.feed.interrupt() },
+		"feed away": func(s *feedServer, _ changeStream) { s.feed.Interrupt() },
 		"closed":    func(s *feedServer, _ changeStream) { s.server.Close() },
 	} {
 		for version, protocol := range protocols {
@@ -504,24 +539,24 @@ func TestStreamsLiveForAnHourAtMost(t *testing.T) {
 func TestStoreThatFailsEndsStreams(t *testing.T) {
 	t.Parallel()
 	s := startFeedServer(t)
-	s.write("a1", false)
-	s.feed.begin(1)
+	s.write("a1")
+	s.feed.Begin(1)
 	s.broken = errBroken
 	stream := s.open(t, "0")
 	stream.want(t, "retry: 1000\nid: 0\n\n")
 	stream.wantEnd(t)
 }
 
-// TestAStoreThatTakesTooLongIsNoSilence: who is behind must not be told that
+// TestNoKeepaliveWhileTheStoreCannotBeRead: who is behind must not be told that
 // nothing changed, while it cannot be read what did.
-func TestAStoreThatTakesTooLongIsNoSilence(t *testing.T) {
+func TestNoKeepaliveWhileTheStoreCannotBeRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFeed(func(context.Context, int64, int) ([]update, error) {
+		f := prefstore.NewFeed(func(context.Context, int64, int) ([]prefstore.Change, error) {
 			return nil, fmt.Errorf("PostgreSQL: %w", context.DeadlineExceeded)
 		})
-		f.begin(10)
-		behind, err := f.follow(1)
+		f.Begin(10)
+		behind, err := f.Follow(1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,10 +1,8 @@
 package profileserver
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -12,51 +10,11 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
-
-// DefaultDays is how many days are told to who does not say where to begin.
-const DefaultDays = 30
 
 // maxDays is ten years, with their leap days.
 const maxDays = 3660
-
-// DailyRow is a day and how many users recorded an opt-out on it.
-type DailyRow struct {
-	// Day is the day (UTC), such as 2026-11-24.
-	Day string `json:"day"`
-	// Users is how many users there were.
-	Users int64 `json:"users"`
-}
-
-// DailyRows returns a row for each day (UTC) from the one to the other, both
-// included, also where nobody opted out.
-func DailyRows(ctx context.Context, store Store, from, to time.Time) ([]DailyRow, error) {
-	counts, err := store.Daily(ctx, from, to)
-	if err != nil {
-		return nil, err
-	}
-	users := make(map[string]int64, len(counts))
-	for _, count := range counts {
-		users[count.Day.Format(time.DateOnly)] = count.Users
-	}
-	var rows []DailyRow
-	for day := from; !day.After(to); day = day.AddDate(0, 0, 1) {
-		text := day.Format(time.DateOnly)
-		rows = append(rows, DailyRow{text, users[text]})
-	}
-	return rows, nil
-}
-
-// WriteDailyCSV writes rows as CSV, below a line with the names of the columns.
-// Each line ends in lineEnd.
-func WriteDailyCSV(w io.Writer, rows []DailyRow, lineEnd string) error {
-	text := []byte("day,users" + lineEnd)
-	for _, row := range rows {
-		text = fmt.Appendf(text, "%s,%d%s", row.Day, row.Users, lineEnd)
-	}
-	_, err := w.Write(text)
-	return err
-}
 
 // daily answers with how many users recorded an opt-out on each day (UTC) from
 // the one to the other, both included: JSON, or CSV where Accept names it.
@@ -69,20 +27,20 @@ func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 	if refused != nil {
 		return refused
 	}
-	rows, err := DailyRows(r.Context(), s.store, from, to)
+	counts, err := prefstore.DailyCounts(r.Context(), s.store, from, to)
 	if err != nil {
 		return s.failed(r, err)
 	}
 
 	w.Header().Add("Vary", "Accept")
 	if !accepts(r.Header, "text/csv") {
-		body, _ := json.Marshal(rows) // numbers and strings always have a JSON form
+		body, _ := json.Marshal(counts) // numbers and strings always have a JSON form
 		writeJSON(w, http.StatusOK, body)
 		return nil
 	}
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8; header=present")
 	w.WriteHeader(http.StatusOK)
-	_ = WriteDailyCSV(w, rows, "\r\n") // RFC 4180, 2; if whoever asked is gone, nobody is left to tell
+	_ = prefstore.WriteDailyCSV(w, counts, "\r\n") // RFC 4180, 2; whoever asked may be gone
 	return nil
 }
 
@@ -90,7 +48,7 @@ func (s *Server) daily(w http.ResponseWriter, r *http.Request) *failure {
 // there are thirty days.
 func days(query url.Values, now time.Time) (from, to time.Time, refused *failure) {
 	to, toErr := parseDay(query["to"], now.UTC().Truncate(24*time.Hour))
-	from, fromErr := parseDay(query["from"], to.AddDate(0, 0, 1-DefaultDays))
+	from, fromErr := parseDay(query["from"], to.AddDate(0, 0, 1-prefstore.DefaultDays))
 	switch {
 	case fromErr != nil && toErr != nil:
 		return from, to, badRange

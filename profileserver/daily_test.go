@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -49,13 +50,13 @@ func TestDailyCountsUsers(t *testing.T) {
 }
 
 // counted is a store of two days' counts.
-type counted struct{ Store }
+type counted struct{ prefstore.Store }
 
-func (counted) Daily(context.Context, time.Time, time.Time) ([]DailyCount, error) {
-	return []DailyCount{{time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC), 7}, {time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC), 1 << 40}}, nil
+func (counted) Daily(context.Context, time.Time, time.Time) ([]prefstore.DailyCount, error) {
+	return []prefstore.DailyCount{{Day: "2026-02-28", Users: 7}, {Day: "2026-03-02", Users: 1 << 40}}, nil
 }
 
-func TestDailyRows(t *testing.T) {
+func TestDailyAnswers(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(New(Config{
 		Store: counted{}, Tokens: []Verifier{verifier(t, token.Config{Secret: secret})}, OperatorClients: []string{"operator"},

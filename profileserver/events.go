@@ -13,6 +13,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -58,7 +59,7 @@ func (s *Server) takeEvents(w http.ResponseWriter, r *http.Request) (refused *fa
 	switch {
 	case err != nil:
 		refused, outcome = s.failed(r, err), "failed"
-	case came == setChanged:
+	case came == prefstore.Changed:
 		outcome = "changed"
 	}
 	for name, wanted := range event.wishes {
@@ -169,22 +170,22 @@ func uidOf(subject string) string {
 
 // apply does what the events want, in one change, so that a token that comes
 // again changes nothing.
-func (s *Server) apply(ctx context.Context, e securityEvent) (came result, err error) {
+func (s *Server) apply(ctx context.Context, e securityEvent) (came prefstore.Result, err error) {
 	value := "deleted"
 	switch e.wanted {
 	case nothing:
-		return setUnchanged, nil
+		return prefstore.Unchanged, nil
 	case forget:
-		came, err = s.store.remove(ctx, e.uid, e.id)
+		came, err = s.store.Delete(ctx, e.uid, e.id)
 	default:
 		preference := policy.Allowed
 		if e.wanted == optOut {
 			preference = policy.OptedOut
 		}
 		value = preference.String()
-		_, came, err = s.store.set(ctx, e.uid, change{preference: preference, source: optoutapi.SourceUser, made: e.made, event: e.id})
+		_, came, err = s.store.Set(ctx, e.uid, prefstore.Choice{Preference: preference, Source: optoutapi.SourceUser, Made: e.made, Event: e.id})
 	}
-	if err == nil && came == setChanged {
+	if err == nil && came == prefstore.Changed {
 		s.observer.Change(value, optoutapi.SourceUser)
 	}
 	return came, err

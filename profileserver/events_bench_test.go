@@ -1,6 +1,8 @@
 package profileserver
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -16,7 +18,7 @@ import (
 // the change is safely on the disk. With again, the same event comes once more.
 func BenchmarkReceive(b *testing.B) {
 	for _, algorithm := range []string{"ES256", "RS256"} {
-		store := sqlitePlace(b).open(b, 0)
+		store := openStore(b, database(b))
 		config := Config{Store: store, Tokens: []Verifier{verifier(b, token.Config{Secret: secret})}}
 		takesEvents(b)(&config)
 		server := New(config)
@@ -28,11 +30,11 @@ func BenchmarkReceive(b *testing.B) {
 				b.Fatal(w.Code, w.Body)
 			}
 		}
-		n := 0
+		n, uid := 0, rand.NewPCG(1, 1) // 32 hex digits in no order, as FxA's are
 		next := func() string {
 			n++
 			id := algorithm + strconv.Itoa(n)
-			return signEvent(b, algorithm, eventClaims(id, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"sub": benchmarkUID(n)}))
+			return signEvent(b, algorithm, eventClaims(id, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"sub": fmt.Sprintf("%016x%016x", uid.Uint64(), uid.Uint64())}))
 		}
 		b.Run(algorithm+"/new", func(b *testing.B) {
 			b.ReportAllocs()

@@ -23,6 +23,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -373,18 +374,18 @@ func FuzzEvents(f *testing.F) {
 
 // recorder is a store that only notes what is to be written.
 type recorder struct {
-	Store
+	prefstore.Store
 	writes []string
 }
 
-func (r *recorder) set(_ context.Context, _ string, c change) (record, result, error) {
-	r.writes = append(r.writes, c.preference.String())
-	return record{}, setChanged, nil
+func (r *recorder) Set(_ context.Context, _ string, c prefstore.Choice) (prefstore.Record, prefstore.Result, error) {
+	r.writes = append(r.writes, c.Preference.String())
+	return prefstore.Record{}, prefstore.Changed, nil
 }
 
-func (r *recorder) remove(context.Context, string, string) (result, error) {
+func (r *recorder) Delete(context.Context, string, string) (prefstore.Result, error) {
 	r.writes = append(r.writes, "removed")
-	return setChanged, nil
+	return prefstore.Changed, nil
 }
 
 func encodeSegment(text []byte) string { return base64.RawURLEncoding.EncodeToString(text) }

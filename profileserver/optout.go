@@ -12,6 +12,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // maxBody is far more than {"metrics_optout":false} needs, however it is
@@ -41,23 +42,23 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, show func(policy.P
 	if refused != nil {
 		return refused
 	}
-	held, err := s.store.get(r.Context(), who.uid)
+	held, err := s.store.Get(r.Context(), who.uid)
 	if err != nil {
 		return s.failed(r, err)
 	}
-	tag := held.etag()
+	tag := held.ETag()
 	if !ifMatch(r.Header, tag) {
 		return preconditionFailed
 	}
 	w.Header().Set("ETag", tag)
-	if held.source != "" {
+	if held.Source != "" {
 		// For whoever shows people their choice. Conditions are about the tag
 		// alone: two changes may share the second that a date tells.
-		w.Header().Set("Last-Modified", time.UnixMilli(held.changed).UTC().Format(http.TimeFormat))
-		w.Header().Set(optoutapi.SourceHeader, held.source)
+		w.Header().Set("Last-Modified", held.Changed().Format(http.TimeFormat))
+		w.Header().Set(optoutapi.SourceHeader, held.Source)
 		tellChanged(w.Header(), held)
 	}
-	body := show(held.preference)
+	body := show(held.Preference)
 	switch {
 	case !ifNoneMatch(r.Header, tag):
 		w.WriteHeader(http.StatusNotModified)
@@ -80,15 +81,15 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 	if refused != nil {
 		return refused
 	}
-	held, came, err := s.store.set(r.Context(), who.uid, change{preference: preference, source: who.source, holds: func(tag string) bool {
+	held, came, err := s.store.Set(r.Context(), who.uid, prefstore.Choice{Preference: preference, Source: who.source, OnlyIf: func(tag string) bool {
 		return ifMatch(r.Header, tag) && ifNoneMatch(r.Header, tag)
 	}})
 	switch {
 	case err != nil:
 		return s.failed(r, err)
-	case came == setRefused:
+	case came == prefstore.Refused:
 		return preconditionFailed
-	case came == setChanged:
+	case came == prefstore.Changed:
 		s.observer.Change(preference.String(), who.source)
 	}
 	tellChanged(w.Header(), held)
@@ -98,9 +99,9 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 
 // tellChanged says when the preference last changed, to the millisecond: a gate
 // compares it with what the feed of changes tells.
-func tellChanged(h http.Header, held record) {
-	if held.source != "" {
-		h.Set(optoutapi.ChangedHeader, time.UnixMilli(held.changed).UTC().Format(optoutapi.TimeLayout))
+func tellChanged(h http.Header, held prefstore.Record) {
+	if held.Source != "" {
+		h.Set(optoutapi.ChangedHeader, held.Changed().Format(optoutapi.TimeLayout))
 	}
 }
 

@@ -53,11 +53,11 @@ func (s *Server) Merge(w http.ResponseWriter, r *http.Request, next func(http.Re
 	w = s.observe(w, r, "profile")
 	preference := policy.Unknown
 	if refused == nil {
-		held, err := s.store.get(r.Context(), who.uid)
+		held, err := s.store.Get(r.Context(), who.uid)
 		if err != nil {
 			refused = s.failed(r, err)
 		}
-		preference = held.preference
+		preference = held.Preference
 	}
 	if refused != nil {
 		s.setHeaders(w.Header(), r)

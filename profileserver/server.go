@@ -13,6 +13,27 @@
 //
 // docs/openapi.yaml describes it all; a test holds the server to it.
 //
+// It is HTTP and who may do what; the preferences themselves are kept by package
+// prefstore, and tokens are verified by package token. It mints no tokens, ends
+// no TLS and limits no rates, and knows nothing of Caddy: a Server is an
+// http.Handler, for whichever web server there is. Open a store, say whose
+// tokens count and which clients are trusted, and serve:
+//
+//	store, err := prefstore.Open(ctx, "/var/lib/metrics-gate/profile.db") // or postgres://…
+//	…
+//	verifier, err := token.NewVerifier(token.Config{PEM: [][]byte{key}})
+//	…
+//	server := profileserver.New(profileserver.Config{
+//		Store:          store,
+//		Tokens:         []profileserver.Verifier{verifier},
+//		TrustedClients: []string{"metrics-gate"},
+//		Standalone:     true,
+//	})
+//	err = http.ListenAndServe("localhost:8080", server)
+//
+// In front of a profile server that exists already, leave Standalone out, and
+// pass on what the Server does not own (see Server.Owns and Server.Merge).
+//
 // Nothing it answers or logs names a person. Every refusal is one of a closed
 // set of constants (see failure.go) that hold no part of the request, and the
 // log takes the store's error and nothing else; the queries pass accounts as
@@ -30,6 +51,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -53,7 +75,7 @@ type Verifier interface {
 // Config is what a Server is made of.
 type Config struct {
 	// Store keeps the preferences. Required; the Server does not close it.
-	Store Store
+	Store prefstore.Store
 
 	// Tokens verify bearer tokens, in the order in which they are asked; the
 	// first that verifies one names its account. With none, every request is
@@ -150,7 +172,7 @@ func (o Observer) complete() Observer {
 // Server is the HTTP API. It has no state of its own besides its Config and
 // the streams of changes that it has open.
 type Server struct {
-	store              Store
+	store              prefstore.Store
 	tokens             []Verifier
 	trusted            map[string]bool
 	operators          map[string]bool

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -100,12 +101,12 @@ func forge(t *testing.T, claims jwt.MapClaims) string {
 // instance is a running server, and the file that it writes to.
 type instance struct {
 	*httptest.Server
-	store *SQLite
+	store prefstore.Store
 }
 
-func openStore(t *testing.T, path string) *SQLite {
+func openStore(t testing.TB, path string) prefstore.Store {
 	t.Helper()
-	store, err := OpenSQLite(path, nil)
+	store, err := prefstore.Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,26 +133,30 @@ func start(t *testing.T, path string, adapt ...func(*Config)) instance {
 func standalone(c *Config) { c.Standalone = true }
 
 // broken is a store that fails whoever asks it.
-type broken struct{ Store }
+type broken struct{ prefstore.Store }
 
 var errBroken = errors.New("the disk is full")
 
 func failing(c *Config) { c.Store = broken{} }
 
-func (broken) get(context.Context, string) (record, error) { return record{}, errBroken }
-func (broken) set(context.Context, string, change) (record, result, error) {
-	return record{}, 0, errBroken
+func (broken) Get(context.Context, string) (prefstore.Record, error) {
+	return prefstore.Record{}, errBroken
 }
-func (broken) remove(context.Context, string, string) (result, error) { return 0, errBroken }
-func (broken) Ping(context.Context) error                             { return errBroken }
-func (broken) follow(int64) (*follower, error)                        { return nil, errFeedAway }
-func (broken) Daily(context.Context, time.Time, time.Time) ([]DailyCount, error) {
+func (broken) Set(context.Context, string, prefstore.Choice) (prefstore.Record, prefstore.Result, error) {
+	return prefstore.Record{}, prefstore.Unchanged, errBroken
+}
+func (broken) Delete(context.Context, string, string) (prefstore.Result, error) {
+	return prefstore.Unchanged, errBroken
+}
+func (broken) Ping(context.Context) error                { return errBroken }
+func (broken) Follow(int64) (*prefstore.Follower, error) { return nil, prefstore.ErrFeedAway }
+func (broken) Daily(context.Context, time.Time, time.Time) ([]prefstore.DailyCount, error) {
 	return nil, errBroken
 }
 
 func operators(c *Config) { c.OperatorClients = []string{"operator"} }
 
-func database(t *testing.T) string {
+func database(t testing.TB) string {
 	t.Helper()
 	return filepath.Join(t.TempDir(), "profile.db")
 }
@@ -244,6 +249,19 @@ func (r response) want(t *testing.T, status int, body string) {
 	t.Helper()
 	if r.Status != status || r.Body != body {
 		t.Errorf("got %d %s\nwant %d %s", r.Status, r.Body, status, body)
+	}
+}
+
+// execute runs SQL on a file past the store.
+func execute(t *testing.T, path, query string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), query); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -931,9 +949,7 @@ func TestTheStoreFails(t *testing.T) {
 	if logs.Len() != 0 {
 		t.Errorf("logged while all is well: %v", logs.All())
 	}
-	if _, err := server.store.db.ExecContext(t.Context(), `DROP TABLE preference`); err != nil {
-		t.Fatal(err)
-	}
+	execute(t, path, `DROP TABLE preference`)
 	raw := mint(t, "metrics-gate", identity, "profile:write", "")
 	for range 3 {
 		server.send(t, request{method: "GET", path: optOutPath, token: raw}).want(t, 503, body503Store)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 func backupCommand() *cobra.Command {
@@ -34,7 +34,7 @@ in the middle of a change. For PostgreSQL use pg_dump.`,
 				return err
 			}
 			defer opened.Close()
-			if err := opened.(*profileserver.SQLite).Backup(cmd.Context(), file); err != nil {
+			if err := opened.(*prefstore.SQLite).Backup(cmd.Context(), file); err != nil {
 				return fmt.Errorf("--file: %w", err)
 			}
 			return nil

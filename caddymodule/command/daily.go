@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 func dailyCommand() *cobra.Command {
@@ -33,7 +33,7 @@ a day, whatever they toggle. Imports do not count.`,
 			if err != nil {
 				return err
 			}
-			since, err := parseDay("from", from, until.AddDate(0, 0, 1-profileserver.DefaultDays))
+			since, err := parseDay("from", from, until.AddDate(0, 0, 1-prefstore.DefaultDays))
 			if err != nil {
 				return err
 			}
@@ -45,11 +45,11 @@ a day, whatever they toggle. Imports do not count.`,
 				return err
 			}
 			defer opened.Close()
-			rows, err := profileserver.DailyRows(cmd.Context(), opened, since, until)
+			counts, err := prefstore.DailyCounts(cmd.Context(), opened, since, until)
 			if err != nil {
 				return err
 			}
-			return print(cmd.OutOrStdout(), rows)
+			return print(cmd.OutOrStdout(), counts)
 		},
 	}
 	store.flag(cmd)
@@ -60,19 +60,21 @@ a day, whatever they toggle. Imports do not count.`,
 	return cmd
 }
 
-var dailyFormats = map[string]func(io.Writer, []profileserver.DailyRow) error{
-	"table": func(w io.Writer, rows []profileserver.DailyRow) error {
+var dailyFormats = map[string]func(io.Writer, []prefstore.DailyCount) error{
+	"table": func(w io.Writer, counts []prefstore.DailyCount) error {
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 		_, _ = fmt.Fprintln(table, "day\tusers\t")
-		for _, row := range rows {
-			_, _ = fmt.Fprintf(table, "%s\t%d\t\n", row.Day, row.Users)
+		for _, count := range counts {
+			_, _ = fmt.Fprintf(table, "%s\t%d\t\n", count.Day, count.Users)
 		}
 		return table.Flush()
 	},
-	"csv": func(w io.Writer, rows []profileserver.DailyRow) error {
-		return profileserver.WriteDailyCSV(w, rows, "\n")
+	"csv": func(w io.Writer, counts []prefstore.DailyCount) error {
+		return prefstore.WriteDailyCSV(w, counts, "\n")
 	},
-	"json": func(w io.Writer, rows []profileserver.DailyRow) error { return json.NewEncoder(w).Encode(rows) },
+	"json": func(w io.Writer, counts []prefstore.DailyCount) error {
+		return json.NewEncoder(w).Encode(counts)
+	},
 }
 
 func parseDay(flag, text string, otherwise time.Time) (time.Time, error) {

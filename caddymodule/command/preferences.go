@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 func preferencesCommand() *cobra.Command {
@@ -66,7 +66,7 @@ error names the line. Servers may be running, and tell their followers.`,
 			defer opened.Close()
 
 			progress := newProgress(cmd.ErrOrStderr())
-			done, err := opened.Import(cmd.Context(), since(dated, profileserver.ReadCSV(in)), progress.show)
+			done, err := opened.Import(cmd.Context(), since(dated, prefstore.ReadCSV(in)), progress.show)
 			progress.print(done)
 			if err != nil {
 				return fmt.Errorf("%w (rows stored before that: %d; once it is mended, import the whole file again, which is safe)", err, done.Read)
@@ -81,8 +81,8 @@ error names the line. Servers may be running, and tell their followers.`,
 
 // since gives rows without a time that of their file: it was true then, and who
 // chose later must not lose that when the file is imported once more.
-func since(dated time.Time, rows iter.Seq2[profileserver.Row, error]) iter.Seq2[profileserver.Row, error] {
-	return func(yield func(profileserver.Row, error) bool) {
+func since(dated time.Time, rows iter.Seq2[prefstore.Row, error]) iter.Seq2[prefstore.Row, error] {
+	return func(yield func(prefstore.Row, error) bool) {
 		for row, err := range rows {
 			if row.Changed.IsZero() {
 				row.Changed = dated
@@ -108,13 +108,13 @@ func newProgress(w io.Writer) *progress {
 	return &progress{w, now, now}
 }
 
-func (p *progress) show(done profileserver.Imported) {
+func (p *progress) show(done prefstore.Imported) {
 	if time.Since(p.out) >= progressPause {
 		p.print(done)
 	}
 }
 
-func (p *progress) print(done profileserver.Imported) {
+func (p *progress) print(done prefstore.Imported) {
 	p.out = time.Now()
 	rate := float64(done.Read) / max(p.out.Sub(p.began).Seconds(), 1e-3)
 	_, _ = fmt.Fprintf(p.w, "%d rows read, %d of them changes, %.0f rows/s\n", done.Read, done.Changed, rate)
@@ -142,7 +142,7 @@ can be read by nobody else.`,
 			defer opened.Close()
 			var rows int64
 			export := func(w io.Writer) (err error) {
-				rows, err = profileserver.WriteCSV(w, opened.Export(cmd.Context()))
+				rows, err = prefstore.WriteCSV(w, opened.Export(cmd.Context()))
 				return err
 			}
 			if file == "-" {

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // storeName is the preference store that a command works on.
@@ -34,7 +34,7 @@ func (s storeName) resolve() (name string, postgres bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("--store: %w", err)
 	}
-	postgres = profileserver.IsPostgres(name)
+	postgres = prefstore.IsPostgres(name)
 	if !postgres && strings.Contains(name, "://") { // whose password is not repeated
 		return "", false, errors.New("--store: this is neither a path nor a PostgreSQL URL; write postgres://user:password@host:5432/database")
 	}
@@ -43,7 +43,7 @@ func (s storeName) resolve() (name string, postgres bool, err error) {
 
 // open opens a store that exists already: a name with a typing mistake must
 // not become an empty file that everything is read from.
-func (s storeName) open(ctx context.Context) (profileserver.Store, error) {
+func (s storeName) open(ctx context.Context) (prefstore.Store, error) {
 	name, postgres, err := s.resolve()
 	if err != nil {
 		return nil, err
@@ -54,8 +54,8 @@ func (s storeName) open(ctx context.Context) (profileserver.Store, error) {
 	return openStore(ctx, name)
 }
 
-func openStore(ctx context.Context, name string) (profileserver.Store, error) {
-	store, err := profileserver.OpenStore(ctx, name)
+func openStore(ctx context.Context, name string) (prefstore.Store, error) {
+	store, err := prefstore.Open(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("--store: %w", err)
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // runApart runs a command and returns what it says on standard output and on
@@ -141,13 +141,13 @@ func TestProgressIsToldNowAndThen(t *testing.T) {
 	t.Parallel()
 	var told bytes.Buffer
 	p := newProgress(&told)
-	p.show(profileserver.Imported{Read: 10})
+	p.show(prefstore.Imported{Read: 10})
 	if told.Len() > 0 {
 		t.Errorf("at once: %q", &told)
 	}
 	p.out = time.Now().Add(-progressPause)
-	p.show(profileserver.Imported{Read: 20, Changed: 5})
-	p.show(profileserver.Imported{Read: 30})
+	p.show(prefstore.Imported{Read: 20, Changed: 5})
+	p.show(prefstore.Imported{Read: 30})
 	if lines := strings.Count(told.String(), "\n"); lines != 1 || !strings.HasPrefix(told.String(), "20 rows read, 5 of them changes, ") {
 		t.Errorf("told %q", &told)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/collectors"
 	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // The collectors live as long as the process; see package collectors. Label
@@ -62,8 +63,8 @@ const storeUpTimeout = time.Second
 func (s storeUp) Describe(descs chan<- *prometheus.Desc) { descs <- s.desc }
 
 func (s storeUp) Collect(metrics chan<- prometheus.Metric) {
-	var stores []profileserver.Store
-	preferenceStores.Each(func(store profileserver.Store) { stores = append(stores, store) })
+	var stores []prefstore.Store
+	preferenceStores.Each(func(store prefstore.Store) { stores = append(stores, store) })
 	if len(stores) == 0 {
 		return
 	}

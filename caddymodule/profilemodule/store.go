@@ -11,7 +11,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
-	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // Store is a preference store. Exactly one field is set.
@@ -41,11 +41,11 @@ func (s *Store) validate() error {
 
 // preferenceStores are shared across reloads, so that followers of one hear of
 // changes that another made.
-var preferenceStores = pool.New[profileserver.Store]()
+var preferenceStores = pool.New[prefstore.Store]()
 
 // open opens the store, or takes the one that a running configuration uses. A
 // database is connected to later.
-func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (profileserver.Store, error) {
+func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (prefstore.Store, error) {
 	word, target := "sqlite", s.SQLite
 	if s.Postgres != "" {
 		word, target = "postgres", s.Postgres
@@ -54,14 +54,14 @@ func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (profileserver.Sto
 	if err != nil {
 		return nil, located.At(err, "store "+word)
 	}
-	if word == "sqlite" && (profileserver.IsPostgres(target) || strings.Contains(target, "://")) {
+	if word == "sqlite" && (prefstore.IsPostgres(target) || strings.Contains(target, "://")) {
 		return nil, located.At(errors.New("this is no path of a file; write store postgres <dsn> for a database"), "store sqlite")
 	}
-	store, err := preferenceStores.Acquire(held, []string{word, target}, func() (profileserver.Store, error) {
+	store, err := preferenceStores.Acquire(held, []string{word, target}, func() (prefstore.Store, error) {
 		if word == "postgres" {
-			return profileserver.OpenPostgres(target, logStoreHealth)
+			return prefstore.OpenPostgres(target, logStoreHealth)
 		}
-		return profileserver.OpenSQLite(target, logStoreHealth)
+		return prefstore.OpenSQLite(target, logStoreHealth)
 	})
 	return store, located.At(err, "store "+word)
 }

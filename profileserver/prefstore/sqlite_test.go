@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"bytes"
@@ -18,7 +18,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -54,7 +53,7 @@ func TestOpenMakesAPrivateFile(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "new", "er")
 	path := filepath.Join(folder, "a?b#c%41 d.db")
 	store := openStore(t, path)
-	if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
+	if _, _, err := store.Set(t.Context(), "u", Choice{Preference: policy.OptedOut, Source: SourceUser}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{folder: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
@@ -71,10 +70,10 @@ func TestAFileOfThatName(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ":memory:")
 	first, second := openStore(t, path), openStore(t, path)
-	if _, _, err := first.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
+	if _, _, err := first.Set(t.Context(), "u", Choice{Preference: policy.OptedOut, Source: SourceUser}); err != nil {
 		t.Fatal(err)
 	}
-	if held, err := second.get(t.Context(), "u"); err != nil || held.preference != policy.OptedOut {
+	if held, err := second.Get(t.Context(), "u"); err != nil || held.Preference != policy.OptedOut {
 		t.Errorf("%v, %v", held, err)
 	}
 }
@@ -168,7 +167,7 @@ func TestOpenAtOnce(t *testing.T) {
 				return
 			}
 			defer store.Close()
-			if _, err := store.get(t.Context(), "u"); err != nil {
+			if _, err := store.Get(t.Context(), "u"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -216,7 +215,7 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 	store := openStore(t, database(t))
 	var all sync.WaitGroup
 	write := func(begun func()) {
-		if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceUser, holds: func(string) bool {
+		if _, _, err := store.Set(t.Context(), "u", Choice{Preference: policy.OptedOut, Source: SourceUser, OnlyIf: func(string) bool {
 			begun()
 			return true
 		}}); err != nil {
@@ -237,7 +236,7 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 		all.Go(func() { write(func() {}) })
 	}
 	for range 100 {
-		if held, err := store.get(t.Context(), "u"); err != nil || held.preference != policy.Unset {
+		if held, err := store.Get(t.Context(), "u"); err != nil || held.Preference != policy.Unset {
 			t.Errorf("while a writer works: %v, %v", held, err)
 		}
 		if busy := store.db.Stats().InUse; busy != 1 {
@@ -250,8 +249,11 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
-	for _, r := range []record{{policy.Unset, 0, "", 0, 0}, {policy.OptedOut, 1, "user", 9, 0}, {policy.OptedOut, 2, "browser", 2, 0}, {policy.Allowed, 2, "user", 2, 0}, {policy.Unset, 0, "", 0, 7}} {
-		got[fmt.Sprint(r.preference, r.changed, r.deleted)] = r.etag()
+	for _, r := range []Record{
+		{policy.Unset, "", 0, 0, 0}, {policy.OptedOut, "user", 1, 9, 0}, {policy.OptedOut, "browser", 2, 2, 0},
+		{policy.Allowed, "user", 2, 2, 0}, {policy.Unset, "", 0, 0, 7},
+	} {
+		got[fmt.Sprint(r.Preference, r.changed, r.deleted)] = r.ETag()
 	}
 	want := map[string]string{
 		"null 0 0":  `"15001825877b5fc214f35449c37c455b"`,
@@ -270,7 +272,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 	store := openStore(t, database(t))
 	write := func(p policy.Preference) {
 		t.Helper()
-		if _, held, err := store.set(t.Context(), "u", change{preference: p, source: optoutapi.SourceUser}); err != nil || held != setChanged {
+		if _, held, err := store.Set(t.Context(), "u", Choice{Preference: p, Source: SourceUser}); err != nil || held != Changed {
 			t.Errorf("%v, %v", held, err)
 		}
 	}
@@ -287,7 +289,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 			runtime.Gosched()
 		}
 		held, _, err := lookUp(t.Context(), db.find, "u")
-		if held.preference != policy.OptedOut {
+		if held.Preference != policy.OptedOut {
 			t.Errorf("under way: %v", held)
 		}
 		return err
@@ -298,7 +300,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 	<-closed
 
 	write(policy.Allowed)
-	if held, err := store.get(t.Context(), "u"); err != nil || held.preference != policy.Allowed {
+	if held, err := store.Get(t.Context(), "u"); err != nil || held.Preference != policy.Allowed {
 		t.Errorf("after Close: %v, %v", held, err)
 	}
 	store.Close() // once more is harmless
@@ -316,12 +318,12 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := record{preference: policy.OptedOut, changed: 5, said: 5, source: optoutapi.SourceBrowser}
+	want := Record{Preference: policy.OptedOut, changed: 5, said: 5, Source: SourceBrowser}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}
-	mustSet(t, store, "v", change{preference: policy.OptedOut})
-	f, err := store.follow(0)
+	mustSet(t, store, "v", Choice{Preference: policy.OptedOut})
+	f, err := store.Follow(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +343,7 @@ func TestBackup(t *testing.T) {
 	begun := make(chan struct{})
 	all.Go(func() {
 		for i := 0; writing.Err() == nil; i++ {
-			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil {
+			if _, _, err := store.Set(t.Context(), fmt.Sprint(i), Choice{Preference: policy.OptedOut, Source: SourceUser}); err != nil {
 				t.Error(err)
 			}
 			if i == 10 {
@@ -363,7 +365,7 @@ func TestBackup(t *testing.T) {
 		if head != rows || head < 10 {
 			t.Errorf("%d rows at %d", rows, head)
 		}
-		if held := mustGet(t, openStore(t, file), "0"); held.preference != policy.OptedOut {
+		if held := mustGet(t, openStore(t, file), "0"); held.Preference != policy.OptedOut {
 			t.Errorf("held %v", held)
 		}
 		if err := store.Backup(t.Context(), file); err == nil || !strings.Contains(err.Error(), "there is such a file") {
@@ -410,7 +412,7 @@ func TestALockedFile(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if _, _, err := store.set(t.Context(), fmt.Sprint(i), change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err == nil {
+			if _, _, err := store.Set(t.Context(), fmt.Sprint(i), Choice{Preference: policy.OptedOut, Source: SourceUser}); err == nil {
 				t.Error("written")
 			}
 		})
@@ -419,43 +421,13 @@ func TestALockedFile(t *testing.T) {
 	if took := time.Since(began); took > 4*patience {
 		t.Errorf("20 writers waited %v", took)
 	}
-	if held := mustGet(t, store, "0"); held.preference != policy.Unset {
+	if held := mustGet(t, store, "0"); held.Preference != policy.Unset {
 		t.Errorf("held %v", held)
 	}
 	if _, err := lock.ExecContext(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}
-	mustSet(t, store, "0", change{preference: policy.OptedOut})
-}
-
-// TestAFullDisk has a process of its own meet the end of the space that it may
-// write: what it was told is written stays, the rest fails, and it goes on
-// when there is space.
-func TestAFullDisk(t *testing.T) {
-	t.Parallel()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := database(t)
-	var complaint bytes.Buffer
-	child := exec.CommandContext(t.Context(), self)
-	child.Env = append(os.Environ(), childDisk+"="+path)
-	child.Stderr = &complaint
-	out, err := child.Output()
-	if err != nil {
-		t.Fatalf("%v: %s", err, complaint.String())
-	}
-	written, err := strconv.Atoi(string(out))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rows := number(t, path, `SELECT count(*) FROM preference`); rows != written || written < 100 {
-		t.Errorf("%d rows, told %d", rows, written)
-	}
-	if whole := number(t, path, `SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'`); whole != 1 {
-		t.Error("the file is broken")
-	}
+	mustSet(t, store, "0", Choice{Preference: policy.OptedOut})
 }
 
 // TestCloseBetweenAWriteAndItsTelling: what another instance wrote is read
@@ -488,14 +460,14 @@ func TestCloseBetweenAWriteAndItsTelling(t *testing.T) {
 	for len(tidied) == 0 {
 		runtime.Gosched()
 	}
-	mustSet(t, other, "x", change{preference: policy.OptedOut})
-	if err := store.writing.take(t.Context()); err != nil { // and so the first has ended
+	mustSet(t, other, "x", Choice{Preference: policy.OptedOut})
+	if err := store.writing.lock(t.Context()); err != nil { // and so the first has ended
 		t.Fatal(err)
 	}
 	closed := make(chan struct{})
 	closing <- closed
-	store.writing.give()
-	mustSet(t, store, "y", change{preference: policy.OptedOut})
+	store.writing.unlock()
+	mustSet(t, store, "y", Choice{Preference: policy.OptedOut})
 	<-closed
 }
 
@@ -505,7 +477,7 @@ func TestTidyingDuringAnExport(t *testing.T) {
 	t.Parallel()
 	store := openStore(t, database(t))
 	for _, uid := range []string{"a", "b"} {
-		mustSet(t, store, uid, change{preference: policy.OptedOut})
+		mustSet(t, store, uid, Choice{Preference: policy.OptedOut})
 	}
 	for _, err := range store.Export(t.Context()) {
 		began := time.Now()
@@ -525,9 +497,9 @@ func TestNothingIsLeftInTheFiles(t *testing.T) {
 	store := openStore(t, path)
 	uid := func(i int) string { return fmt.Sprintf("somebody-%03d-0123456789abcdef", i) }
 	for i := range 50 {
-		mustSet(t, store, uid(i), change{preference: policy.OptedOut})
+		mustSet(t, store, uid(i), Choice{Preference: policy.OptedOut})
 	}
-	if came, err := store.remove(t.Context(), uid(25), ""); err != nil || came != setChanged {
+	if came, err := store.Delete(t.Context(), uid(25), ""); err != nil || came != Changed {
 		t.Fatalf("%v, %v", came, err)
 	}
 	if err := store.tidy(t.Context()); err != nil {
@@ -542,4 +514,19 @@ func TestNothingIsLeftInTheFiles(t *testing.T) {
 			t.Errorf("%s holds the uid", file)
 		}
 	}
+}
+
+func openStore(t *testing.T, path string) *SQLite {
+	t.Helper()
+	store, err := OpenSQLite(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	return store
+}
+
+func database(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(t.TempDir(), "profile.db")
 }

@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"crypto/sha256"
@@ -8,12 +8,18 @@ import (
 	"github.com/metricsgate/metricsgate/policy"
 )
 
-// record is what the store holds of an account. An account that nobody wrote
+// Record is what a store holds of an account. An account that nobody wrote
 // anything of holds null since the year 1970.
-type record struct {
-	preference policy.Preference
-	changed    int64  // milliseconds since 1970; grows with every change
-	source     string // where the change came from; empty where there was none
+type Record struct {
+	// Preference is policy.Unset, policy.Allowed or policy.OptedOut.
+	Preference policy.Preference
+
+	// Source is where the choice came from: SourceUser, SourceBrowser or
+	// SourceAdmin. It is empty where there was none.
+	Source string
+
+	// changed is when the preference last changed, in milliseconds since 1970.
+	changed int64
 
 	// said is when the choice was last said, in milliseconds since 1970: the
 	// same one may be said again, which changes nothing but is the last word.
@@ -25,17 +31,25 @@ type record struct {
 	deleted int64
 }
 
-// etag names this state of the account, strongly. It follows from what is
+// Changed returns when the preference last changed, to the millisecond: a time
+// that grows with every change of the account. It is zero where Source is empty.
+func (r Record) Changed() time.Time {
+	if r.Source == "" {
+		return time.Time{}
+	}
+	return time.UnixMilli(r.changed).UTC()
+}
+
+// ETag names this state of the account, strongly. It follows from what is
 // stored alone, so that every instance and every restart comes to the same
 // one; and from the time of the change as well as from the value, so that it
 // does not come back when a user opts out and takes it back: a browser's
 // opt-out that was looked up before must not be written after. Nor may it be
 // written after the account was deleted, so the time of that counts as well. It
-// is a hash because tags end up in logs, where the time of a choice
-// has no business, and the account is no part of it, so that it is nobody's
-// name.
-func (r record) etag() string {
-	state := fmt.Appendf(nil, "metrics_optout %s %d", r.preference, r.changed)
+// is a hash because tags end up in logs, where the time of a choice has no
+// business, and the account is no part of it, so that it is nobody's name.
+func (r Record) ETag() string {
+	state := fmt.Appendf(nil, "metrics_optout %s %d", r.Preference, r.changed)
 	if r.deleted > 0 {
 		state = fmt.Appendf(state, " %d", r.deleted)
 	}
@@ -44,8 +58,8 @@ func (r record) etag() string {
 }
 
 // update is the change, with this number, that made the record.
-func (r record) update(id int64, uid string) update {
-	return update{id: id, uid: uid, preference: r.preference, changed: time.UnixMilli(r.changed).UTC(), source: r.source}
+func (r Record) update(id int64, uid string) Change {
+	return Change{ID: id, UID: uid, Preference: r.Preference, Changed: time.UnixMilli(r.changed).UTC(), Source: r.Source}
 }
 
 // A preference is stored as a boolean, which is absent where no choice was

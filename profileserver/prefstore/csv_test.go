@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -34,7 +33,7 @@ func TestReadCSV(t *testing.T) {
 		want       []Row
 	}{
 		{"all columns", "uid,preference,changed,source\na,true,2026-11-24T12:00:00.000Z,browser\nb,false,2026-11-24T13:00:00+01:00,user\nc,null,1795521600000,admin\n", []Row{
-			{"a", policy.OptedOut, noon, optoutapi.SourceBrowser}, {"b", policy.Allowed, noon, optoutapi.SourceUser}, {"c", policy.Unset, noon, optoutapi.SourceAdmin},
+			{"a", policy.OptedOut, noon, SourceBrowser}, {"b", policy.Allowed, noon, SourceUser}, {"c", policy.Unset, noon, SourceAdmin},
 		}},
 		{"in another order", "preference,source,uid\ntrue,,a\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
 		{"what may be empty", "uid,preference,changed,source\na,,,\n", []Row{{UID: "a", Preference: policy.Unset}}},
@@ -106,8 +105,8 @@ func TestWriteCSV(t *testing.T) {
 	t.Parallel()
 	text := new(strings.Builder)
 	n, err := WriteCSV(text, only(
-		Row{`a,"b"`, policy.OptedOut, time.UnixMilli(1).UTC(), optoutapi.SourceUser},
-		Row{"c", policy.Unset, time.UnixMilli(1795521600000), optoutapi.SourceAdmin},
+		Row{`a,"b"`, policy.OptedOut, time.UnixMilli(1).UTC(), SourceUser},
+		Row{"c", policy.Unset, time.UnixMilli(1795521600000), SourceAdmin},
 	))
 	want := "uid,preference,changed,source\n\"a,\"\"b\"\"\",true,1970-01-01T00:00:00.001Z,user\nc,null,2026-11-24T12:00:00.000Z,admin\n"
 	if err != nil || n != 2 || text.String() != want {
@@ -136,7 +135,7 @@ func TestWhatIsWrittenCanBeRead(t *testing.T) {
 			UID:        rapid.String().Filter(policy.IsUID).Draw(t, "uid"),
 			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
 			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
-			Source:     rapid.SampledFrom([]string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin}).Draw(t, "source"),
+			Source:     rapid.SampledFrom([]string{SourceUser, SourceBrowser, SourceAdmin}).Draw(t, "source"),
 		}
 	}))
 	rapid.Check(t, func(rt *rapid.T) {

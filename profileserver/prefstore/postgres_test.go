@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -35,11 +34,11 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		all.Go(func() {
 			for n := next.Add(1); n <= writes; n = next.Add(1) {
 				uid := fmt.Sprint(n)
-				_, came, err := store.set(t.Context(), uid, change{preference: policy.OptedOut, source: optoutapi.SourceUser})
+				_, came, err := store.Set(t.Context(), uid, Choice{Preference: policy.OptedOut, Source: SourceUser})
 				switch {
 				case err != nil:
 					lost.Store(uid, true)
-				case came == setChanged:
+				case came == Changed:
 					answered.Store(uid, true)
 				default:
 					t.Errorf("%s: %v", uid, came)
@@ -60,7 +59,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 	until(t, "the store works again", func() bool { return instances[0].Ping(t.Context()) == nil })
 	answered.Range(func(uid, _ any) bool {
 		kept++
-		if held := mustGet(t, instances[0], uid.(string)); held.preference != policy.OptedOut {
+		if held := mustGet(t, instances[0], uid.(string)); held.Preference != policy.OptedOut {
 			t.Errorf("%s was answered, and is lost", uid)
 		}
 		return true
@@ -69,7 +68,7 @@ func TestWhatWasAnsweredSurvivesACrash(t *testing.T) {
 		t.Errorf("%d were answered and %d failed", kept, failed)
 	}
 	until(t, "it takes writes again", func() bool {
-		_, _, err := instances[1].set(t.Context(), "after", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
+		_, _, err := instances[1].Set(t.Context(), "after", Choice{Preference: policy.OptedOut, Source: SourceUser})
 		return err == nil
 	})
 }
@@ -100,33 +99,36 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	followed := func(after int64) (f *follower) {
+	followed := func(after int64) (f *Follower) {
 		t.Helper()
 		until(t, "the store is followed", func() bool {
-			f, err = store.follow(after)
+			f, err = store.Follow(after)
 			return err == nil
 		})
 		return f
 	}
 	f := followed(-1)
-	mustSet(t, store, "a", change{preference: policy.OptedOut})
+	mustSet(t, store, "a", Choice{Preference: policy.OptedOut})
 	readIDs(t, f, 1)
 
 	cluster.Stop()
-	if _, err := f.next(t.Context()); !errors.Is(err, errFeedAway) {
+	if _, err := f.Next(t.Context()); !errors.Is(err, ErrFeedAway) {
 		t.Errorf("followers get %v", err)
 	}
-	if _, err := store.follow(1); !errors.Is(err, errFeedAway) {
+	if _, err := store.Follow(1); !errors.Is(err, ErrFeedAway) {
 		t.Errorf("who comes gets %v", err)
 	}
 	health.expect(t, true)
 	for what, ask := range map[string]func() error{
-		"get":    func() error { _, err := store.get(t.Context(), "a"); return err },
-		"set":    func() error { _, _, err := store.set(t.Context(), "a", change{preference: policy.Allowed}); return err },
-		"remove": func() error { _, err := store.remove(t.Context(), "a", ""); return err },
+		"get":    func() error { _, err := store.Get(t.Context(), "a"); return err },
+		"set":    func() error { _, _, err := store.Set(t.Context(), "a", Choice{Preference: policy.Allowed}); return err },
+		"remove": func() error { _, err := store.Delete(t.Context(), "a", ""); return err },
 		"ping":   func() error { return store.Ping(t.Context()) },
 		"daily":  func() error { _, err := store.Daily(t.Context(), time.Now(), time.Now()); return err },
-		"import": func() error { _, err := store.Import(t.Context(), only(Row{UID: "b"}), nil); return err },
+		"import": func() error {
+			_, err := store.Import(t.Context(), only(Row{UID: "b", Preference: policy.OptedOut}), nil)
+			return err
+		},
 		"export": func() (err error) {
 			for _, err = range store.Export(t.Context()) {
 			}
@@ -141,7 +143,7 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 	cluster.Restart()
 	f = followed(1)
 	health.expect(t, false)
-	mustSet(t, store, "b", change{preference: policy.OptedOut})
+	mustSet(t, store, "b", Choice{Preference: policy.OptedOut})
 	if told := readIDs(t, f, 2); len(told) != 2 {
 		t.Errorf("told %v", told)
 	}
@@ -153,11 +155,11 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 	t.Parallel()
 	p := postgresPlace(t)
 	store := p.open(t, 0)
-	f, err := store.follow(-1)
+	f, err := store.Follow(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustSet(t, store, "a", change{preference: policy.OptedOut})
+	mustSet(t, store, "a", Choice{Preference: policy.OptedOut})
 	readIDs(t, f, 1)
 	p.execute(t, `
 		BEGIN;
@@ -168,18 +170,18 @@ func TestChangesWhileNobodyListensAreCaughtUpWith(t *testing.T) {
 		COMMIT`)
 	var last int64
 	for err == nil {
-		_, err = f.next(t.Context())
+		_, err = f.Next(t.Context())
 		last = f.last
 	}
-	if !errors.Is(err, errFeedAway) {
+	if !errors.Is(err, ErrFeedAway) {
 		t.Fatal(err)
 	}
 	until(t, "the store is followed", func() bool {
-		f, err = store.follow(last)
+		f, err = store.Follow(last)
 		return err == nil
 	})
 	until(t, "no connection is left that is none", func() bool {
-		_, _, err := store.set(t.Context(), "b", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
+		_, _, err := store.Set(t.Context(), "b", Choice{Preference: policy.OptedOut, Source: SourceUser})
 		return err == nil
 	})
 	if told := strings.Join(readIDs(t, f, 3), ", "); told != "1, change 2, change 3" {
@@ -204,21 +206,21 @@ func TestARoleThatMayNotCreateTables(t *testing.T) {
 	if err := <-health; err == nil || !strings.Contains(err.Error(), advice) {
 		t.Errorf("%v", err)
 	}
-	if err := Migrate(t.Context(), dsn); err == nil || !strings.Contains(err.Error(), advice) {
+	if err := connectAndMigrate(t.Context(), dsn); err == nil || !strings.Contains(err.Error(), advice) {
 		t.Errorf("%v", err)
 	}
-	if err := Migrate(t.Context(), cluster.DSN); err != nil {
+	if err := connectAndMigrate(t.Context(), cluster.DSN); err != nil {
 		t.Fatal(err)
 	}
 	p.execute(t, `
 		GRANT USAGE ON SCHEMA metrics_gate TO server;
 		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA metrics_gate TO server`)
 	health.expect(t, false)
-	mustSet(t, store, "u", change{preference: policy.OptedOut})
-	if _, err := store.remove(t.Context(), "u", "jti"); err != nil {
+	mustSet(t, store, "u", Choice{Preference: policy.OptedOut})
+	if _, err := store.Delete(t.Context(), "u", "jti"); err != nil {
 		t.Error(err)
 	}
-	if err := Migrate(t.Context(), dsn); err != nil {
+	if err := connectAndMigrate(t.Context(), dsn); err != nil {
 		t.Errorf("where there is nothing to do: %v", err)
 	}
 }
@@ -228,7 +230,7 @@ func TestMigrateRefusesANewerDatabase(t *testing.T) {
 	p := postgresPlace(t)
 	p.open(t, 0).Close()
 	p.execute(t, `INSERT INTO migration (level) SELECT 90 + n FROM generate_series(1, 8) AS n`)
-	if err := Migrate(t.Context(), p.dsn); err == nil || !strings.Contains(err.Error(), "it was written by a newer version (level 9, this one knows 1)") {
+	if err := connectAndMigrate(t.Context(), p.dsn); err == nil || !strings.Contains(err.Error(), "it was written by a newer version (level 9, this one knows 1)") {
 		t.Errorf("%v", err)
 	}
 }
@@ -239,14 +241,14 @@ func TestAFailedMigrationOfADatabaseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	p := postgresPlace(t)
 	p.execute(t, `CREATE SCHEMA metrics_gate; CREATE TABLE metrics_gate.event (x int)`)
-	if err := Migrate(t.Context(), p.dsn); err == nil || !strings.Contains(err.Error(), "migrations/postgres/001_preference.sql: ") {
+	if err := connectAndMigrate(t.Context(), p.dsn); err == nil || !strings.Contains(err.Error(), "migrations/postgres/001_preference.sql: ") {
 		t.Errorf("%v", err)
 	}
 	if n := p.number(t, `SELECT count(*) FROM pg_tables WHERE schemaname = 'metrics_gate'`); n != 1 {
 		t.Errorf("%d tables", n)
 	}
 	p.execute(t, `DROP TABLE metrics_gate.event`)
-	if err := Migrate(t.Context(), p.dsn); err != nil {
+	if err := connectAndMigrate(t.Context(), p.dsn); err != nil {
 		t.Error(err)
 	}
 }
@@ -272,7 +274,7 @@ func TestASilentServerIsNotWaitedFor(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			if _, _, err := store.set(t.Context(), "u", change{preference: policy.OptedOut}); err == nil {
+			if _, _, err := store.Set(t.Context(), "u", Choice{Preference: policy.OptedOut}); err == nil {
 				t.Error("set")
 			}
 		})
@@ -289,7 +291,7 @@ func TestErrorsOfTheDatabaseNameNobody(t *testing.T) {
 	p := postgresPlace(t)
 	store := p.open(t, 0)
 	p.execute(t, `ALTER TABLE preference ADD CHECK (length(uid) < 3)`)
-	_, _, err := store.set(t.Context(), "somebody", change{preference: policy.OptedOut, source: optoutapi.SourceUser})
+	_, _, err := store.Set(t.Context(), "somebody", Choice{Preference: policy.OptedOut, Source: SourceUser})
 	said := (*pgconn.PgError)(nil)
 	if !errors.As(err, &said) {
 		t.Fatal(err)
@@ -314,7 +316,7 @@ func TestConnectionStrings(t *testing.T) {
 	} {
 		for name, try := range map[string]func() error{
 			"OpenPostgres": func() error { _, err := OpenPostgres(dsn, nil); return err },
-			"Migrate":      func() error { return Migrate(t.Context(), dsn) },
+			"Migrate":      func() error { return connectAndMigrate(t.Context(), dsn) },
 		} {
 			err := try()
 			if err == nil || strings.Contains(err.Error(), "cret") || !strings.Contains(err.Error(), "; write postgres://") {
@@ -345,13 +347,13 @@ func TestConnectionStrings(t *testing.T) {
 func TestAClosedDatabaseIsOfNoUse(t *testing.T) {
 	t.Parallel()
 	store := openPostgres(t, testpostgres.Database(t))
-	f, err := store.follow(-1)
+	f, err := store.Follow(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	readIDs(t, f, 0)
 	store.Close()
-	if _, err := f.next(t.Context()); !errors.Is(err, errFeedAway) {
+	if _, err := f.Next(t.Context()); !errors.Is(err, ErrFeedAway) {
 		t.Errorf("a follower gets %v", err)
 	}
 	if err := store.Ping(t.Context()); err == nil {
@@ -378,5 +380,5 @@ func TestAnAbandonedWriteHoldsNobodyUp(t *testing.T) {
 	if _, err := vanished.Exec(ctx, `BEGIN; SELECT FROM metrics_gate.feed FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
-	mustSet(t, store, "u", change{preference: policy.OptedOut})
+	mustSet(t, store, "u", Choice{Preference: policy.OptedOut})
 }

@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"bytes"
@@ -15,7 +15,6 @@ import (
 	"github.com/tmaxmax/go-sse"
 	"pgregory.net/rapid"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -23,7 +22,7 @@ import (
 // account the latest state.
 type journal struct {
 	mu      sync.Mutex
-	changes []update // the n-th has the id n
+	changes []Change // the n-th has the id n
 	latest  map[string]int64
 	reads   int
 	broken  error
@@ -31,27 +30,27 @@ type journal struct {
 
 // write records a change of an account, or that it is deleted, without
 // telling the feed.
-func (j *journal) write(uid string, deleted bool) update {
+func (j *journal) write(uid string, deleted bool) Change {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	u := update{id: int64(len(j.changes)) + 1, uid: uid, deleted: deleted, preference: policy.Unset}
+	u := Change{ID: int64(len(j.changes)) + 1, UID: uid, Deleted: deleted, Preference: policy.Unset}
 	if !deleted {
-		u.preference, u.source, u.changed = policy.OptedOut, optoutapi.SourceUser, time.UnixMilli(u.id)
+		u.Preference, u.Source, u.Changed = policy.OptedOut, SourceUser, time.UnixMilli(u.ID)
 	}
 	j.changes = append(j.changes, u)
 	if j.latest == nil {
 		j.latest = make(map[string]int64)
 	}
-	j.latest[uid] = u.id
+	j.latest[uid] = u.ID
 	return u
 }
 
-func (j *journal) read(_ context.Context, after int64, limit int) (rows []update, _ error) {
+func (j *journal) read(_ context.Context, after int64, limit int) (rows []Change, _ error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.reads++
 	for _, u := range j.changes[after:] {
-		if j.latest[u.uid] == u.id && !u.deleted {
+		if j.latest[u.UID] == u.ID && !u.Deleted {
 			rows = append(rows, u)
 		}
 		if len(rows) == limit {
@@ -69,14 +68,14 @@ func (j *journal) head() int64 {
 
 // startFeed returns a feed that begins behind so many changes, each of an
 // account of its own.
-func startFeed(t require, before int) (*journal, *feed) {
+func startFeed(t require, before int) (*journal, *Feed) {
 	t.Helper()
 	j := &journal{}
 	for n := range before {
 		j.write(fmt.Sprint("early", n), false)
 	}
-	f := newFeed(j.read)
-	f.begin(j.head())
+	f := NewFeed(j.read)
+	f.Begin(j.head())
 	return j, f
 }
 
@@ -87,9 +86,9 @@ type require interface {
 	Fatalf(format string, args ...any)
 }
 
-func follow(t require, f *feed, after int64) *follower {
+func follow(t require, f *Feed, after int64) *Follower {
 	t.Helper()
-	c, err := f.follow(after)
+	c, err := f.Follow(after)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,10 +139,10 @@ func (c *impatient) Err() error {
 
 // drain returns what a follower is told until it would have to wait, and the
 // error that ended it, if one did.
-func drain(t require, c *follower) (all []told, err error) {
+func drain(t require, c *Follower) (all []told, err error) {
 	t.Helper()
 	for {
-		text, err := c.next(&impatient{Context: context.Background()})
+		text, err := c.Next(&impatient{Context: context.Background()})
 		switch {
 		case errors.Is(err, context.Canceled):
 			return all, nil
@@ -158,16 +157,16 @@ func TestChangesAreEncodedAsEvents(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 24, 13, 0, 0, 5e6, time.FixedZone("", 3600))
 	for name, test := range map[string]struct {
-		change update
+		change Change
 		want   string
 	}{
-		"opted out": {update{id: 42, uid: "a1", preference: policy.OptedOut, changed: at, source: optoutapi.SourceBrowser},
+		"opted out": {Change{ID: 42, UID: "a1", Preference: policy.OptedOut, Changed: at, Source: SourceBrowser},
 			"event: change\nid: 42\ndata: {\"uid\":\"a1\",\"metrics_optout\":true,\"source\":\"browser\",\"changed\":\"2026-11-24T12:00:00.005Z\"}\n\n"},
-		"unset": {update{id: 43, uid: "a1", preference: policy.Unset, changed: at.Truncate(time.Second), source: optoutapi.SourceAdmin},
+		"unset": {Change{ID: 43, UID: "a1", Preference: policy.Unset, Changed: at.Truncate(time.Second), Source: SourceAdmin},
 			"event: change\nid: 43\ndata: {\"uid\":\"a1\",\"metrics_optout\":null,\"source\":\"admin\",\"changed\":\"2026-11-24T12:00:00.000Z\"}\n\n"},
-		"deleted": {update{id: 44, uid: "a1", preference: policy.Unset, deleted: true},
+		"deleted": {Change{ID: 44, UID: "a1", Preference: policy.Unset, Deleted: true},
 			"event: delete\nid: 44\ndata: {\"uid\":\"a1\"}\n\n"},
-		"a name with a line end in it": {update{id: 45, uid: "a\r\n\u2028b", deleted: true},
+		"a name with a line end in it": {Change{ID: 45, UID: "a\r\n\u2028b", Deleted: true},
 			"event: delete\nid: 45\ndata: {\"uid\":\"a\\r\\n\\u2028b\"}\n\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -210,10 +209,10 @@ func TestFollowersBeginWhereTheyEnded(t *testing.T) {
 			t.Parallel()
 			j, f := startFeed(t, 10)
 			for n := range 5 {
-				f.publish(j.write(fmt.Sprint("late", n), false))
+				f.Publish(j.write(fmt.Sprint("late", n), false))
 			}
 			c := follow(t, f, test.after)
-			greeting, err := c.next(t.Context())
+			greeting, err := c.Next(t.Context())
 			if err != nil || string(greeting) != test.greeting {
 				t.Errorf("greeting %q, %v; want %q", greeting, err, test.greeting)
 			}
@@ -225,7 +224,7 @@ func TestFollowersBeginWhereTheyEnded(t *testing.T) {
 				if j.reads != test.reads {
 					t.Errorf("%d reads of the store; want %d", j.reads, test.reads)
 				}
-				f.publish(j.write("early0", true))
+				f.Publish(j.write("early0", true))
 				test.want = []told{{"delete", 16}}
 			}
 		})
@@ -239,9 +238,9 @@ func TestStoreTellsTheLatestStateUpToWhatIsInMemory(t *testing.T) {
 	j, f := startFeed(t, 2*pageSize) // the accounts early0 and so on
 	j.write("early5", false)
 	j.write("early6", true)
-	f.begin(j.head())
-	f.publish(j.write("early7", false))
-	f.publish(j.write("early8", true))
+	f.Begin(j.head())
+	f.Publish(j.write("early7", false))
+	f.Publish(j.write("early8", true))
 
 	var want []told
 	for id := int64(1); id <= 2*pageSize; id++ {
@@ -252,7 +251,7 @@ func TestStoreTellsTheLatestStateUpToWhatIsInMemory(t *testing.T) {
 	head := f.head()
 	want = append(want, told{"change", head - 3}, told{"change", head - 1}, told{"delete", head})
 	for n := range int64(2 * pageSize) { // to read more than is wanted
-		f.publish(j.write(fmt.Sprint("late", n), false))
+		f.Publish(j.write(fmt.Sprint("late", n), false))
 		want = append(want, told{"change", head + 1 + n})
 	}
 
@@ -276,7 +275,7 @@ func TestStoreThatFailsEndsThoseWhoReadIt(t *testing.T) {
 		t.Error("the one that is not got", err)
 	}
 	j.write("a", false)
-	if err := f.advance(t.Context(), 2); !errors.Is(err, j.broken) {
+	if err := f.Advance(t.Context(), 2); !errors.Is(err, j.broken) {
 		t.Error("the store got", err)
 	}
 }
@@ -290,11 +289,11 @@ func TestChangesByOthersAreReadAndTold(t *testing.T) {
 		j.write(fmt.Sprint("other", n%(pageSize+5)), false) // each twice
 	}
 	head := j.head()
-	j.write(j.changes[head-1].uid, true) // so that the last one left no row
+	j.write(j.changes[head-1].UID, true) // so that the last one left no row
 	for n := range pageSize {            // to read more than is wanted
 		j.write(fmt.Sprint("late", n), false)
 	}
-	if err := f.advance(t.Context(), head); err != nil {
+	if err := f.Advance(t.Context(), head); err != nil {
 		t.Fatal(err)
 	}
 	if f.head() != head {
@@ -302,12 +301,12 @@ func TestChangesByOthersAreReadAndTold(t *testing.T) {
 	}
 	var want []told
 	for id := int64(3 + pageSize + 1); id <= head; id++ {
-		if j.latest[j.changes[id-1].uid] == id {
+		if j.latest[j.changes[id-1].UID] == id {
 			want = append(want, told{"change", id})
 		}
 	}
-	f.publish(j.changes[head])
-	f.publish(j.changes[head+1])
+	f.Publish(j.changes[head])
+	f.Publish(j.changes[head+1])
 	want = append(want, told{"delete", head + 1}, told{"change", head + 2})
 	got, err := drain(t, c)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -322,7 +321,7 @@ func TestSlowFollowersAreDropped(t *testing.T) {
 	slow.greeting, behind.greeting, behind.behind = nil, nil, true
 	var got []told
 	for n := range maxRecent {
-		f.publish(j.write(fmt.Sprint("account", n), false))
+		f.Publish(j.write(fmt.Sprint("account", n), false))
 		if n%100 == 0 {
 			some, err := drain(t, quick)
 			if err != nil {
@@ -331,11 +330,11 @@ func TestSlowFollowersAreDropped(t *testing.T) {
 			got = append(got, some...)
 		}
 	}
-	if text, err := slow.next(t.Context()); err != nil || len(text) > maxBatch {
+	if text, err := slow.Next(t.Context()); err != nil || len(text) > maxBatch {
 		t.Errorf("the slow follower got %d bytes, %v, while all is in memory", len(text), err)
 	}
-	f.publish(j.write("one too many", false))
-	if all, err := drain(t, slow); !errors.Is(err, errTooSlow) || len(all) > 0 {
+	f.Publish(j.write("one too many", false))
+	if all, err := drain(t, slow); !errors.Is(err, ErrTooSlow) || len(all) > 0 {
 		t.Errorf("the slow follower got %d more, %v; want it dropped", len(all), err)
 	}
 	some, err := drain(t, quick)
@@ -351,9 +350,9 @@ func TestSlowFollowersAreDropped(t *testing.T) {
 		t.Errorf("the follower that reads the store got %d, %v; want all", len(all), err)
 	}
 	for range maxRecent {
-		f.publish(j.write("many more", false))
+		f.Publish(j.write("many more", false))
 	}
-	if all, err := drain(t, behind); !errors.Is(err, errTooSlow) || len(all) > 0 {
+	if all, err := drain(t, behind); !errors.Is(err, ErrTooSlow) || len(all) > 0 {
 		t.Errorf("the follower that did got %d more, %v; want it dropped", len(all), err)
 	}
 }
@@ -363,8 +362,8 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, f := startFeed(t, 3)
 		refused := func(what string) {
-			if _, err := f.follow(-1); !errors.Is(err, errFeedAway) {
-				t.Errorf("%s: %v; want %v", what, err, errFeedAway)
+			if _, err := f.Follow(-1); !errors.Is(err, ErrFeedAway) {
+				t.Errorf("%s: %v; want %v", what, err, ErrFeedAway)
 			}
 		}
 		ended := make(chan error)
@@ -372,35 +371,35 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 			c := follow(t, f, -1)
 			c.greeting = nil
 			go func() {
-				_, err := c.next(t.Context())
+				_, err := c.Next(t.Context())
 				ended <- err
 			}()
 		}
 		synctest.Wait()
-		f.interrupt()
+		f.Interrupt()
 		for range 3 {
-			if err := <-ended; !errors.Is(err, errFeedAway) {
-				t.Errorf("a follower ended with %v; want %v", err, errFeedAway)
+			if err := <-ended; !errors.Is(err, ErrFeedAway) {
+				t.Errorf("a follower ended with %v; want %v", err, ErrFeedAway)
 			}
 		}
 		refused("while it is away")
 
 		// Nothing was missed: what is in memory still holds.
-		f.publish(j.write("a", false))
-		f.begin(4)
+		f.Publish(j.write("a", false))
+		f.Begin(4)
 		before := follow(t, f, 3)
 		if got, err := drain(t, before); err != nil || len(got) != 2 || j.reads != 0 {
 			t.Errorf("after an interruption that missed nothing: %v, %v, %d reads", got, err, j.reads)
 		}
-		f.begin(4)
+		f.Begin(4)
 		if _, err := drain(t, before); err != nil {
 			t.Error("to begin again ended a follower:", err)
 		}
 
 		// Something was missed: it is in the store alone.
 		j.write("b", false)
-		f.interrupt()
-		f.begin(5)
+		f.Interrupt()
+		f.Begin(5)
 		if got, err := drain(t, follow(t, f, 4)); err != nil || len(got) != 2 || j.reads != 1 {
 			t.Errorf("after an interruption that missed a change: %v, %v, %d reads", got, err, j.reads)
 		}
@@ -409,18 +408,18 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 		// missed, too.
 		live := follow(t, f, -1)
 		j.write("c", false)
-		f.publish(j.write("d", false))
-		if _, err := drain(t, live); !errors.Is(err, errFeedAway) {
-			t.Errorf("a gap: %v; want %v", err, errFeedAway)
+		f.Publish(j.write("d", false))
+		if _, err := drain(t, live); !errors.Is(err, ErrFeedAway) {
+			t.Errorf("a gap: %v; want %v", err, ErrFeedAway)
 		}
 		if got, err := drain(t, follow(t, f, 5)); err != nil || len(got) != 3 {
 			t.Errorf("after a gap: %v, %v", got, err)
 		}
-		f.interrupt()
+		f.Interrupt()
 		refused("when it is closed")
 	})
-	refuse := newFeed(nil)
-	if _, err := refuse.follow(0); !errors.Is(err, errFeedAway) {
+	refuse := NewFeed(nil)
+	if _, err := refuse.Follow(0); !errors.Is(err, ErrFeedAway) {
 		t.Error("before it began:", err)
 	}
 }
@@ -454,7 +453,7 @@ func (k *knowledge) covers(t require, j *journal) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, id := range j.latest {
-		if !j.changes[id-1].deleted && !k.of[id] {
+		if !j.changes[id-1].Deleted && !k.of[id] {
 			t.Fatalf("was never told of the change %d", id)
 		}
 	}
@@ -470,7 +469,7 @@ func TestNothingIsMissedAndNothingToldTwice(t *testing.T) {
 		k := &knowledge{of: make(map[int64]bool)}
 		c := follow(t, f, 0)
 
-		write := func() update {
+		write := func() Change {
 			return j.write(fmt.Sprint("early", rapid.IntRange(0, 700).Draw(t, "account")), rapid.IntRange(0, 9).Draw(t, "delete") == 0)
 		}
 		catchUp := func() {
@@ -485,36 +484,36 @@ func TestNothingIsMissedAndNothingToldTwice(t *testing.T) {
 			k.covers(t, j)
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"publish": func(*rapid.T) { f.publish(write()) },
+			"publish": func(*rapid.T) { f.Publish(write()) },
 			"by others": func(t *rapid.T) {
 				for range rapid.IntRange(1, 5).Draw(t, "changes") {
 					write()
 				}
-				if err := f.advance(context.Background(), j.head()); err != nil {
+				if err := f.Advance(context.Background(), j.head()); err != nil {
 					t.Fatal(err)
 				}
 			},
 			"what was told": func(t *rapid.T) {
 				if told := f.head(); told > 0 {
-					f.publish(j.changes[rapid.Int64Range(0, told-1).Draw(t, "which")])
+					f.Publish(j.changes[rapid.Int64Range(0, told-1).Draw(t, "which")])
 				}
 			},
-			"a gap": func(*rapid.T) { write(); f.publish(write()) },
+			"a gap": func(*rapid.T) { write(); f.Publish(write()) },
 			"many": func(*rapid.T) {
 				for n := range f.limit {
-					f.publish(j.write(fmt.Sprint("early", n), false))
+					f.Publish(j.write(fmt.Sprint("early", n), false))
 				}
 			},
 			"interruption": func(t *rapid.T) {
-				f.interrupt()
+				f.Interrupt()
 				for range rapid.IntRange(0, 2).Draw(t, "missed") {
 					write()
 				}
-				f.begin(j.head())
+				f.Begin(j.head())
 			},
 			"come back": func(*rapid.T) { c = follow(t, f, k.last) },
 			"read some": func(t *rapid.T) {
-				text, err := c.next(&impatient{Context: context.Background()})
+				text, err := c.Next(&impatient{Context: context.Background()})
 				k.learn(t, parse(t, text))
 				if err != nil && !errors.Is(err, context.Canceled) {
 					c = follow(t, f, k.last)
@@ -540,7 +539,7 @@ func TestFollowersMissNothingWhileChangesArePublished(t *testing.T) {
 			first := k.last
 			c := follow(t, f, k.last)
 			for n := 1; k.last < 2000+changes; n++ {
-				text, err := c.next(t.Context())
+				text, err := c.Next(t.Context())
 				k.learn(t, parse(t, text))
 				if err != nil || n%50 == 0 {
 					c = follow(t, f, k.last)
@@ -553,7 +552,7 @@ func TestFollowersMissNothingWhileChangesArePublished(t *testing.T) {
 		})
 	}
 	for n := range changes {
-		f.publish(j.write(fmt.Sprint("early", n%3000), false))
+		f.Publish(j.write(fmt.Sprint("early", n%3000), false))
 	}
 	following.Wait()
 }
@@ -568,7 +567,7 @@ func TestEveryChangeInMemoryIsTold(t *testing.T) {
 		following.Go(func() {
 			c, last := follow(t, f, 0), int64(0)
 			for n := 1; last < changes; n++ {
-				text, err := c.next(t.Context())
+				text, err := c.Next(t.Context())
 				if err != nil {
 					t.Error(err)
 					return
@@ -589,7 +588,7 @@ func TestEveryChangeInMemoryIsTold(t *testing.T) {
 		})
 	}
 	for n := range changes {
-		f.publish(j.write("a", n%3 == 2))
+		f.Publish(j.write("a", n%3 == 2))
 	}
 	following.Wait()
 }

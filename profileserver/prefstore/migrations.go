@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"embed"

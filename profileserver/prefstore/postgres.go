@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"context"
@@ -23,12 +23,12 @@ import (
 // instances share. All of its tables are in the schema metrics_gate.
 type Postgres struct {
 	pool   *pgxpool.Pool
-	feed   *feed
+	feed   *Feed
 	health func(error)
 
 	// writing lets one writer of this instance through; the database does so
 	// among instances.
-	writing turn
+	writing writeLock
 
 	stop  context.CancelFunc
 	owned sync.WaitGroup // the goroutines that stop ends
@@ -37,8 +37,9 @@ type Postgres struct {
 // channel is where the instances tell one another of changes.
 const channel = "metrics_gate_changes"
 
-// keepAlive is after how much silence the connection that listens is tried.
-const keepAlive = 10 * time.Second
+// pingAfter is after how long without a notice the connection that listens is
+// tried.
+const pingAfter = 10 * time.Second
 
 // OpenPostgres opens the store in the database of this URL, or of this
 // connection string in PostgreSQL's other form. It does not wait for the
@@ -55,8 +56,8 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 	if health == nil {
 		health = func(error) {}
 	}
-	p := &Postgres{health: health, writing: make(turn, 1), stop: stop}
-	p.feed = newFeed(p.changes)
+	p := &Postgres{health: health, writing: make(writeLock, 1), stop: stop}
+	p.feed = NewFeed(p.changes)
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		stop()
 		return nil, fmt.Errorf("PostgreSQL: %w", err)
@@ -89,9 +90,9 @@ func parseDSN(dsn string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// Migrate brings the database of this connection string up to date, and
-// changes nothing where it is.
-func Migrate(ctx context.Context, dsn string) error {
+// connectAndMigrate brings the database of this connection string up to date,
+// and changes nothing where it is.
+func connectAndMigrate(ctx context.Context, dsn string) error {
 	config, err := parseDSN(dsn)
 	if err != nil {
 		return err
@@ -201,7 +202,7 @@ func closeConn(conn *pgx.Conn) {
 func (p *Postgres) Close() {
 	p.stop()
 	p.owned.Wait()
-	p.feed.interrupt()
+	p.feed.Interrupt()
 	p.pool.Close()
 }
 
@@ -221,7 +222,7 @@ func (p *Postgres) listen(ctx context.Context) {
 				p.health(nil)
 			}
 		})
-		p.feed.interrupt()
+		p.feed.Interrupt()
 		if ctx.Err() != nil {
 			return
 		}
@@ -255,7 +256,7 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	if err != nil {
 		return forbidden(err)
 	}
-	p.feed.begin(seen.head)
+	p.feed.Begin(seen.head)
 	begun()
 	for {
 		heard, err := hear(ctx, conn)
@@ -264,9 +265,9 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 			return err
 		case heard == nil: // nothing for a while
 		case heard.UID == nil:
-			err = p.feed.advance(ctx, heard.ID)
+			err = p.feed.Advance(ctx, heard.ID)
 		default:
-			tell(ctx, p.feed, heard.update())
+			p.feed.tell(ctx, heard.update())
 		}
 		if err != nil {
 			return err
@@ -274,10 +275,10 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	}
 }
 
-// hear waits for a notice. After a silence it asks the server for a sign of
-// life and returns none.
+// hear waits for a notice. After a while without one it asks the server for a
+// sign of life and returns none.
 func hear(ctx context.Context, conn *pgx.Conn) (*notice, error) {
-	waiting, cancel := context.WithTimeout(ctx, keepAlive)
+	waiting, cancel := context.WithTimeout(ctx, pingAfter)
 	defer cancel()
 	heard, err := conn.WaitForNotification(waiting)
 	if err != nil {
@@ -304,14 +305,14 @@ type notice struct {
 	Deleted    bool              `json:"deleted,omitempty"`
 }
 
-func noticeOf(u update) notice {
-	return notice{u.id, []byte(u.uid), u.preference, u.changed.UnixMilli(), u.source, u.deleted}
+func noticeOf(u Change) notice {
+	return notice{u.ID, []byte(u.UID), u.Preference, u.Changed.UnixMilli(), u.Source, u.Deleted}
 }
 
-func (n notice) update() update {
-	r := record{preference: n.Preference, changed: n.Changed, source: n.Source}
+func (n notice) update() Change {
+	r := Record{Preference: n.Preference, changed: n.Changed, Source: n.Source}
 	u := r.update(n.ID, string(n.UID))
-	u.deleted = n.Deleted
+	u.Deleted = n.Deleted
 	return u
 }
 
@@ -331,7 +332,7 @@ const find = `
 func key(uid string) []any { return []any{[]byte(uid), hash(uid)} }
 
 // found reads what find finds.
-func found(row pgx.Row) (held record, at moment, err error) {
+func found(row pgx.Row) (held Record, at moment, err error) {
 	var (
 		optedOut *bool
 		changed  *int64
@@ -339,17 +340,17 @@ func found(row pgx.Row) (held record, at moment, err error) {
 		source   *string
 	)
 	if err := row.Scan(&at.head, &at.now, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
-		return record{}, moment{}, err
+		return Record{}, moment{}, err
 	}
-	held.preference = preferenceOf(optedOut)
+	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = record{held.preference, *changed, *source, *said, 0}
+		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: *said}
 	}
 	return held, at, nil
 }
 
-// get returns what is held of an account.
-func (p *Postgres) get(ctx context.Context, uid string) (held record, err error) {
+// Get returns what is held of an account.
+func (p *Postgres) Get(ctx context.Context, uid string) (held Record, err error) {
 	err = within(ctx, func(ctx context.Context) error {
 		held, _, err = found(p.pool.QueryRow(ctx, find, key(uid)...))
 		return err
@@ -359,7 +360,7 @@ func (p *Postgres) get(ctx context.Context, uid string) (held record, err error)
 
 // Ping reports whether preferences can be read.
 func (p *Postgres) Ping(ctx context.Context) error {
-	_, err := p.get(ctx, "")
+	_, err := p.Get(ctx, "")
 	return err
 }
 
@@ -369,17 +370,17 @@ func (p *Postgres) Level() int { return level("postgres") }
 // write calls f with a transaction that nobody else writes beside, in which
 // what is held of the account, and the moment, were found. Who writes locks
 // the one row of the feed first: so numbers come in the order of the commits.
-func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Context, tx pgx.Tx, held record, at moment) error) error {
-	if err := p.writing.take(ctx); err != nil {
+func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Context, tx pgx.Tx, held Record, at moment) error) error {
+	if err := p.writing.lock(ctx); err != nil {
 		return err
 	}
-	defer p.writing.give()
+	defer p.writing.unlock()
 	return within(ctx, func(ctx context.Context) error {
 		// Each statement sees what was committed before it: find, what was
 		// before the lock was had.
 		readCommitted := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 		return pgx.BeginTxFunc(ctx, p.pool, readCommitted, func(tx pgx.Tx) (err error) {
-			var held record
+			var held Record
 			var at moment
 			first := &pgx.Batch{}
 			first.Queue(`SELECT FROM metrics_gate.feed FOR UPDATE`)
@@ -416,13 +417,16 @@ func finish(ctx context.Context, tx pgx.Tx, statements *pgx.Batch, n notice) err
 	return tx.SendBatch(ctx, statements).Close()
 }
 
-// set records a change. To set what is set already changes nothing.
-func (p *Postgres) set(ctx context.Context, uid string, c change) (after record, came result, err error) {
-	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, before record, at moment) error {
-		if fresh, err := sees(ctx, tx, c.event, at); err != nil || !fresh {
+// Set records a choice. To set what is set already changes nothing.
+func (p *Postgres) Set(ctx context.Context, uid string, c Choice) (after Record, came Result, err error) {
+	if c, err = c.complete(); err != nil {
+		return Record{}, Unchanged, err
+	}
+	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, before Record, at moment) error {
+		if fresh, err := sees(ctx, tx, c.Event, at); err != nil || !fresh {
 			return err
 		}
-		if after, came = c.decide(before, at.now); came != setChanged {
+		if after, came = c.decide(before, at.now); came != Changed {
 			if after.said != before.said {
 				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET said = $2 WHERE uid = $1`, []byte(uid), after.said)
 				return err
@@ -434,9 +438,9 @@ func (p *Postgres) set(ctx context.Context, uid string, c change) (after record,
 			INSERT INTO metrics_gate.preference (uid, preference, changed, said, source, seq) VALUES ($1, $2, $3, $4, $5, $6)
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
 				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
-			[]byte(uid), optedOut(after.preference), after.changed, after.said, after.source, at.head+1)
+			[]byte(uid), optedOut(after.Preference), after.changed, after.said, after.Source, at.head+1)
 		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
-		if after.preference == policy.OptedOut {
+		if after.Preference == policy.OptedOut {
 			statements.Queue(`
 				WITH first AS (
 					INSERT INTO metrics_gate.counted AS c (uid, day) VALUES ($1, $2)
@@ -451,9 +455,9 @@ func (p *Postgres) set(ctx context.Context, uid string, c change) (after record,
 	return after, came, err
 }
 
-// remove forgets an account.
-func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, err error) {
-	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, held record, at moment) error {
+// Delete forgets an account.
+func (p *Postgres) Delete(ctx context.Context, uid, event string) (came Result, err error) {
+	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, held Record, at moment) error {
 		if fresh, err := sees(ctx, tx, event, at); err != nil || !fresh {
 			return err
 		}
@@ -462,10 +466,10 @@ func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, 
 		statements.Queue(`
 			INSERT INTO metrics_gate.deleted AS d (uid_hash, at) VALUES ($1, $2)
 			ON CONFLICT (uid_hash) DO UPDATE SET at = greatest(d.at + 1, excluded.at)`, hash(uid), at.now)
-		if held.source == "" { // there is no row
+		if held.Source == "" { // there is no row
 			return tx.SendBatch(ctx, statements).Close()
 		}
-		came = setChanged
+		came = Changed
 		statements.Queue(`DELETE FROM metrics_gate.preference WHERE uid = $1`, []byte(uid))
 		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
 		return finish(ctx, tx, statements, notice{ID: at.head + 1, UID: []byte(uid), Preference: policy.Unset, Deleted: true})
@@ -473,13 +477,13 @@ func (p *Postgres) remove(ctx context.Context, uid, event string) (came result, 
 	return came, err
 }
 
-// follow begins to tell changes.
-func (p *Postgres) follow(after int64) (*follower, error) {
-	return p.feed.follow(after)
+// Follow begins to tell changes.
+func (p *Postgres) Follow(after int64) (*Follower, error) {
+	return p.feed.Follow(after)
 }
 
 // changes reads the rows that changed after the change with this number.
-func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates []update, err error) {
+func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates []Change, err error) {
 	err = within(ctx, func(ctx context.Context) error {
 		rows, err := p.pool.Query(ctx, `
 			SELECT seq, uid, preference, changed, source FROM metrics_gate.preference
@@ -487,15 +491,15 @@ func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates
 		if err != nil {
 			return err
 		}
-		updates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (update, error) {
+		updates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Change, error) {
 			var (
 				id       int64
 				uid      []byte
 				optedOut *bool
-				r        record
+				r        Record
 			)
-			err := row.Scan(&id, &uid, &optedOut, &r.changed, &r.source)
-			r.preference = preferenceOf(optedOut)
+			err := row.Scan(&id, &uid, &optedOut, &r.changed, &r.Source)
+			r.Preference = preferenceOf(optedOut)
 			return r.update(id, string(uid)), err
 		})
 		return err
@@ -528,7 +532,7 @@ func (p *Postgres) tidy(ctx context.Context) error {
 func (p *Postgres) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
 	err = within(ctx, func(ctx context.Context) error {
 		rows, err := p.pool.Query(ctx, `
-			SELECT day, users FROM metrics_gate.daily WHERE day BETWEEN $1 AND $2 ORDER BY day`, day(from), day(to))
+			SELECT to_char(day, 'YYYY-MM-DD'), users FROM metrics_gate.daily WHERE day BETWEEN $1 AND $2 ORDER BY day`, day(from), day(to))
 		if err != nil {
 			return err
 		}
@@ -553,7 +557,7 @@ func (p *Postgres) store(ctx context.Context, batch []Row) (changed int64, err e
 			times[i] = row.Changed.UnixMilli()
 		}
 	}
-	err = p.write(ctx, "", func(ctx context.Context, tx pgx.Tx, _ record, at moment) error {
+	err = p.write(ctx, "", func(ctx context.Context, tx pgx.Tx, _ Record, at moment) error {
 		done, err := tx.Exec(ctx, `
 			INSERT INTO metrics_gate.preference AS p (uid, preference, changed, said, source, seq)
 			SELECT uid, preference, least(changed, $5), least(changed, $5), source, $6 + n

@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -31,7 +30,7 @@ func benchmarkStores(b *testing.B, run func(b *testing.B, store Store)) {
 		began := time.Now()
 		done, err := store.Import(context.Background(), func(yield func(Row, error) bool) {
 			for i := range *benchmarkRows {
-				if !yield(Row{UID: benchmarkUID(i), Preference: policy.OptedOut, Source: optoutapi.SourceBrowser}, nil) {
+				if !yield(Row{UID: benchmarkUID(i), Preference: policy.OptedOut, Source: SourceBrowser}, nil) {
 					return
 				}
 			}
@@ -53,7 +52,7 @@ func BenchmarkStoreRead(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				if held, err := store.get(context.Background(), benchmarkUID(rand.IntN(*benchmarkRows))); err != nil || held.source == "" {
+				if held, err := store.Get(context.Background(), benchmarkUID(rand.IntN(*benchmarkRows))); err != nil || held.Source == "" {
 					b.Errorf("%v, %v", held, err)
 				}
 			}
@@ -69,8 +68,8 @@ func BenchmarkStoreWrite(b *testing.B) {
 		b.SetParallelism(8)
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				_, came, err := store.set(context.Background(), benchmarkUID(int(next.Add(1))), change{preference: policy.OptedOut, source: optoutapi.SourceUser})
-				if err != nil || came != setChanged {
+				_, came, err := store.Set(context.Background(), benchmarkUID(int(next.Add(1))), Choice{Preference: policy.OptedOut, Source: SourceUser})
+				if err != nil || came != Changed {
 					b.Errorf("%v, %v", came, err)
 				}
 			}

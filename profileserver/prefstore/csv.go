@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"encoding/csv"
@@ -77,7 +77,7 @@ func readChanged(row *Row, value string) (err error) {
 
 func readSource(row *Row, value string) error {
 	switch row.Source = value; value {
-	case "", optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin:
+	case "", SourceUser, SourceBrowser, SourceAdmin:
 		return nil
 	default:
 		return errors.New("write user, browser or admin, or nothing for admin")

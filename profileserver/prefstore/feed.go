@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
@@ -28,25 +29,40 @@ const (
 )
 
 var (
-	// errFeedAway says that the store does not learn of changes at the moment.
-	errFeedAway = errors.New("changes cannot be told at the moment")
+	// ErrFeedAway says that the store does not learn of changes at the moment.
+	// Whoever follows is to come back.
+	ErrFeedAway = errors.New("changes cannot be told at the moment")
 
-	// errTooSlow says that a follower has not read in time what is no longer
-	// in memory.
-	errTooSlow = errors.New("the follower is too slow")
+	// ErrTooSlow says that a follower has not read in time what is no longer
+	// in memory. It may come back, and is told from the store what it missed.
+	ErrTooSlow = errors.New("the follower is too slow")
 )
 
-// feed tells followers the changes of one store, in their order. Nobody waits
+// Change is one change of a store, as its feed tells it.
+type Change struct {
+	// ID is the change's number: that of the change before, and one.
+	ID  int64
+	UID string
+	// Preference is what the account holds now: policy.Unset where Deleted.
+	Preference policy.Preference
+	Changed    time.Time
+	// Source is SourceUser, SourceBrowser or SourceAdmin.
+	Source string
+	// Deleted says that the account was deleted. Of when and by whom nothing is
+	// told then.
+	Deleted bool
+}
+
+// Feed tells followers the changes of one store, in their order. Nobody waits
 // for a follower: a change is encoded once, into the bytes that all of them
 // send, and each reads the recent ones at its own pace. Who is overtaken is
 // dropped, and when it comes back it is told from the store what it missed:
 // the latest state of each account that changed since.
 //
-// The store calls begin, publish, advance and interrupt one at a time.
-type feed struct {
-	// read returns the rows, up to so many, whose last change has an id
-	// greater than after, in the order of these ids.
-	read func(ctx context.Context, after int64, limit int) ([]update, error)
+// It belongs to the store, which calls Begin, Publish, Advance and Interrupt, one
+// at a time. Everybody else has it by Store.Follow.
+type Feed struct {
+	read func(ctx context.Context, after int64, limit int) ([]Change, error)
 
 	// mu is held for reading by followers: they are thousands, and wake at
 	// the same moment.
@@ -73,14 +89,16 @@ type event struct {
 	text []byte
 }
 
-// newFeed makes a feed that lets nobody follow until it begins.
-func newFeed(read func(ctx context.Context, after int64, limit int) ([]update, error)) *feed {
-	return &feed{read: read, away: true, limit: maxRecent, wake: make(chan struct{})}
+// NewFeed makes a feed that lets nobody follow until it begins. It reads from the
+// store the rows, up to so many, whose last change has an id greater than after,
+// in the order of these ids.
+func NewFeed(read func(ctx context.Context, after int64, limit int) ([]Change, error)) *Feed {
+	return &Feed{read: read, away: true, limit: maxRecent, wake: make(chan struct{})}
 }
 
-// begin lets followers in; head is the id of the store's last change. After an
+// Begin lets followers in; head is the id of the store's last change. After an
 // interruption the feed goes on where it was, if nothing was missed.
-func (f *feed) begin(head int64) {
+func (f *Feed) Begin(head int64) {
 	f.change(func() {
 		f.away = false
 		if f.last != head {
@@ -89,11 +107,11 @@ func (f *feed) begin(head int64) {
 	})
 }
 
-// publish tells a change. What was told before is not told again. Where there
-// are changes between the last one and this, it is for the store to advance
+// Publish tells a change. What was told before is not told again. Where there
+// are changes between the last one and this, it is for the store to Advance
 // first; if it does not, all followers must read them from the store.
-func (f *feed) publish(u update) {
-	e := event{u.id, encode(u)}
+func (f *Feed) Publish(u Change) {
+	e := event{u.ID, encode(u)}
 	f.change(func() {
 		if e.id > f.last+1 {
 			f.restart(e.id - 1)
@@ -102,9 +120,19 @@ func (f *feed) publish(u update) {
 	})
 }
 
-// advance tells changes that nobody published, up to the one with the id head,
+// tell publishes a change that is safely stored. Those before it that another
+// instance made are told first; where they cannot be read, the feed has its
+// followers read them.
+func (f *Feed) tell(ctx context.Context, c Change) {
+	if c.ID > f.head()+1 {
+		_ = f.Advance(context.WithoutCancel(ctx), c.ID-1)
+	}
+	f.Publish(c)
+}
+
+// Advance tells changes that nobody published, up to the one with the id head,
 // by the rows that they left in the store.
-func (f *feed) advance(ctx context.Context, head int64) error {
+func (f *Feed) Advance(ctx context.Context, head int64) error {
 	for last := f.head(); last < head; last = f.head() {
 		rows, err := f.read(ctx, last, pageSize)
 		if err != nil {
@@ -112,12 +140,12 @@ func (f *feed) advance(ctx context.Context, head int64) error {
 		}
 		f.change(func() {
 			for _, row := range rows {
-				if row.id > head {
+				if row.ID > head {
 					break // it is still to be published
 				}
-				f.add(event{row.id, encode(row)})
+				f.add(event{row.ID, encode(row)})
 			}
-			if len(rows) < pageSize || rows[len(rows)-1].id > head {
+			if len(rows) < pageSize || rows[len(rows)-1].ID > head {
 				f.last = max(f.last, head)
 			}
 		})
@@ -126,15 +154,15 @@ func (f *feed) advance(ctx context.Context, head int64) error {
 }
 
 // head returns the id of the last change.
-func (f *feed) head() int64 {
+func (f *Feed) head() int64 {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.last
 }
 
-// interrupt ends all followers, and lets nobody in until the feed begins
+// Interrupt ends all followers, and lets nobody in until the feed begins
 // again: the store does not learn of changes.
-func (f *feed) interrupt() {
+func (f *Feed) Interrupt() {
 	f.change(func() {
 		f.away = true
 		f.run++
@@ -143,7 +171,7 @@ func (f *feed) interrupt() {
 
 // change changes the feed, and then wakes the followers. The store does not
 // wait until each of thousands is awake: it has a writer waiting.
-func (f *feed) change(apply func()) {
+func (f *Feed) change(apply func()) {
 	f.mu.Lock()
 	apply()
 	wake := f.wake
@@ -154,13 +182,13 @@ func (f *feed) change(apply func()) {
 
 // restart forgets what is recent, since changes up to head were missed, and
 // ends all followers.
-func (f *feed) restart(head int64) {
+func (f *Feed) restart(head int64) {
 	clear(f.recent)
 	f.recent, f.since, f.last = f.recent[:0], head, head
 	f.run++
 }
 
-func (f *feed) add(e event) {
+func (f *Feed) add(e event) {
 	if e.id <= f.last {
 		return
 	}
@@ -174,7 +202,7 @@ func (f *feed) add(e event) {
 
 // after returns the text of recent changes after the one with this id, and
 // the id of the last of them.
-func (f *feed) after(id int64) (text []byte, last int64) {
+func (f *Feed) after(id int64) (text []byte, last int64) {
 	i, found := slices.BinarySearchFunc(f.recent, id, func(e event, id int64) int { return cmp.Compare(e.id, id) })
 	if found {
 		i++
@@ -194,17 +222,17 @@ func (f *feed) after(id int64) (text []byte, last int64) {
 	return text, last
 }
 
-// follow begins to tell changes: those after the one with this id, or with a
+// Follow begins to tell changes: those after the one with this id, or with a
 // negative one those from now on. Who names a change that is not there yet
 // knows another store, or this one before it was set back, and is told to
 // forget what it knows.
-func (f *feed) follow(after int64) (*follower, error) {
+func (f *Feed) Follow(after int64) (*Follower, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.away {
-		return nil, errFeedAway
+		return nil, ErrFeedAway
 	}
-	c := &follower{feed: f, run: f.run, last: after}
+	c := &Follower{feed: f, run: f.run, last: after}
 	if after < 0 || after > f.last {
 		c.last = f.last
 	}
@@ -220,20 +248,21 @@ func (f *feed) follow(after int64) (*follower, error) {
 // retry tells a follower to come back a second after its stream has ended.
 const retry = "retry: 1000\n"
 
-// follower reads a feed at its own pace. It holds nothing of the feed, so
+// Follower reads a feed at its own pace. It holds nothing of the feed, so
 // there is nothing to give back. It is for one goroutine.
-type follower struct {
-	feed     *feed
+type Follower struct {
+	feed     *Feed
 	run      int
 	greeting []byte // what is to be said first
 	last     int64  // the id of the last change that it was told
 	behind   bool   // what comes next is to be read from the store
 }
 
-// next waits for changes and returns them as they are sent, one or several. A
-// follower that got an error gets nothing more, except that it may go on after
-// an error of ctx.
-func (c *follower) next(ctx context.Context) ([]byte, error) {
+// Next waits for changes and returns them as they are sent: as server-sent
+// events, one or several, that docs/openapi.yaml describes. Nobody may write to
+// them. A follower that got an error, ErrFeedAway, ErrTooSlow or one of the
+// store, gets nothing more, except that it may go on after an error of ctx.
+func (c *Follower) Next(ctx context.Context) ([]byte, error) {
 	if text := c.greeting; text != nil {
 		c.greeting = nil
 		return text, nil
@@ -247,7 +276,7 @@ func (c *follower) next(ctx context.Context) ([]byte, error) {
 
 		switch {
 		case c.run != run:
-			return nil, errFeedAway
+			return nil, ErrFeedAway
 		case c.last >= since:
 			c.behind = false
 			if text != nil {
@@ -263,7 +292,7 @@ func (c *follower) next(ctx context.Context) ([]byte, error) {
 				return text, err
 			}
 		default:
-			return nil, errTooSlow
+			return nil, ErrTooSlow
 		}
 	}
 	return nil, ctx.Err()
@@ -272,37 +301,37 @@ func (c *follower) next(ctx context.Context) ([]byte, error) {
 // readUpTo reads a page of changes from the store: of those up to the one with
 // the id since, as the feed knows the later ones, deletions included. A row
 // that moves on meanwhile moves beyond since, and is told from there.
-func (c *follower) readUpTo(ctx context.Context, since int64) (text []byte, err error) {
+func (c *Follower) readUpTo(ctx context.Context, since int64) (text []byte, err error) {
 	rows, err := c.feed.read(ctx, c.last, pageSize)
 	if err != nil {
 		return nil, err
 	}
 	for _, row := range rows {
-		if row.id > since {
+		if row.ID > since {
 			break
 		}
 		text = append(text, encode(row)...)
-		c.last = row.id
+		c.last = row.ID
 	}
-	if len(rows) < pageSize || rows[len(rows)-1].id > since {
+	if len(rows) < pageSize || rows[len(rows)-1].ID > since {
 		c.last = since
 	}
 	return text, nil
 }
 
 // encode returns a change as a server-sent event, with no capacity left.
-func encode(u update) []byte {
+func encode(u Change) []byte {
 	name := optoutapi.ChangeEvent
 	body := struct {
 		UID        string            `json:"uid"`
 		Preference policy.Preference `json:"metrics_optout,omitzero"`
 		Source     string            `json:"source,omitempty"`
 		Changed    string            `json:"changed,omitempty"`
-	}{u.uid, u.preference, u.source, u.changed.UTC().Format(optoutapi.TimeLayout)}
-	if u.deleted {
+	}{u.UID, u.Preference, u.Source, u.Changed.UTC().Format(optoutapi.TimeLayout)}
+	if u.Deleted {
 		name = optoutapi.DeleteEvent
 		body.Preference, body.Source, body.Changed = policy.Unknown, "", ""
 	}
 	data, _ := json.Marshal(body) // there is a JSON form of all that is stored
-	return slices.Clip(fmt.Appendf(nil, "event: %s\nid: %d\ndata: %s\n\n", name, u.id, data))
+	return slices.Clip(fmt.Appendf(nil, "event: %s\nid: %d\ndata: %s\n\n", name, u.ID, data))
 }

@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"bytes"
@@ -20,9 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
-	"pgregory.net/rapid"
 
-	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -90,7 +88,7 @@ func openPostgres(t testing.TB, dsn string) *Postgres {
 	}
 	t.Cleanup(store.Close)
 	until(t, "the store hears of changes", func() bool {
-		_, err := store.follow(-1)
+		_, err := store.Follow(-1)
 		return err == nil
 	})
 	return store
@@ -138,167 +136,24 @@ func (p *place) number(t testing.TB, query string) (n int) {
 }
 
 // mustSet records a choice and returns what is held then.
-func mustSet(t testing.TB, store Store, uid string, c change) record {
+func mustSet(t testing.TB, store Store, uid string, c Choice) Record {
 	t.Helper()
-	if c.source == "" {
-		c.source = optoutapi.SourceUser
+	if c.Source == "" {
+		c.Source = SourceUser
 	}
-	if _, came, err := store.set(context.Background(), uid, c); err != nil || came != setChanged {
+	if _, came, err := store.Set(context.Background(), uid, c); err != nil || came != Changed {
 		t.Fatalf("%v, %v", came, err)
 	}
 	return mustGet(t, store, uid)
 }
 
-func mustGet(t testing.TB, store Store, uid string) record {
+func mustGet(t testing.TB, store Store, uid string) Record {
 	t.Helper()
-	held, err := store.get(context.Background(), uid)
+	held, err := store.Get(context.Background(), uid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return held
-}
-
-// TestStoreAgainstModel makes changes in any order, at two instances, and
-// holds the store against a map.
-func TestStoreAgainstModel(t *testing.T) {
-	t.Parallel()
-	inEachStore(t, func(t *testing.T, p *place) {
-		instances := []Store{p.open(t, 0), p.open(t, 0)}
-		runs, deleted := 0, map[string]int64{}
-		rapid.Check(t, func(rt *rapid.T) {
-			runs++
-			names := []string{fmt.Sprint("a", runs), fmt.Sprint("b", runs)} // of this run alone
-			uids := rapid.SampledFrom(names)
-			choices := rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut})
-			sources := rapid.SampledFrom([]string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin})
-			seen := map[string]bool{}
-			model := map[string]record{}
-			tags := map[string]record{}
-			ctx := context.Background()
-			instance := func() Store { return instances[rapid.IntRange(0, 1).Draw(rt, "instance")] }
-			expect := func(uid string) record {
-				if want, known := model[uid]; known {
-					return want
-				}
-				return record{preference: policy.Unset, deleted: deleted[uid]}
-			}
-			get := func(uid string) record {
-				got, err := instance().get(ctx, uid)
-				if err != nil {
-					rt.Fatal(err)
-				}
-				return got
-			}
-			rt.Repeat(map[string]func(*rapid.T){
-				"set": func(rt *rapid.T) {
-					uid, allow := uids.Draw(rt, "uid"), rapid.Bool().Draw(rt, "allow")
-					before := expect(uid)
-					c := change{preference: choices.Draw(rt, "to"), source: sources.Draw(rt, "source"), holds: func(tag string) bool {
-						if tag != before.etag() {
-							rt.Errorf("asked with %s, want %s", tag, before.etag())
-						}
-						return allow
-					}}
-					_, came, err := instance().set(ctx, uid, c)
-					want := setUnchanged
-					if !allow {
-						want = setRefused
-					} else if c.preference != before.preference {
-						want = setChanged
-					}
-					if err != nil || came != want {
-						rt.Fatalf("%v, %v, want %v", came, err, want)
-					}
-					after := get(uid)
-					if came == setRefused || came == setUnchanged && before.source == "" {
-						return
-					}
-					if came == setUnchanged {
-						if after.said < before.said {
-							rt.Fatalf("%v after %v", after, before)
-						}
-						before.said = after.said
-						model[uid] = before
-						return
-					}
-					if after.said != after.changed || after.preference != c.preference || after.source != c.source || after.changed <= before.changed {
-						rt.Fatalf("%v after %v", after, before)
-					}
-					model[uid] = after
-				},
-				"event": func(rt *rapid.T) {
-					uid, jti := uids.Draw(rt, "uid"), fmt.Sprint(runs, "-", rapid.IntRange(0, 9).Draw(rt, "jti"))
-					before := expect(uid)
-					last := max(before.said, before.deleted, 1)
-					for time.Now().UnixMilli() <= last {
-						runtime.Gosched() // a time that is still to come would count as now
-					}
-					c := change{preference: choices.Draw(rt, "to"), source: optoutapi.SourceUser, event: jti,
-						made: time.UnixMilli(last + rapid.Int64Range(-1, 1).Draw(rt, "later"))}
-					_, came, err := instance().set(ctx, uid, c)
-					later := !seen[jti] && c.made.UnixMilli() > max(before.said, before.deleted)
-					seen[jti] = true
-					want := setUnchanged
-					if later && c.preference != before.preference {
-						want = setChanged
-						model[uid] = record{preference: c.preference, changed: c.made.UnixMilli(), said: c.made.UnixMilli(), source: optoutapi.SourceUser}
-					} else if _, known := model[uid]; known && later {
-						before.said = c.made.UnixMilli()
-						model[uid] = before
-					}
-					if err != nil || came != want {
-						rt.Fatalf("%v, %v, want %v", came, err, want)
-					}
-				},
-				"remove": func(rt *rapid.T) {
-					uid := uids.Draw(rt, "uid")
-					want := setUnchanged
-					if _, known := model[uid]; known {
-						want = setChanged
-						delete(model, uid)
-					}
-					if came, err := instance().remove(ctx, uid, ""); err != nil || came != want {
-						rt.Fatalf("%v, %v, want %v", came, err, want)
-					}
-					after := get(uid)
-					if after.deleted <= deleted[uid] {
-						rt.Fatalf("%v, deleted before: %d", after, deleted[uid])
-					}
-					deleted[uid] = after.deleted
-				},
-				"import": func(rt *rapid.T) {
-					uid := uids.Draw(rt, "uid")
-					before, known := model[uid]
-					last := max(before.said, deleted[uid])
-					for time.Now().UnixMilli() <= last {
-						runtime.Gosched() // a time that is still to come would count as now
-					}
-					row := Row{uid, choices.Draw(rt, "to"), time.UnixMilli(last + rapid.Int64Range(0, 1).Draw(rt, "later")).UTC(), sources.Draw(rt, "source")}
-					want := Imported{Read: 1}
-					if !known && deleted[uid] == 0 || row.Changed.UnixMilli() > last {
-						want.Changed = 1
-						model[uid] = record{preference: row.Preference, changed: row.Changed.UnixMilli(), said: row.Changed.UnixMilli(), source: row.Source}
-					}
-					if got, err := instance().Import(ctx, only(row), nil); err != nil || got != want {
-						rt.Fatalf("%v, %v, want %v", got, err, want)
-					}
-				},
-				"": func(rt *rapid.T) {
-					for _, uid := range names {
-						want, got := expect(uid), get(uid)
-						if got != want {
-							rt.Fatalf("%s: %v, want %v", uid, got, want)
-						}
-						got.source, got.said = "", 0 // two changes that differ in nothing else are one state
-						if state, known := tags[got.etag()]; known && state != got {
-							rt.Fatalf("%s names %v and %v", got.etag(), state, got)
-						}
-						tags[got.etag()] = got
-					}
-				},
-			})
-		})
-	})
 }
 
 // only returns rows as Import takes them.
@@ -320,17 +175,17 @@ func TestOfWritersWithOneTagOneWins(t *testing.T) {
 		instances := []Store{p.open(t, 0), p.open(t, 0), p.open(t, -time.Hour)}
 		to := policy.OptedOut
 		for range 20 {
-			tag := mustGet(t, instances[0], "u").etag()
+			tag := mustGet(t, instances[0], "u").ETag()
 			var won atomic.Int32
 			var all sync.WaitGroup
 			for _, store := range instances {
 				for range 2 {
 					all.Go(func() {
-						_, came, err := store.set(t.Context(), "u", change{preference: to, source: optoutapi.SourceUser, holds: func(held string) bool { return held == tag }})
+						_, came, err := store.Set(t.Context(), "u", Choice{Preference: to, Source: SourceUser, OnlyIf: func(held string) bool { return held == tag }})
 						if err != nil {
 							t.Error(err)
 						}
-						if came == setChanged {
+						if came == Changed {
 							won.Add(1)
 						}
 					})
@@ -375,25 +230,25 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		here, there := p.open(t, 0), p.open(t, 0)
 		for _, chosen := range []policy.Preference{policy.OptedOut, policy.Unset} {
-			mustSet(t, here, "u", change{preference: policy.Allowed})
-			tags := []string{mustSet(t, here, "u", change{preference: chosen}).etag(), mustGet(t, there, "never").etag()}
-			if came, err := there.remove(t.Context(), "u", ""); err != nil || came != setChanged {
+			mustSet(t, here, "u", Choice{Preference: policy.Allowed})
+			tags := []string{mustSet(t, here, "u", Choice{Preference: chosen}).ETag(), mustGet(t, there, "never").ETag()}
+			if came, err := there.Delete(t.Context(), "u", ""); err != nil || came != Changed {
 				t.Fatalf("%v, %v", came, err)
 			}
 			for _, tag := range tags {
-				_, came, err := here.set(t.Context(), "u", change{preference: policy.OptedOut, source: optoutapi.SourceBrowser, holds: func(held string) bool { return held == tag }})
-				if err != nil || came != setRefused {
+				_, came, err := here.Set(t.Context(), "u", Choice{Preference: policy.OptedOut, Source: SourceBrowser, OnlyIf: func(held string) bool { return held == tag }})
+				if err != nil || came != Refused {
 					t.Errorf("%v, %v", came, err)
 				}
 			}
-			if held := mustGet(t, here, "u"); held.preference != policy.Unset || held.source != "" {
+			if held := mustGet(t, here, "u"); held.Preference != policy.Unset || held.Source != "" {
 				t.Errorf("held: %v", held)
 			}
-			late := change{preference: policy.OptedOut, source: optoutapi.SourceUser, made: time.Now().Add(-time.Minute), event: "late"}
-			if _, came, err := here.set(t.Context(), "u", late); err != nil || came != setUnchanged {
+			late := Choice{Preference: policy.OptedOut, Source: SourceUser, Made: time.Now().Add(-time.Minute), Event: "late"}
+			if _, came, err := here.Set(t.Context(), "u", late); err != nil || came != Unchanged {
 				t.Errorf("an event from before: %v, %v", came, err)
 			}
-			old := Row{"u", policy.OptedOut, time.Now().Add(-time.Minute), optoutapi.SourceUser}
+			old := Row{"u", policy.OptedOut, time.Now().Add(-time.Minute), SourceUser}
 			if done, err := here.Import(t.Context(), only(old), nil); err != nil || done.Changed != 0 {
 				t.Errorf("a row from before: %v, %v", done, err)
 			}
@@ -403,7 +258,7 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 				}
 			}
 		}
-		if came, err := here.remove(t.Context(), "u", ""); err != nil || came != setUnchanged {
+		if came, err := here.Delete(t.Context(), "u", ""); err != nil || came != Unchanged {
 			t.Errorf("once more: %v, %v", came, err)
 		}
 	})
@@ -414,36 +269,36 @@ func TestEventsThatComeLateOrTwice(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		store := p.open(t, 0)
 		made := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
-		event := func(to policy.Preference, after time.Duration, jti string, want result, held policy.Preference, changed time.Time) {
+		event := func(to policy.Preference, after time.Duration, jti string, want Result, held policy.Preference, changed time.Time) {
 			t.Helper()
-			_, came, err := store.set(t.Context(), "u", change{preference: to, source: optoutapi.SourceUser, made: made.Add(after), event: jti})
+			_, came, err := store.Set(t.Context(), "u", Choice{Preference: to, Source: SourceUser, Made: made.Add(after), Event: jti})
 			if err != nil || came != want {
 				t.Errorf("%s: %v, %v, want %v", jti, came, err, want)
 			}
-			if got := mustGet(t, store, "u"); got.preference != held || got.changed != changed.UnixMilli() {
+			if got := mustGet(t, store, "u"); got.Preference != held || got.changed != changed.UnixMilli() {
 				t.Errorf("%s: held %v, want %v at %d", jti, got, held, changed.UnixMilli())
 			}
 		}
 		at := func(minutes int) time.Time { return made.Add(time.Duration(minutes) * time.Minute) }
-		event(policy.OptedOut, 10*time.Minute, "first", setChanged, policy.OptedOut, at(10))
-		event(policy.Allowed, 5*time.Minute, "older", setUnchanged, policy.OptedOut, at(10))
-		event(policy.Allowed, 10*time.Minute, "as old", setUnchanged, policy.OptedOut, at(10))
-		event(policy.Allowed, 11*time.Minute, "later", setChanged, policy.Allowed, at(11))
-		event(policy.OptedOut, 12*time.Minute, "first", setUnchanged, policy.Allowed, at(11)) // replayed
-		event(policy.Allowed, 20*time.Minute, "the same choice, later", setUnchanged, policy.Allowed, at(11))
-		event(policy.OptedOut, 15*time.Minute, "what was chosen in between", setUnchanged, policy.Allowed, at(11))
+		event(policy.OptedOut, 10*time.Minute, "first", Changed, policy.OptedOut, at(10))
+		event(policy.Allowed, 5*time.Minute, "older", Unchanged, policy.OptedOut, at(10))
+		event(policy.Allowed, 10*time.Minute, "as old", Unchanged, policy.OptedOut, at(10))
+		event(policy.Allowed, 11*time.Minute, "later", Changed, policy.Allowed, at(11))
+		event(policy.OptedOut, 12*time.Minute, "first", Unchanged, policy.Allowed, at(11)) // replayed
+		event(policy.Allowed, 20*time.Minute, "the same choice, later", Unchanged, policy.Allowed, at(11))
+		event(policy.OptedOut, 15*time.Minute, "what was chosen in between", Unchanged, policy.Allowed, at(11))
 
 		// One from a clock that is ahead counts as now, so that the user can
 		// still change their mind.
-		ahead := change{preference: policy.OptedOut, made: time.Now().Add(time.Hour), event: "ahead"}
+		ahead := Choice{Preference: policy.OptedOut, Made: time.Now().Add(time.Hour), Event: "ahead"}
 		if held := mustSet(t, store, "u", ahead); held.changed > time.Now().UnixMilli() {
 			t.Errorf("at %d, which is to come", held.changed)
 		}
-		if came, err := store.remove(t.Context(), "u", "gone"); err != nil || came != setChanged {
+		if came, err := store.Delete(t.Context(), "u", "gone"); err != nil || came != Changed {
 			t.Errorf("%v, %v", came, err)
 		}
-		mustSet(t, store, "u", change{preference: policy.OptedOut})
-		if came, err := store.remove(t.Context(), "u", "gone"); err != nil || came != setUnchanged {
+		mustSet(t, store, "u", Choice{Preference: policy.OptedOut})
+		if came, err := store.Delete(t.Context(), "u", "gone"); err != nil || came != Unchanged {
 			t.Errorf("a deletion, replayed: %v, %v", came, err)
 		}
 	})
@@ -460,8 +315,8 @@ func TestClocksAnHourApart(t *testing.T) {
 			at Store
 			to policy.Preference
 		}{{fast, policy.OptedOut}, {slow, policy.Allowed}, {fast, policy.Unset}, {slow, policy.OptedOut}} {
-			held := mustSet(t, c.at, "u", change{preference: c.to})
-			if held.preference != c.to || held.changed <= before {
+			held := mustSet(t, c.at, "u", Choice{Preference: c.to})
+			if held.Preference != c.to || held.changed <= before {
 				t.Errorf("%v after %d", held, before)
 			}
 			before = held.changed
@@ -475,23 +330,23 @@ func TestDailyCountsAUserOnceADay(t *testing.T) {
 		store := p.open(t, 0)
 		optOut := func(uid string) {
 			t.Helper()
-			mustSet(t, store, uid, change{preference: policy.OptedOut})
+			mustSet(t, store, uid, Choice{Preference: policy.OptedOut})
 		}
 		optOut("a")
-		mustSet(t, store, "a", change{preference: policy.Allowed})
+		mustSet(t, store, "a", Choice{Preference: policy.Allowed})
 		optOut("a")
 		optOut("b")
-		mustSet(t, store, "c", change{preference: policy.Allowed})
-		mustSet(t, store, "d", change{preference: policy.OptedOut, made: time.Now().AddDate(0, 0, -30), event: "late"})
+		mustSet(t, store, "c", Choice{Preference: policy.Allowed})
+		mustSet(t, store, "d", Choice{Preference: policy.OptedOut, Made: time.Now().AddDate(0, 0, -30), Event: "late"})
 		if _, err := store.Import(t.Context(), only(Row{UID: "e", Preference: policy.OptedOut}), nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store.remove(t.Context(), "b", ""); err != nil {
+		if _, err := store.Delete(t.Context(), "b", ""); err != nil {
 			t.Fatal(err)
 		}
 
 		p.nextDay(t)
-		mustSet(t, store, "a", change{preference: policy.Allowed})
+		mustSet(t, store, "a", Choice{Preference: policy.Allowed})
 		optOut("a")
 		optOut("f")
 		if err := store.(interface{ tidy(context.Context) error }).tidy(t.Context()); err != nil {
@@ -500,7 +355,7 @@ func TestDailyCountsAUserOnceADay(t *testing.T) {
 		if n := p.number(t, `SELECT count(*) FROM counted`); n != 2 {
 			t.Errorf("%d are remembered, want the two of today", n)
 		}
-		mustSet(t, store, "f", change{preference: policy.Allowed})
+		mustSet(t, store, "f", Choice{Preference: policy.Allowed})
 		optOut("f")
 
 		now := time.Now()
@@ -511,10 +366,11 @@ func TestDailyCountsAUserOnceADay(t *testing.T) {
 		if users := []int64{counts[0].Users, counts[1].Users}; !slices.Equal(users, []int64{3, 2}) {
 			t.Errorf("%v users, want 3 and 2", users)
 		}
-		if first := counts[0].Day; counts[1].Day.Sub(first) != 24*time.Hour || !first.Equal(first.UTC().Truncate(24*time.Hour)) {
+		first, notDay := time.Parse(time.DateOnly, counts[0].Day)
+		if notDay != nil || counts[1].Day != day(first.Add(24*time.Hour)) {
 			t.Errorf("days %v", counts)
 		}
-		if one, err := store.Daily(t.Context(), counts[0].Day, counts[0].Day); err != nil || !cmp.Equal(one, counts[:1]) {
+		if one, err := store.Daily(t.Context(), first, first); err != nil || !cmp.Equal(one, counts[:1]) {
 			t.Errorf("one day: %v, %v", one, err)
 		}
 		if none, err := store.Daily(t.Context(), now.AddDate(0, 0, -9), now.AddDate(0, 0, -8)); err != nil || len(none) != 0 {
@@ -550,9 +406,9 @@ func TestAnyUID(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		store := p.open(t, 0)
 		for i, uid := range uids {
-			mustSet(t, store, uid, change{preference: policy.OptedOut})
+			mustSet(t, store, uid, Choice{Preference: policy.OptedOut})
 			if i%2 == 0 {
-				mustSet(t, store, uid, change{preference: policy.Allowed})
+				mustSet(t, store, uid, Choice{Preference: policy.Allowed})
 			}
 		}
 		want := slices.Sorted(slices.Values(uids))
@@ -571,7 +427,7 @@ func TestAnyUID(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		for _, uid := range uids {
-			if came, err := store.remove(t.Context(), uid, ""); err != nil || came != setChanged {
+			if came, err := store.Delete(t.Context(), uid, ""); err != nil || came != Changed {
 				t.Errorf("%q: %v, %v", uid, came, err)
 			}
 		}
@@ -583,13 +439,13 @@ func TestImport(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		store := p.open(t, 0)
 		at := func(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
-		chosen := mustSet(t, store, "chosen", change{preference: policy.Allowed})
+		chosen := mustSet(t, store, "chosen", Choice{Preference: policy.Allowed})
 		rows := []Row{
-			{"new", policy.OptedOut, at(10), optoutapi.SourceBrowser},
-			{"new", policy.Allowed, at(9), optoutapi.SourceUser}, // an older one of the same account
-			{"null", policy.Unset, at(10), optoutapi.SourceUser},
-			{"chosen", policy.OptedOut, at(11), optoutapi.SourceUser}, // older than what is held
-			{"ahead", policy.OptedOut, time.Now().Add(time.Hour), optoutapi.SourceUser},
+			{"new", policy.OptedOut, at(10), SourceBrowser},
+			{"new", policy.Allowed, at(9), SourceUser}, // an older one of the same account
+			{"null", policy.Unset, at(10), SourceUser},
+			{"chosen", policy.OptedOut, at(11), SourceUser}, // older than what is held
+			{"ahead", policy.OptedOut, time.Now().Add(time.Hour), SourceUser},
 			{"now", policy.Allowed, at(12), ""},
 			{"now", policy.OptedOut, time.Time{}, ""},
 		}
@@ -599,25 +455,25 @@ func TestImport(t *testing.T) {
 		if want := (Imported{Read: 7, Changed: 4}); err != nil || done != want || last != want {
 			t.Fatalf("%v, %v; progress %v", done, err, last)
 		}
-		for uid, want := range map[string]record{
-			"new":    {preference: policy.OptedOut, changed: 10, said: 10, source: optoutapi.SourceBrowser},
-			"null":   {preference: policy.Unset, changed: 10, said: 10, source: optoutapi.SourceUser},
+		for uid, want := range map[string]Record{
+			"new":    {Preference: policy.OptedOut, changed: 10, said: 10, Source: SourceBrowser},
+			"null":   {Preference: policy.Unset, changed: 10, said: 10, Source: SourceUser},
 			"chosen": chosen,
 		} {
 			if held := mustGet(t, store, uid); held != want {
 				t.Errorf("%s: %v, want %v", uid, held, want)
 			}
 		}
-		for uid, source := range map[string]string{"ahead": optoutapi.SourceUser, "now": optoutapi.SourceAdmin} {
+		for uid, source := range map[string]string{"ahead": SourceUser, "now": SourceAdmin} {
 			held := mustGet(t, store, uid)
-			if held.preference != policy.OptedOut || held.source != source || held.changed < began.UnixMilli() || held.changed > time.Now().UnixMilli() {
+			if held.Preference != policy.OptedOut || held.Source != source || held.changed < began.UnixMilli() || held.changed > time.Now().UnixMilli() {
 				t.Errorf("%s: %v", uid, held)
 			}
 		}
 		if again, err := store.Import(t.Context(), only(rows[:4]...), nil); err != nil || again != (Imported{Read: 4}) {
 			t.Errorf("once more: %v, %v", again, err)
 		}
-		later := Row{"new", policy.Allowed, at(13), optoutapi.SourceUser}
+		later := Row{"new", policy.Allowed, at(13), SourceUser}
 		if again, err := store.Import(t.Context(), only(later), nil); err != nil || again != (Imported{Read: 1, Changed: 1}) {
 			t.Errorf("a later choice: %v, %v", again, err)
 		}
@@ -666,7 +522,7 @@ func TestImportAndExportNeedLittleMemory(t *testing.T) {
 			before, most := inUse(), int64(0)
 			rows := func(yield func(Row, error) bool) {
 				for i := range total {
-					row := Row{fmt.Sprintf("%032x", i), policy.OptedOut, time.UnixMilli(int64(i)).UTC(), optoutapi.SourceUser}
+					row := Row{fmt.Sprintf("%032x", i), policy.OptedOut, time.UnixMilli(int64(i)).UTC(), SourceUser}
 					if !yield(row, nil) {
 						return
 					}
@@ -715,7 +571,7 @@ func TestAnExportIsOfOneMoment(t *testing.T) {
 		for i := range 3000 {
 			uid := fmt.Sprintf("%04d", i)
 			rows[uid] = policy.OptedOut
-			all = append(all, Row{uid, policy.OptedOut, time.UnixMilli(1).UTC(), optoutapi.SourceUser})
+			all = append(all, Row{uid, policy.OptedOut, time.UnixMilli(1).UTC(), SourceUser})
 		}
 		if _, err := store.Import(t.Context(), only(all...), nil); err != nil {
 			t.Fatal(err)
@@ -726,9 +582,9 @@ func TestAnExportIsOfOneMoment(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(got) == 0 {
-				mustSet(t, other, "2999", change{preference: policy.Allowed})
-				mustSet(t, other, "9999", change{preference: policy.OptedOut})
-				if _, err := other.remove(t.Context(), "1500", ""); err != nil {
+				mustSet(t, other, "2999", Choice{Preference: policy.Allowed})
+				mustSet(t, other, "9999", Choice{Preference: policy.OptedOut})
+				if _, err := other.Delete(t.Context(), "1500", ""); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -750,9 +606,9 @@ func TestWhatIsExportedCanBeImported(t *testing.T) {
 	inEachStore(t, func(t *testing.T, p *place) {
 		from, to := p.open(t, 0), sqlitePlace(t).open(t, 0)
 		for i, uid := range []string{"plain", "with, comma", `with "quotes"`, "ümläut", "=1+1"} {
-			mustSet(t, from, uid, change{preference: policy.OptedOut, source: []string{optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin}[i%3]})
+			mustSet(t, from, uid, Choice{Preference: policy.OptedOut, Source: []string{SourceUser, SourceBrowser, SourceAdmin}[i%3]})
 		}
-		mustSet(t, from, "plain", change{preference: policy.Unset})
+		mustSet(t, from, "plain", Choice{Preference: policy.Unset})
 		text := new(bytes.Buffer)
 		if _, err := WriteCSV(text, from.Export(t.Context())); err != nil {
 			t.Fatal(err)
@@ -775,12 +631,12 @@ func TestWhatIsExportedCanBeImported(t *testing.T) {
 
 // readIDs reads a follower up to the change with this id, and returns the
 // names and the ids of what it was told.
-func readIDs(t *testing.T, f *follower, last int64) (told []string) {
+func readIDs(t *testing.T, f *Follower, last int64) (told []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for id := int64(-1); id < last; {
-		text, err := f.next(ctx)
+		text, err := f.Next(ctx)
 		if err != nil {
 			t.Fatalf("after %v: %v", told, err)
 		}
@@ -800,23 +656,23 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 	t.Parallel()
 	inEachStore(t, func(t *testing.T, p *place) {
 		here, there := p.open(t, 0), p.open(t, 0)
-		followers := map[string]*follower{}
+		followers := map[string]*Follower{}
 		for name, store := range map[string]Store{"here": here, "there": there} {
-			f, err := store.follow(-1)
+			f, err := store.Follow(-1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			followers[name] = f
 		}
-		mustSet(t, here, "a", change{preference: policy.OptedOut})
-		mustSet(t, here, "b", change{preference: policy.OptedOut})
-		if _, _, err := here.set(t.Context(), "b", change{preference: policy.OptedOut, source: optoutapi.SourceUser}); err != nil { // a repeat
+		mustSet(t, here, "a", Choice{Preference: policy.OptedOut})
+		mustSet(t, here, "b", Choice{Preference: policy.OptedOut})
+		if _, _, err := here.Set(t.Context(), "b", Choice{Preference: policy.OptedOut, Source: SourceUser}); err != nil { // a repeat
 			t.Fatal(err)
 		}
-		if _, err := here.remove(t.Context(), "a", ""); err != nil {
+		if _, err := here.Delete(t.Context(), "a", ""); err != nil {
 			t.Fatal(err)
 		}
-		mustSet(t, here, "c", change{preference: policy.Allowed})
+		mustSet(t, here, "c", Choice{Preference: policy.Allowed})
 		for name, f := range followers {
 			want := []string{"0", "change 1", "change 2", "delete 3", "change 4"}
 			told := readIDs(t, f, 4)
@@ -845,7 +701,7 @@ func TestChangesAreToldAtEveryInstance(t *testing.T) {
 				t.Errorf("%s was told %d changes", name, len(told))
 			}
 		}
-		late, err := there.follow(2)
+		late, err := there.Follow(2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -864,7 +720,7 @@ func TestInstancesStartAtOnce(t *testing.T) {
 		for range 8 {
 			all.Go(func() {
 				store := p.open(t, 0)
-				if _, err := store.get(t.Context(), "u"); err != nil {
+				if _, err := store.Get(t.Context(), "u"); err != nil {
 					t.Error(err)
 				}
 				if err := store.Ping(t.Context()); err != nil {
@@ -873,22 +729,22 @@ func TestInstancesStartAtOnce(t *testing.T) {
 			})
 		}
 		all.Wait()
-		mustSet(t, p.open(t, 0), "u", change{preference: policy.OptedOut})
+		mustSet(t, p.open(t, 0), "u", Choice{Preference: policy.OptedOut})
 	})
 }
 
-func TestOpenStore(t *testing.T) {
+func TestOpen(t *testing.T) {
 	t.Parallel()
 	inEachStore(t, func(t *testing.T, p *place) {
-		store, err := OpenStore(t.Context(), strings.TrimSuffix(p.dsn, "&search_path=metrics_gate"))
+		store, err := Open(t.Context(), strings.TrimSuffix(p.dsn, "&search_path=metrics_gate"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer store.Close()
-		mustSet(t, store, "u", change{preference: policy.OptedOut})
+		mustSet(t, store, "u", Choice{Preference: policy.OptedOut})
 	})
 	for _, name := range []string{t.TempDir(), "postgres://somebody:secret@[::1]:1/x", "postgresql://%zz"} {
-		if store, err := OpenStore(t.Context(), name); err == nil || store != nil || strings.Contains(err.Error(), "secret") {
+		if store, err := Open(t.Context(), name); err == nil || store != nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%v, %v", store, err)
 		}
 	}

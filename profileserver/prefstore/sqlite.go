@@ -1,4 +1,4 @@
-package profileserver
+package prefstore
 
 import (
 	"context"
@@ -24,7 +24,7 @@ import (
 type SQLite struct {
 	dsn  string
 	now  func() time.Time
-	feed *feed
+	feed *Feed
 
 	// open guards closed, and is held for reading by whoever uses db, so that
 	// Close waits for them.
@@ -33,7 +33,7 @@ type SQLite struct {
 	db     *sqliteDB
 
 	// writing is held by who writes, and by who tells the feed.
-	writing turn
+	writing writeLock
 
 	stop  context.CancelFunc
 	owned sync.WaitGroup // the goroutines that stop ends
@@ -56,7 +56,7 @@ const findSQLite = `
 // that reads first and then finds a newer state cannot wait: it fails. Who
 // finds the file locked by another instance waits up to 5 s, as patience has
 // it.
-const settings = "?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=secure_delete(1)"
+const dsnParameters = "?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=secure_delete(1)"
 
 // maxConnections bounds the readers. A read takes microseconds; what they
 // wait for is the processor.
@@ -85,8 +85,8 @@ func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite,
 	if err := create(path); err != nil {
 		return nil, err
 	}
-	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + settings, now: now, writing: make(turn, 1)}
-	s.feed = newFeed(s.changes)
+	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + dsnParameters, now: now, writing: make(writeLock, 1)}
+	s.feed = NewFeed(s.changes)
 	if s.db, err = connect(s.dsn); err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite,
 		stop()
 		return nil, errors.Join(err, s.db.Close())
 	}
-	s.feed.begin(head)
+	s.feed.Begin(head)
 	s.owned.Go(func() { s.poll(ctx) })
 	if health == nil {
 		health = func(error) {}
@@ -207,7 +207,7 @@ func migrateSQLite(ctx context.Context, db *sql.DB) error {
 func (s *SQLite) Close() {
 	s.stop()
 	s.owned.Wait()
-	s.feed.interrupt()
+	s.feed.Interrupt()
 	s.open.Lock()
 	defer s.open.Unlock()
 	s.closed = true
@@ -230,7 +230,7 @@ func (s *SQLite) use(f func(*sqliteDB) error) error {
 
 // lookUp reads what is held of an account, and the number of the last change of
 // any: both as they were at one moment.
-func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held record, head int64, err error) {
+func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held Record, head int64, err error) {
 	var (
 		optedOut *bool
 		changed  *int64
@@ -238,17 +238,17 @@ func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held record, head 
 		source   *string
 	)
 	if err := find.QueryRowContext(ctx, uid, hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
-		return record{}, 0, err
+		return Record{}, 0, err
 	}
-	held.preference = preferenceOf(optedOut)
+	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = record{held.preference, *changed, *source, *said, 0}
+		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: *said}
 	}
 	return held, head, nil
 }
 
-// get returns what the store holds of the account.
-func (s *SQLite) get(ctx context.Context, uid string) (held record, err error) {
+// Get returns what the store holds of the account.
+func (s *SQLite) Get(ctx context.Context, uid string) (held Record, err error) {
 	err = s.use(func(db *sqliteDB) error {
 		held, _, err = lookUp(ctx, db.find, uid)
 		return err
@@ -258,7 +258,7 @@ func (s *SQLite) get(ctx context.Context, uid string) (held record, err error) {
 
 // Ping reports whether preferences can be read.
 func (s *SQLite) Ping(ctx context.Context) error {
-	_, err := s.get(ctx, "")
+	_, err := s.Get(ctx, "")
 	return err
 }
 
@@ -274,12 +274,12 @@ type transaction struct {
 
 // write calls f with a transaction that nobody else writes beside, and tells
 // the changes that f returns when they are safely stored.
-func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]update, error)) error {
-	if err := s.writing.take(ctx); err != nil {
+func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]Change, error)) error {
+	if err := s.writing.lock(ctx); err != nil {
 		return err
 	}
-	defer s.writing.give()
-	var updates []update
+	defer s.writing.unlock()
+	var updates []Change
 	err := s.use(func(db *sqliteDB) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
@@ -299,7 +299,7 @@ func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]update, er
 	// Not while the database is in use: to tell may need it as well, and Close
 	// may come in between.
 	for _, u := range updates {
-		tell(ctx, s.feed, u)
+		s.feed.tell(ctx, u)
 	}
 	return nil
 }
@@ -338,17 +338,20 @@ func (tx transaction) count(ctx context.Context, uid string) error {
 	return err
 }
 
-// set records a change. To set what is set already changes nothing.
-func (s *SQLite) set(ctx context.Context, uid string, c change) (after record, came result, err error) {
-	err = s.write(ctx, func(tx transaction) ([]update, error) {
-		if fresh, err := tx.sees(ctx, c.event); err != nil || !fresh {
+// Set records a choice. To set what is set already changes nothing.
+func (s *SQLite) Set(ctx context.Context, uid string, c Choice) (after Record, came Result, err error) {
+	if c, err = c.complete(); err != nil {
+		return Record{}, Unchanged, err
+	}
+	err = s.write(ctx, func(tx transaction) ([]Change, error) {
+		if fresh, err := tx.sees(ctx, c.Event); err != nil || !fresh {
 			return nil, err
 		}
 		before, head, err := lookUp(ctx, tx.find, uid)
 		if err != nil {
 			return nil, err
 		}
-		if after, came = c.decide(before, tx.now.UnixMilli()); came != setChanged {
+		if after, came = c.decide(before, tx.now.UnixMilli()); came != Changed {
 			if after.said != before.said {
 				_, err = tx.ExecContext(ctx, `UPDATE preference SET said = ? WHERE uid = ?`, after.said, uid)
 			}
@@ -358,25 +361,25 @@ func (s *SQLite) set(ctx context.Context, uid string, c change) (after record, c
 			INSERT INTO preference (uid, preference, changed, said, source, seq) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
 				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
-			uid, optedOut(after.preference), after.changed, after.said, after.source, head+1); err != nil {
+			uid, optedOut(after.Preference), after.changed, after.said, after.Source, head+1); err != nil {
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+1); err != nil {
 			return nil, err
 		}
-		if after.preference == policy.OptedOut {
+		if after.Preference == policy.OptedOut {
 			if err := tx.count(ctx, uid); err != nil {
 				return nil, err
 			}
 		}
-		return []update{after.update(head+1, uid)}, nil
+		return []Change{after.update(head+1, uid)}, nil
 	})
 	return after, came, err
 }
 
-// remove forgets an account.
-func (s *SQLite) remove(ctx context.Context, uid, event string) (came result, err error) {
-	err = s.write(ctx, func(tx transaction) ([]update, error) {
+// Delete forgets an account.
+func (s *SQLite) Delete(ctx context.Context, uid, event string) (came Result, err error) {
+	err = s.write(ctx, func(tx transaction) ([]Change, error) {
 		if fresh, err := tx.sees(ctx, event); err != nil || !fresh {
 			return nil, err
 		}
@@ -395,15 +398,15 @@ func (s *SQLite) remove(ctx context.Context, uid, event string) (came result, er
 		if err := tx.QueryRowContext(ctx, `UPDATE feed SET head = head + 1 RETURNING head`).Scan(&head); err != nil {
 			return nil, err
 		}
-		came = setChanged
-		return []update{{id: head, uid: uid, preference: policy.Unset, deleted: true}}, nil
+		came = Changed
+		return []Change{{ID: head, UID: uid, Preference: policy.Unset, Deleted: true}}, nil
 	})
 	return came, err
 }
 
-// follow begins to tell changes.
-func (s *SQLite) follow(after int64) (*follower, error) {
-	return s.feed.follow(after)
+// Follow begins to tell changes.
+func (s *SQLite) Follow(after int64) (*Follower, error) {
+	return s.feed.Follow(after)
 }
 
 // each calls scan with every row of a query.
@@ -422,19 +425,19 @@ func (db *sqliteDB) each(ctx context.Context, scan func(*sql.Rows) error, query 
 }
 
 // changes reads the rows that changed after the change with this number.
-func (s *SQLite) changes(ctx context.Context, after int64, limit int) (found []update, err error) {
+func (s *SQLite) changes(ctx context.Context, after int64, limit int) (found []Change, err error) {
 	err = s.use(func(db *sqliteDB) error {
 		return db.each(ctx, func(rows *sql.Rows) error {
 			var (
 				id       int64
 				uid      string
-				r        record
+				r        Record
 				optedOut *bool
 			)
-			if err := rows.Scan(&id, &uid, &optedOut, &r.changed, &r.source); err != nil {
+			if err := rows.Scan(&id, &uid, &optedOut, &r.changed, &r.Source); err != nil {
 				return err
 			}
-			r.preference = preferenceOf(optedOut)
+			r.Preference = preferenceOf(optedOut)
 			found = append(found, r.update(id, uid))
 			return nil
 		}, `SELECT seq, uid, preference, changed, source FROM preference WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
@@ -452,29 +455,29 @@ func (s *SQLite) poll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if s.writing.take(ctx) != nil {
+		if s.writing.lock(ctx) != nil {
 			continue
 		}
 		_, head, err := lookUp(ctx, s.db.find, "")
 		if err == nil {
-			err = s.feed.advance(ctx, head)
+			err = s.feed.Advance(ctx, head)
 		}
 		switch {
 		case err != nil:
 			away = true
-			s.feed.interrupt()
+			s.feed.Interrupt()
 		case away:
 			away = false
-			s.feed.begin(head)
+			s.feed.Begin(head)
 		}
-		s.writing.give()
+		s.writing.unlock()
 	}
 }
 
 // tidy drops what is kept for a while only: who was counted on a day that is
 // over, and the events of last week.
 func (s *SQLite) tidy(ctx context.Context) error {
-	err := s.write(ctx, func(tx transaction) ([]update, error) {
+	err := s.write(ctx, func(tx transaction) ([]Change, error) {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM counted WHERE day < ?`, day(tx.now)); err != nil {
 			return nil, err
 		}
@@ -511,13 +514,9 @@ func (db *sqliteDB) emptyLog(ctx context.Context) error {
 // Daily returns how many users recorded an opt-out, by day.
 func (s *SQLite) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) (err error) {
-			var name string
+		return db.each(ctx, func(rows *sql.Rows) error {
 			var count DailyCount
-			if err := rows.Scan(&name, &count.Users); err != nil {
-				return err
-			}
-			count.Day, err = time.Parse(time.DateOnly, name)
+			err := rows.Scan(&count.Day, &count.Users)
 			counts = append(counts, count)
 			return err
 		}, `SELECT day, users FROM daily WHERE day BETWEEN ? AND ? ORDER BY day`, day(from), day(to))
@@ -532,7 +531,7 @@ func (s *SQLite) Import(ctx context.Context, rows iter.Seq2[Row, error], progres
 
 // store records a batch of rows.
 func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err error) {
-	err = s.write(ctx, func(tx transaction) ([]update, error) {
+	err = s.write(ctx, func(tx transaction) ([]Change, error) {
 		_, head, err := lookUp(ctx, tx.find, "")
 		if err != nil {
 			return nil, err
@@ -548,13 +547,13 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			return nil, err
 		}
 		defer func() { _ = upsert.Close() }()
-		var updates []update
+		var updates []Change
 		for _, row := range batch {
-			r := record{preference: row.Preference, changed: tx.now.UnixMilli(), source: row.Source}
+			r := Record{Preference: row.Preference, changed: tx.now.UnixMilli(), Source: row.Source}
 			if !row.Changed.IsZero() {
 				r.changed = min(r.changed, row.Changed.UnixMilli())
 			}
-			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.preference), r.changed, r.source, head+1, hash(row.UID))
+			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, hash(row.UID))
 			if err != nil {
 				return nil, err
 			}

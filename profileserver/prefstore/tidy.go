@@ -1,0 +1,42 @@
+package prefstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+)
+
+// rememberedFor is how long the hashes of events and of deleted accounts are
+// kept. FxA delivers an event again for hours, not for days.
+const rememberedFor = 7 * 24 * time.Hour
+
+// hash is what is kept of an event that was seen, and of an account that was
+// deleted.
+func hash(id string) []byte {
+	sum := sha256.Sum256([]byte(id))
+	return sum[:]
+}
+
+// day names the day (UTC) of a time, as it is stored.
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+// keepTidy calls tidy at once and then every minute, until ctx ends. Of
+// failures in a row the third is told: who was counted yesterday counts for
+// nothing, but must not be kept.
+func keepTidy(ctx context.Context, tidy func(context.Context) error, failed func(error)) {
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
+	for failures := 0; ; {
+		if err := tidy(ctx); err == nil {
+			failures = 0
+		} else if failures++; failures == 3 && ctx.Err() == nil {
+			failed(fmt.Errorf("what is kept for some days only cannot be deleted: %w", err))
+		}
+		select {
+		case <-minute.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
