@@ -122,7 +122,7 @@ func (g *generation) Set(key halves, v verified) {
 		until:    v.until,
 		issued:   v.issued,
 		uidStart: uint32(start),     //nolint:gosec // 255 bytes for each entry of one shard
-		uidBytes: uint8(len(v.uid)), //nolint:gosec // at most 255, see token.IsUID
+		uidBytes: uint8(len(v.uid)), //nolint:gosec // at most 255, see policy.IsUID
 		hasClaim: v.hasClaim,
 		claim:    v.claim,
 	}
