@@ -1,7 +1,19 @@
 // Package browser is the browser's side of Metrics Gate: the script that asks
 // Firefox whether its user switched telemetry off, what puts it into HTML
-// pages on their way, and the page on which people choose. It knows HTTP and
-// nothing of Caddy.
+// pages on their way, and the page on which people choose.
+//
+// It does not decide, ask about accounts, or keep a choice: it shows what it is
+// told and reads what people send, and package gate does the rest. It knows
+// HTTP and nothing of Caddy. This puts the script into the pages of an
+// application; whoever serves script at its URL has to take the script's
+// reports as well (docs/handshake-protocol.md):
+//
+//	script := browser.NewScript(browser.ScriptConfig{Timeout: 2 * time.Second})
+//	…
+//	browser.PrepareRequest(r.Header)
+//	page := browser.NewResponse(w, browser.Edit{Insert: script.Tag(browser.TagOptions{})})
+//	application.ServeHTTP(page, r)
+//	result, err := page.Close(true)
 package browser
 
 import (

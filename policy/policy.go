@@ -2,10 +2,12 @@
 // account prefers and what their browser said, may this request be measured?
 //
 // It is pure. It knows neither HTTP nor Caddy, does no I/O and imports the
-// standard library only, so that its whole table can be tested. The rules
-// come in steps because each costs a lookup that the one before may make
-// needless:
+// standard library only, so that its whole table can be tested. Who asks and
+// what they prefer it is told: package session finds out the one, profileclient
+// the other, and package gate acts on what comes of it. The rules come in steps
+// because each costs a lookup that the one before may make needless:
 //
+//	rules := policy.DefaultRules()
 //	d := rules.Decide(session, preference, signal)
 //	for _, other := range proven {
 //		d = rules.DecideAlso(d, preferenceOf(other), signal)

@@ -6,6 +6,16 @@
 // All of it runs for every gated request, on input that anybody may send. So
 // nothing here reads without a bound, and neither the cookie scan, nor the
 // signals, nor a token that verified a moment ago allocates.
+//
+// It signs nobody in, keeps no sessions and decides nothing: what follows from
+// what it finds is for package policy to say. It knows nothing of Caddy:
+//
+//	sources := session.Sources{session.NewBearer(verifier, session.BearerConfig{Cookie: "session"})}
+//	…
+//	found := sources.Find(r, time.Now(), func(source int, outcome session.Outcome) { … })
+//	if found.Session == policy.Verified {
+//		… found.Subject.UID
+//	}
 package session
 
 import (

@@ -6,6 +6,18 @@
 // 8725, section 3.1), and the headers in which a token brings its own key
 // (jku, jwk, x5u, x5c) are never read. No error of this package holds a
 // token, a part of one, or a key.
+//
+// It does not look for tokens in a request, which package session does, and
+// does not say what an account may do. It knows nothing of Caddy:
+//
+//	verifier, err := token.NewVerifier(token.Config{
+//		JWKSURL:   "https://id.example.org/jwks",
+//		Issuers:   []string{"https://id.example.org"},
+//		Audiences: []string{"web"},
+//	})
+//	…
+//	defer verifier.Close()
+//	claims, err := verifier.Verify(raw, time.Now())
 package token
 
 import (

@@ -1,6 +1,14 @@
 // Package firefox writes the browser's half of the handshake for a fleet of
 // Firefox: AutoConfig files, which Firefox reads from beside its binary. Stock
 // Firefox never answers the handshake.
+//
+// It is no extension and changes no preference: what the files add tells the
+// origins that are named, and nobody else, whether the user of that Firefox
+// switched telemetry off (docs/handshake-protocol.md). How the files come to the
+// machines is up to whoever manages them. caddy metrics-gate firefox-responder
+// calls it, and so can any program:
+//
+//	paths, err := firefox.Generate("responder", []string{"https://accounts.example.org"})
 package firefox
 
 import (
