@@ -100,22 +100,7 @@ func (s said) signal() policy.Signal {
 
 // read reads everything but the cookie of the name without.
 func (s *Signals) read(h http.Header, without string) (said said) {
-	for _, line := range h["Cookie"] {
-		for line != "" {
-			var pair cookie
-			pair, line = nextCookie(line)
-			if pair.name != without && slices.Contains(s.Cookies, pair.name) {
-				said.add(pair.value)
-				said.noAnswer = said.noAnswer || pair.value == NoAnswer
-				said.unrecorded = said.unrecorded || pair.value == Remembered && pair.name == s.Own
-			}
-			for i := range s.Consents {
-				if consent := &s.Consents[i]; consent.Cookie != "" && consent.Cookie == pair.name {
-					said.consent(consent, pair.value)
-				}
-			}
-		}
-	}
+	s.readCookies(h, without, &said)
 	for _, name := range s.Headers {
 		for _, line := range h[name] {
 			// Whoever stands in between may have joined several lines into
@@ -137,6 +122,25 @@ func (s *Signals) read(h http.Header, without string) (said said) {
 	// GPC by the letter: a field whose value is exactly "1".
 	said.unrecorded = said.unrecorded || s.GPC && slices.Contains(h["Sec-Gpc"], "1") || s.DNT && slices.Contains(h["Dnt"], "1")
 	return said
+}
+
+func (s *Signals) readCookies(h http.Header, without string, said *said) {
+	for _, line := range h["Cookie"] {
+		for line != "" {
+			var pair cookie
+			pair, line = nextCookie(line)
+			if pair.name != without && slices.Contains(s.Cookies, pair.name) {
+				said.add(pair.value)
+				said.noAnswer = said.noAnswer || pair.value == NoAnswer
+				said.unrecorded = said.unrecorded || pair.value == Remembered && pair.name == s.Own
+			}
+			for i := range s.Consents {
+				if consent := &s.Consents[i]; consent.Cookie != "" && consent.Cookie == pair.name {
+					said.consent(consent, pair.value)
+				}
+			}
+		}
+	}
 }
 
 // add adds one value of a signal's cookie or header, in any letter case; with a
