@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test lint fuzz bench bench-baseline bench-load bench-memory plots cover
+.PHONY: help run build check test lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -56,6 +56,9 @@ cover: ## statement coverage of each package, by its own tests
 	go test -cover $$(go list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./...)
 
 GOFMT := test -z "$$(gofmt -l .)" || { gofmt -l .; echo "not gofmt-ed: run gofmt -w ."; exit 1; }
+
+release: ## reproducible archives of VERSION (v0.1.0) in dist/; ten minutes the first time
+	./tools/release.sh "$(VERSION)"
 
 # The tools are pinned in a module of their own, so that they raise nothing
 # that a user of ours builds. Go builds them once and caches them.
