@@ -62,8 +62,8 @@ func targets(steps *steps, load, memory *result.File) string {
 	line("CPU of blocked beacons ÷ `forward_auth`", "≤ 0.20", "%.2f", medianOver(load, "blocked", gate, forwardAuth, result.CPU))
 	line("CPU of collected beacons ÷ `forward_auth`", "≤ 0.50", "%.2f", medianOver(load, "collected-solo", gate, forwardAuth, result.CPU))
 	line("cached decision ÷ verifying its HS256 token", "≤ 0.04", "%.3f",
-		steps.get("caddymodule CachedDecision", "ns/op")/steps.get("caddymodule Verify", "ns/op"))
-	line("the same, allocations", "0", "%.0f", steps.get("caddymodule CachedDecision", "allocs/op"))
+		steps.get("gate CachedDecision", "ns/op")/steps.get("gate Verify", "ns/op"))
+	line("the same, allocations", "0", "%.0f", steps.get("gate CachedDecision", "allocs/op"))
 	line("p99 at 1,000 requests a second ÷ bare Caddy", "≤ control + 0.05", "%.2f",
 		medianOver(load, "rate", gate, bare, result.P99), medianOver(load, "rate", control, bare, result.P99))
 	line("10,000 requests at once of one cold user, lookups", "1", "%.0f", steps.get("bench OneColdUser", "lookups"))
