@@ -31,6 +31,10 @@ import (
 // Store keeps preferences: a SQLite file on one machine, or a PostgreSQL
 // database that several instances share. Both say the same about everything:
 // one suite of tests runs against either.
+//
+// Another kind stands in a file of its own, beside sqlite.go and postgres.go. It
+// asks Choice.decide, tells its Feed and takes rows from importRows, as they do;
+// Open knows its name, and inEachStore has the suite run against it.
 type Store interface {
 	// Get returns what is held of an account: policy.Unset of one that nobody
 	// wrote anything of.
