@@ -23,6 +23,7 @@ func (g *Gate) host() gate.Host {
 			trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 			return trusted
 		},
+		Detach: detach,
 		StatusOf: func(err error) int {
 			if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.StatusCode != 0 {
 				return handlerErr.StatusCode
@@ -49,6 +50,7 @@ func (g *Gate) observer(kinds []string) gate.Observer {
 		Decided:     g.decided,
 		Session:     func(source int, outcome session.Outcome) { sessions[source][outcome].Inc() },
 		Hidden:      func(class string) { upstreamTotal.WithLabelValues(class).Inc() },
+		Detached:    func(change int) { detachedRequests.Add(float64(change)) },
 		Report:      func(outcome gate.ReportOutcome) { signalsTotal.WithLabelValues(outcome.String()).Inc() },
 		Page:        func(result browser.Result) { pagesTotal.WithLabelValues(result.String()).Inc() },
 		FlagsMissed: func() { pagesTotal.WithLabelValues("no_flags").Inc() },

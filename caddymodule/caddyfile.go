@@ -50,7 +50,10 @@ func init() {
 //		preset     fxa
 //		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment] {
 //			answer <status> [<content-type>] [<body>]
+//			reply  hide|show
 //		}
+//		reply      hide|show
+//		cors       <origin>...
 //		block_with drop|reject
 //		on_unknown block|collect
 //		on_unset   collect|block
@@ -133,6 +136,8 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return grammar.Options{
 		"preset":     grammar.Choice(&g.Preset, "fxa"),
 		"route":      {Usage: routeUsage, Repeats: true, Parse: g.parseRoute},
+		"reply":      grammar.Choice(&g.Reply, gate.ReplyHide, gate.ReplyShow),
+		"cors":       grammar.List("<origin>...", &g.CORS),
 		"block_with": grammar.Choice(&g.BlockWith, blockDrop, blockReject),
 		"on_unknown": grammar.Choice(&g.OnUnknown, "block", "collect"),
 		"on_unset":   grammar.Choice(&g.OnUnset, "collect", "block"),
@@ -153,7 +158,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}.Parse(d, "metrics_gate")
 }
 
-const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment] { answer <status> [<content-type>] [<body>] }"
+const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment] { answer <status> [<content-type>] [<body>] ; reply hide|show }"
 
 func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	var methods string
@@ -184,6 +189,7 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 			}
 			return nil
 		}},
+		"reply": grammar.Choice(&route.Reply, gate.ReplyHide, gate.ReplyShow),
 	}.Parse(d, "metrics_gate › route")
 	if err != nil {
 		return err

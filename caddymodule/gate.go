@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
@@ -53,6 +55,18 @@ type Gate struct {
 	// Experiment routes always get their answer, and a block that only a
 	// named account caused is always a drop.
 	BlockWith string `json:"block_with,omitempty"`
+
+	// Reply is what clients get when their metrics request is collected, for
+	// routes that do not say it themselves: "show", the application's reply, or
+	// "hide", the route's answer, as if it had been blocked. Default: hide where
+	// an account that is only named can decide or was looked up, and for every
+	// sender that is another site's page; show elsewhere.
+	Reply string `json:"reply,omitempty"`
+
+	// CORS lists the origins, such as https://www.example.org, whose pages may
+	// read answers where replies are shown. Where they are hidden every page
+	// may, since the answer is the same for everyone. Default: none.
+	CORS []string `json:"cors,omitempty"`
 
 	// OnUnknown is "block" (default) or "collect": what happens where a
 	// preference could not be learnt.
@@ -170,6 +184,7 @@ func (g *Gate) provision() error {
 		Preset:           g.Preset,
 		Routes:           g.Routes,
 		Reject:           g.BlockWith == blockReject,
+		Reply:            g.Reply,
 		Rules:            &rules,
 		BodyUID:          g.BodyUID,
 		Signal:           g.Signal,
@@ -200,6 +215,8 @@ func (g *Gate) provision() error {
 		config.Profile, err = g.Profile.client(repl, len(g.Sessions) == 0, &g.leases)
 		problems = append(problems, at(err, "profile"))
 	}
+	config.CORS, err = placeholder.ResolveAll(repl, g.CORS)
+	problems = append(problems, at(err, "cors"))
 	config.Handshake, err = g.Handshake.resolved(repl)
 	problems = append(problems, at(err, "handshake"))
 	if err := errors.Join(problems...); err != nil {
@@ -298,6 +315,7 @@ func (g *Gate) check() error {
 	}
 	oneOf("mode", g.Mode, ModeEnforce, ModeShadow)
 	oneOf("block_with", g.BlockWith, blockDrop, blockReject)
+	oneOf("reply", g.Reply, gate.ReplyHide, gate.ReplyShow)
 	oneOf("on_unknown", g.OnUnknown, policy.Block.String(), policy.Collect.String())
 	oneOf("on_unset", g.OnUnset, policy.Collect.String(), policy.Block.String())
 	oneOf("preset", g.Preset, "fxa")
@@ -319,11 +337,21 @@ func (g *Gate) check() error {
 
 // ServeHTTP decides gated requests and pages and passes everything else.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return g.gate.ServeHTTP(w, r, next.ServeHTTP)
+	return g.gate.ServeHTTP(w, r, next)
 }
 
-// Cleanup gives back the shared state that this instance took, if any.
-func (g *Gate) Cleanup() error { return g.leases.Release() }
+// Cleanup gives back the shared state that this instance took, if any. Requests
+// that were handed on after their answer go on beyond a reload; the end of the
+// process waits for them.
+func (g *Gate) Cleanup() error {
+	var late error
+	if g.gate != nil && caddy.Exiting() {
+		ctx, cancel := context.WithTimeout(context.Background(), gate.HandedOnTime)
+		defer cancel()
+		late = g.gate.Wait(ctx)
+	}
+	return errors.Join(late, g.leases.Release())
+}
 
 // Interface guards
 var (

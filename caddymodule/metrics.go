@@ -30,6 +30,11 @@ var (
 		Help: "Upstream replies to collected requests that the client did not see, by class of their status.",
 	}, []string{"class"})
 
+	detachedRequests = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "caddy_metrics_gate_detached_requests",
+		Help: "Collected requests on their way to the application whose client has been answered.",
+	})
+
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_profile_lookups_total",
 		Help: "Lookups of preferences that were not cached, by outcome.",
@@ -123,7 +128,7 @@ func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 // registerMetrics registers the gate's collectors with a configuration's
 // registry.
 func registerMetrics(registry *prometheus.Registry) error {
-	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
+	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, lookupsTotal, lookupSeconds, writeBacksTotal,
 		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
 }
 

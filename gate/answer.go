@@ -3,7 +3,9 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -89,15 +91,40 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(a.body) //nolint:gosec // the body comes from the configuration
 }
 
-// maxDrained is how much of an unread body is worth reading for the sake of
-// the connection; net/http draws the line at the same place.
-const maxDrained = 256 << 10
+// answer answers a gated request in the application's place. Pages of other
+// origins may read it where a collected request gets the same answer, and so
+// nothing tells anybody that somebody opted out: an error of CORS that only
+// they get would. Where replies are shown, only the operator's own origins may.
+func (g *Gate) answer(w http.ResponseWriter, r *http.Request, route *gatedRoute, a *answer) {
+	if origin := r.Header["Origin"]; len(origin) > 0 && !g.isOwnOrigin(r) {
+		shown := route.experiment || route.reply == ReplyShow
+		if !shown || slices.Contains(g.origins, origin[0]) {
+			header := w.Header()
+			header["Access-Control-Allow-Origin"] = []string{origin[0]}
+			header["Access-Control-Allow-Credentials"] = []string{"true"}
+			header.Add("Vary", "Origin")
+		}
+	}
+	a.write(w, r)
+}
+
+// maxDrained is how much of a body that nobody needs is read all the same. A
+// client that is answered while it still sends may take the end of the
+// connection for a reset and never read the answer.
+const maxDrained = 4 << 20
+
+// drain reads a body that nobody needs, unless it is larger than that, or its
+// client asks first whether to send it.
+func drain(r *http.Request) {
+	if r.ContentLength != 0 && r.ContentLength <= maxDrained && r.Header["Expect"] == nil && r.Body != nil {
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrained) // how it ends does not matter
+	}
+}
 
 // comesSlowly says whether the request's body may be large, endless or not
 // even sent before the client is told to. To keep such a connection, net/http
-// would read on before it sends the answer, and ask a client that expects "100
-// Continue" for a body that nobody needs: it cannot tell, because Caddy has
-// wrapped the body. It depends on the request alone, never on the decision.
+// would have to read on after the answer. It depends on the request alone,
+// never on the decision.
 func comesSlowly(r *http.Request) bool {
 	return r.ProtoMajor == 1 && (r.ContentLength < 0 || r.ContentLength > maxDrained || r.Header["Expect"] != nil)
 }

@@ -35,6 +35,18 @@ type Config struct {
 	// always looks like a success. Default: false.
 	Reject bool
 
+	// Reply is what the clients of collected metrics requests get, for routes
+	// that do not say it themselves: "show", the application's reply, or "hide",
+	// the route's answer. Default: hide where an account that is only named can
+	// decide, or was looked up, and for every sender that is another site's page;
+	// show elsewhere.
+	Reply string
+
+	// CORS lists the origins whose pages may read answers where replies are
+	// shown. Where they are hidden every page may, since the answer is the same
+	// for everyone. Default: none.
+	CORS []string
+
 	// Rules say what happens where a preference is unknown and where nobody
 	// chose. Default: policy.DefaultRules, which block the former and collect
 	// the latter.
@@ -114,6 +126,13 @@ func (c *Config) validate() error {
 	if c.Preset == "" && len(c.Routes) == 0 {
 		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
 	}
+	if !isReply(c.Reply) {
+		problems = append(problems, wrongf("reply", "%q is neither hide nor show", c.Reply))
+	}
+	for _, origin := range c.CORS {
+		_, err := browser.ParseOrigin(origin)
+		problems = append(problems, wrong("cors", err))
+	}
 	for _, route := range c.Routes {
 		problems = append(problems, wrong("route "+route.Path, route.Validate()))
 	}
@@ -122,6 +141,16 @@ func (c *Config) validate() error {
 		wrong("handshake", c.Handshake.Validate()),
 		wrong("feature_flags", c.FeatureFlags.Validate()),
 	)...)
+}
+
+// origins are those of CORS as browsers write them.
+func (c *Config) origins() []string {
+	origins := make([]string, 0, len(c.CORS))
+	for _, text := range c.CORS {
+		origin, _ := browser.ParseOrigin(text) // validate has looked at it
+		origins = append(origins, origin)
+	}
+	return origins
 }
 
 // Handshake asks the browser whether its user already switched telemetry off,

@@ -46,6 +46,9 @@ type verdict struct {
 	withheld bool
 	// recognised says that the request proves or names an account.
 	recognised bool
+	// lookedUpNamed says that an account was looked up that the request only
+	// names.
+	lookedUpNamed bool
 }
 
 // question is all in which a beacon, a page, a report and a status differ.
@@ -68,17 +71,19 @@ type question struct {
 	write bool
 }
 
-// Gated decides a gated request; it may wait for lookups.
+// Gated decides a gated request; it may wait for lookups. On experiment routes,
+// whose reply tells, accounts that are only named are not looked up.
 func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
-	v := e.decide(r, time.Now(), question{wait: true, body: e.namesDecide(route), write: e.writeBack && !e.reportsWrite})
+	v := e.decide(r, time.Now(), question{wait: true, body: e.namesDecide(route), withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
 	e.recognition.heard(v.recognised)
 	return v
 }
 
 // Page decides a page. It does not wait, unless pages are changed for those who
-// opted out: then it waits as an experiment does.
+// opted out: then it waits as an experiment does. Accounts that are only named
+// are not looked up, since the page would tell what they prefer.
 func (e *engine) Page(r *http.Request) verdict {
-	return e.decide(r, time.Now(), question{wait: e.pagesWait, write: e.writeBack && !e.reportsWrite})
+	return e.decide(r, time.Now(), question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite})
 }
 
 // Standing is what is decided for whoever asks, as far as it may be told to
@@ -177,7 +182,7 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 	if q.withhold {
 		if slices.ContainsFunc(v.found.Named, func(name string) bool { return !v.found.Proves(name) }) {
 			v.withheld = true
-			v.decision = policy.Decision{Action: e.rules.OnUnknown, Reason: policy.ReasonUnknown, Doubt: policy.OurDoubt}
+			v.decision = e.rules.DecideNamed(v.decision, policy.Unknown)
 		}
 		return
 	}
@@ -186,15 +191,13 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 		left = e.profile.Timeout() - time.Since(began)
 	}
 	preferenceOf := func(name string) policy.Preference {
-		switch now := time.Now(); {
-		case e.profile == nil:
+		v.lookedUpNamed = true
+		if e.profile == nil {
 			return policy.Unknown
-		case q.wait:
-			defer func() { left -= time.Since(now) }()
-			return e.profile.LookupNamed(r.Context(), name, now, left)
-		default:
-			return e.profile.CachedNamed(name, now)
 		}
+		now := time.Now()
+		defer func() { left -= time.Since(now) }()
+		return e.profile.LookupNamed(r.Context(), name, now, left)
 	}
 	for _, name := range v.found.Named {
 		if v.decision.Action == policy.Collect && !v.found.Proves(name) {

@@ -3,6 +3,7 @@ package gate
 import (
 	"net/http"
 	"regexp"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -22,6 +23,7 @@ type Gate struct {
 	engine
 	shadow    bool
 	reject    bool
+	reply     string
 	configs   []Route
 	routes    routeTable
 	pages     pages
@@ -29,6 +31,8 @@ type Gate struct {
 	observer  Observer
 	host      Host
 	log       *zap.Logger
+	origins   []string // that may read what is shown
+	handedOn  handedOn
 }
 
 // New checks a configuration and makes a Gate of it. Errors are ConfigErrors,
@@ -40,6 +44,8 @@ func New(config Config) (*Gate, error) {
 	g := &Gate{
 		shadow:   config.Shadow,
 		reject:   config.Reject,
+		reply:    config.Reply,
+		origins:  config.origins(),
 		observer: config.Observer.orNobody(),
 		host:     config.Host.orPlain(),
 		log:      config.Log,
@@ -103,6 +109,9 @@ func (g *Gate) addRoutes(config *Config) error {
 
 func (g *Gate) addRoute(route Route) error {
 	ready := route.prepare()
+	if ready.reply == "" {
+		ready.reply = g.reply
+	}
 	ready.index = len(g.configs)
 	g.configs = append(g.configs, route)
 	return g.routes.add(ready)
@@ -127,16 +136,26 @@ func (c *Config) bodyName() *session.BodyName {
 func (g *Gate) Routes() []Route { return g.configs }
 
 // Next is the rest of the way that a request goes: the application, or what
-// stands in front of it. Its errors come back from Gate.ServeHTTP.
-type Next = func(w http.ResponseWriter, r *http.Request) error
+// stands in front of it, such as Caddy's next handler. Its errors come back from
+// Gate.ServeHTTP. It is an interface, and no function, because a function made
+// of Caddy's handler would have to be allocated for every request.
+type Next = interface {
+	ServeHTTP(w http.ResponseWriter, r *http.Request) error
+}
+
+// NextFunc is a function that is a Next.
+type NextFunc func(w http.ResponseWriter, r *http.Request) error
+
+// ServeHTTP calls f.
+func (f NextFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) error { return f(w, r) }
 
 // Handler puts the gate in front of an application that is a plain
 // http.Handler.
 func (g *Gate) Handler(application http.Handler) http.Handler {
-	next := func(w http.ResponseWriter, r *http.Request) error {
+	next := NextFunc(func(w http.ResponseWriter, r *http.Request) error {
 		application.ServeHTTP(w, r)
 		return nil
-	}
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = g.ServeHTTP(w, r, next) // next never fails
 	})
@@ -163,17 +182,25 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 	case isPage(r):
 		return g.servePage(w, r, next)
 	default:
-		return next(w, r)
+		return next.ServeHTTP(w, r)
 	}
 }
 
+// gatedBodyTime is how long the body of a gated request may take to arrive: it
+// is held until it is decided, and the server's own timeout may be none.
+const gatedBodyTime = 10 * time.Second
+
 // serveGated decides a gated request, and answers or passes it.
 func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRoute, next Next) error {
-	decision := g.Gated(r, route).decision
+	if r.ContentLength != 0 {
+		limitTime(w, gatedBodyTime)
+	}
+	v := g.Gated(r, route)
+	decision := v.decision
 	g.observer.Decided(r, route.index, decision)
 	switch {
 	case g.shadow:
-		return next(w, r)
+		return next.ServeHTTP(w, r)
 	case decision.Action == policy.Block:
 		if decision.Reason == policy.ReasonPreference && !decision.ByName {
 			g.remember(w, r)
@@ -185,7 +212,7 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 		g.forget(w, r)
 	}
 	switch {
-	case g.namesDecide(route):
+	case g.hides(r, route, &v):
 		g.passHidden(w, r, route, decision, next)
 		return nil
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:

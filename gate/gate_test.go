@@ -138,10 +138,10 @@ type upstream struct {
 	requests atomic.Int64
 	outcome  []string
 	body     string
-	reply    Next
+	reply    NextFunc
 }
 
-func (u *upstream) serve(w http.ResponseWriter, r *http.Request) error {
+func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	u.requests.Add(1)
 	u.outcome = append([]string(nil), r.Header[OutcomeHeader]...)
 	body, _ := io.ReadAll(r.Body)
@@ -152,6 +152,20 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("X-Upstream", "1")
 	_, err := io.WriteString(w, "from the upstream")
 	return err
+}
+
+// serve is ServeHTTP, and waits for what was handed on after its answer.
+func serve(tb testing.TB, g *Gate, w http.ResponseWriter, r *http.Request, next Next) error {
+	tb.Helper()
+	defer wait(tb, g)
+	return g.ServeHTTP(w, r, next)
+}
+
+func wait(tb testing.TB, g *Gate) {
+	tb.Helper()
+	if err := g.Wait(tb.Context()); err != nil {
+		tb.Error(err)
+	}
 }
 
 func TestPages(t *testing.T) {
@@ -197,7 +211,7 @@ func TestOutcomeHeader(t *testing.T) {
 			app := new(upstream)
 			r, w := request(test.method, test.path, "", test.header)
 			r.Header.Set(OutcomeHeader, "forged by the client")
-			if err := g.ServeHTTP(w, r, app.serve); err != nil {
+			if err := serve(t, g, w, r, app); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Join(app.outcome, ","); got != test.want {
@@ -224,7 +238,7 @@ func TestClientCannotHideTheOutcome(t *testing.T) {
 			return nil
 		}}
 		r, w := request("GET", "/", "", map[string]string{"Sec-Fetch-Dest": "document", "Connection": sent})
-		if err := g.ServeHTTP(w, r, app.serve); err != nil {
+		if err := serve(t, g, w, r, app); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.Header().Get("X-Connection"); got != want || len(app.outcome) != 1 {
@@ -240,7 +254,7 @@ func TestErrorPagesKnowTheOutcome(t *testing.T) {
 	g := fxaGate(t)
 	app := &upstream{reply: func(http.ResponseWriter, *http.Request) error { return io.EOF }}
 	r, w := request("GET", "/", "", map[string]string{"Sec-Fetch-Dest": "document", "Cookie": "metrics_optout=1"})
-	if err := g.ServeHTTP(w, r, app.serve); err == nil {
+	if err := serve(t, g, w, r, app); err == nil {
 		t.Fatal("the error is lost")
 	}
 	if got := r.Header.Get(OutcomeHeader); got != "block" {
@@ -262,7 +276,7 @@ func TestUpstreamErrorsAreNotQuoted(t *testing.T) {
 			return fmt.Errorf("round trip: %w", failure)
 		}}
 		r, w := request("POST", "/metrics", `{"uid":"`+allowedUID+`"}`, nil)
-		if err := g.ServeHTTP(w, r, app.serve); err != nil {
+		if err := serve(t, g, w, r, app); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -285,7 +299,7 @@ func TestGoneClientLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	g := fxaGate(t)
 	r, _ := request("POST", "/metrics", "", map[string]string{"Cookie": "metrics_optout=1"})
-	if err := g.ServeHTTP(goneClient{http.Header{}}, r, new(upstream).serve); err != nil {
+	if err := serve(t, g, goneClient{http.Header{}}, r, new(upstream)); err != nil {
 		t.Errorf("the gate fails with %v", err)
 	}
 }
@@ -331,7 +345,7 @@ func TestBlockedAndCollectedLookTheSame(t *testing.T) {
 			for _, uid := range []string{optedOutUID, allowedUID, unsetUID, "none"} {
 				for _, body := range []string{`{"uid":"` + uid + `"}`, `{"uid":"` + uid + `","broken":`} {
 					r, w := request("POST", "/metrics", body, nil)
-					if err := g.ServeHTTP(w, r, app.serve); err != nil {
+					if err := serve(t, g, w, r, app); err != nil {
 						t.Fatal(err)
 					}
 					answers = append(answers, fmt.Sprint(w.Code, w.Header(), w.Body))
@@ -355,7 +369,7 @@ func TestCollectedBodyReachesTheUpstreamUnchanged(t *testing.T) {
 	app := new(upstream)
 	body := "{ \"events\" : [ ],\n\t\"uid\":\"" + allowedUID + "\" }\n"
 	r, w := request("POST", "/metrics", body, map[string]string{"Content-Type": "text/plain;charset=UTF-8"})
-	if err := g.ServeHTTP(w, r, app.serve); err != nil {
+	if err := serve(t, g, w, r, app); err != nil {
 		t.Fatal(err)
 	}
 	if app.body != body {
@@ -438,7 +452,7 @@ func TestExperimentRoutes(t *testing.T) {
 	g := fxaGate(t)
 	app := new(upstream)
 	r, w := request("GET", "/experiments.bundle.js", "", map[string]string{"Cookie": sessionOf(t, optedOutUID)})
-	if err := g.ServeHTTP(w, r, app.serve); err != nil {
+	if err := serve(t, g, w, r, app); err != nil {
 		t.Fatal(err)
 	}
 	if w.Code != 200 || w.Body.Len() != 0 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/javascript") {
@@ -450,7 +464,7 @@ func TestExperimentRoutes(t *testing.T) {
 		_, err := io.WriteString(w, "able = 1")
 		return err
 	}
-	if err := g.ServeHTTP(w, r, app.serve); err != nil {
+	if err := serve(t, g, w, r, app); err != nil {
 		t.Fatal(err)
 	}
 	if w.Body.String() != "able = 1" || w.Header().Get("Cache-Control") != "private, no-store" {
@@ -470,7 +484,7 @@ func TestReject(t *testing.T) {
 	for target, status := range map[string]int{"POST /beacon": 403, "GET /flags": 200} {
 		method, path, _ := strings.Cut(target, " ")
 		r, w := request(method, path, "", map[string]string{"Metrics-Optout": "1"})
-		if err := g.ServeHTTP(w, r, new(upstream).serve); err != nil {
+		if err := serve(t, g, w, r, new(upstream)); err != nil {
 			t.Fatal(err)
 		}
 		if w.Code != status || w.Header().Get("Cache-Control") != "private, no-store" {
@@ -504,7 +518,7 @@ func TestNobodyIsRecognised(t *testing.T) {
 					cookie = sessionOf(t, allowedUID)
 				}
 				r, w := request("POST", "/metrics", "", map[string]string{"Cookie": cookie})
-				if err := g.ServeHTTP(w, r, new(upstream).serve); err != nil {
+				if err := serve(t, g, w, r, new(upstream)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -529,7 +543,7 @@ func TestShadowChangesNothing(t *testing.T) {
 	g := newGate(t, config)
 	app := new(upstream)
 	r, w := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, map[string]string{OutcomeHeader: "collect"})
-	if err := g.ServeHTTP(w, r, app.serve); err != nil {
+	if err := serve(t, g, w, r, app); err != nil {
 		t.Fatal(err)
 	}
 	if w.Body.String() != "from the upstream" || app.outcome != nil || w.Header()["Set-Cookie"] != nil {
@@ -554,14 +568,14 @@ func TestClassesOfHiddenReplies(t *testing.T) {
 		return http.StatusBadGateway
 	}
 	g := newGate(t, config)
-	status := func(status int) Next {
+	status := func(status int) NextFunc {
 		return func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusEarlyHints)
 			w.WriteHeader(status)
 			return nil
 		}
 	}
-	for want, reply := range map[string]Next{
+	for want, reply := range map[string]NextFunc{
 		"2xx":     func(http.ResponseWriter, *http.Request) error { return nil },
 		"3xx":     status(304),
 		"4xx":     func(http.ResponseWriter, *http.Request) error { return io.EOF },
@@ -569,7 +583,7 @@ func TestClassesOfHiddenReplies(t *testing.T) {
 		"aborted": func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
 	} {
 		r, w := request("POST", "/metrics", "", nil)
-		if err := g.ServeHTTP(w, r, (&upstream{reply: reply}).serve); err != nil || w.Code != 200 || class != want {
+		if err := serve(t, g, w, r, &upstream{reply: reply}); err != nil || w.Code != 200 || class != want {
 			t.Errorf("%s: counted as %s, answered %d, error %v", want, class, w.Code, err)
 		}
 	}
@@ -583,7 +597,7 @@ func TestCollectedRepliesAreKeptByNobody(t *testing.T) {
 	config.Routes = []Route{{Methods: []string{"GET"}, Path: "/flags", Class: ClassExperiment}}
 	g := newGate(t, config)
 	public := func(w http.ResponseWriter) { w.Header().Set("Cache-Control", "public, max-age=86400") }
-	for name, reply := range map[string]Next{
+	for name, reply := range map[string]NextFunc{
 		"nothing": func(http.ResponseWriter, *http.Request) error { return nil },
 		"status": func(w http.ResponseWriter, _ *http.Request) error {
 			public(w)
@@ -608,7 +622,7 @@ func TestCollectedRepliesAreKeptByNobody(t *testing.T) {
 		},
 	} {
 		r, w := request("GET", "/flags", "", nil)
-		if err := g.ServeHTTP(w, r, (&upstream{reply: reply}).serve); err != nil {
+		if err := serve(t, g, w, r, &upstream{reply: reply}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		response := w.Result()
@@ -618,7 +632,7 @@ func TestCollectedRepliesAreKeptByNobody(t *testing.T) {
 		_ = response.Body.Close()
 	}
 	r, w := request("GET", "/flags", "", nil)
-	err := g.ServeHTTP(w, r, func(http.ResponseWriter, *http.Request) error { return io.EOF })
+	err := serve(t, g, w, r, NextFunc(func(http.ResponseWriter, *http.Request) error { return io.EOF }))
 	if got := w.Header().Get("Cache-Control"); !errors.Is(err, io.EOF) || got != "private, no-store" {
 		t.Errorf("of what an error page answers: Cache-Control %q, error %v", got, err)
 	}

@@ -89,8 +89,13 @@ const bodyTime = 5 * time.Second
 // limitBody bounds a body in size and time.
 func limitBody(w http.ResponseWriter, r *http.Request, size int64) {
 	r.Body = http.MaxBytesReader(w, r.Body, size)
-	// Where the connection has no deadlines, the server's own timeout holds.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+	limitTime(w, bodyTime)
+}
+
+// limitTime bounds how long a body may take to arrive. Where the connection has
+// no deadlines, the server's own timeout holds.
+func limitTime(w http.ResponseWriter, limit time.Duration) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 }
 
 // fromHere says whether a request comes from this site itself: by what the

@@ -30,13 +30,14 @@ func ask(tb testing.TB, g *Gate, line, body, page string, headers ...string) (*h
 	method, target, _ := strings.Cut(line, " ")
 	r, w := request(method, target, body, headerOf(headers))
 	var passed *http.Request
-	err := g.ServeHTTP(w, r, func(w http.ResponseWriter, r *http.Request) error {
+	err := g.ServeHTTP(w, r, NextFunc(func(w http.ResponseWriter, r *http.Request) error {
 		passed = r.Clone(r.Context())
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("ETag", `"1"`)
 		_, err := w.Write([]byte(page))
 		return err
-	})
+	}))
+	wait(tb, g)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -382,7 +383,7 @@ func TestBodiesHaveADeadline(t *testing.T) {
 	for own, contentType := range map[string]string{"signal": "application/json", "preference": "application/x-www-form-urlencoded"} {
 		r, recorder := request(http.MethodPost, "/.well-known/metrics-gate/"+own, "{}", map[string]string{"Content-Type": contentType})
 		client := &hurried{ResponseRecorder: recorder}
-		if err := g.ServeHTTP(client, r, func(http.ResponseWriter, *http.Request) error { return nil }); err != nil {
+		if err := g.ServeHTTP(client, r, NextFunc(func(http.ResponseWriter, *http.Request) error { return nil })); err != nil {
 			t.Fatal(err)
 		}
 		if left := time.Until(client.deadline); left <= 0 || left > bodyTime {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/metricsgate/metricsgate/browser"
@@ -27,8 +28,14 @@ type Observer struct {
 
 	// Hidden is called for every reply of the application that the client did
 	// not see, with the class of its status: "2xx" to "5xx", or "aborted" where
-	// the application broke off in the middle of it.
+	// the application broke off in the middle of it; and with "dropped" for
+	// every collected request that was answered and not handed on, because too
+	// many were on their way.
 	Hidden func(class string)
+
+	// Detached is called with 1 for every request that is handed on after its
+	// answer, and with -1 when that has ended.
+	Detached func(change int)
 
 	// Report is called for every report of the handshake's script.
 	Report func(outcome ReportOutcome)
@@ -60,6 +67,9 @@ func (o Observer) orNobody() Observer {
 	if o.Hidden == nil {
 		o.Hidden = func(string) {}
 	}
+	if o.Detached == nil {
+		o.Detached = func(int) {}
+	}
 	if o.Report == nil {
 		o.Report = func(ReportOutcome) {}
 	}
@@ -90,6 +100,12 @@ type Host struct {
 	// X-Forwarded-Proto counts. Default: none is trusted.
 	Trusts func(r *http.Request) bool
 
+	// Detach returns a copy of a request for a handler that runs after the one
+	// that r was made for has returned: nothing that it changes, and nothing
+	// that it may read later, is shared with r. The context takes the place of
+	// r's own. Default: what net/http needs.
+	Detach func(ctx context.Context, r *http.Request) *http.Request
+
 	// StatusOf returns the HTTP status with which an error of the handlers
 	// behind will be answered. Default: 500 for every error.
 	StatusOf func(err error) int
@@ -102,6 +118,9 @@ func (h Host) orPlain() Host {
 	}
 	if h.Trusts == nil {
 		h.Trusts = func(*http.Request) bool { return false }
+	}
+	if h.Detach == nil {
+		h.Detach = func(ctx context.Context, r *http.Request) *http.Request { return r.Clone(ctx) }
 	}
 	if h.StatusOf == nil {
 		h.StatusOf = func(error) int { return http.StatusInternalServerError }

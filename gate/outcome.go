@@ -1,14 +1,10 @@
 package gate
 
 import (
-	"errors"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
-
-	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -16,11 +12,12 @@ import (
 // block answers a request in the application's place.
 func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) {
 	g.host.SkipLog(r)
+	drain(r)
 	if g.reject && !route.experiment && !decision.ByName {
-		rejected.write(w, r)
+		g.answer(w, r, route, rejected)
 		return
 	}
-	route.answer.write(w, r)
+	g.answer(w, r, route, route.answer)
 }
 
 // outcomes holds the values of outcome headers that are in use, so that one
@@ -56,33 +53,10 @@ func withdraw(r *http.Request, outcome *[1]string) {
 // pass hands a request on to the application, with the outcome.
 func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Decision, next Next) error {
 	outcome := announce(r, decision)
-	err := next(w, r)
+	err := next.ServeHTTP(w, r)
 	withdraw(r, outcome)
 	if err != nil { // what an error page asks in its place should know as well
 		r.Header[OutcomeHeader] = []string{decision.Action.String()}
 	}
 	return err
-}
-
-// passHidden hands a collected request on and answers it as if it had been
-// blocked. A client that could see the application's reply could tell
-// collected from blocked, and so ask for the preference of any account by
-// naming it in a body.
-func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next Next) {
-	defer withdraw(r, announce(r, decision))
-	class, err := g.discardReply(r, next)
-	g.observer.Hidden(class)
-	if err != nil {
-		if c := g.log.Check(zap.ErrorLevel, "the upstream failed on a collected request, which was answered all the same"); c != nil {
-			// Only that there is no connection to the upstream is told. Other
-			// errors quote what it sent, which may be what the client has sent,
-			// or are about the client's connection and hold its address.
-			cause := zap.Skip()
-			if network, ok := errors.AsType[*net.OpError](err); ok && network.Op == "dial" {
-				cause = zap.Error(network)
-			}
-			c.Write(zap.String("class", class), cause)
-		}
-	}
-	route.answer.write(w, r)
 }

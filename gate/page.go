@@ -86,7 +86,7 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) erro
 	decision := v.decision
 	g.observer.Decided(r, NoRoute, decision)
 	if g.shadow {
-		return next(w, r)
+		return next.ServeHTTP(w, r)
 	}
 	ask := g.asksForReport(r, &v)
 	blocked := decision.Action == policy.Block

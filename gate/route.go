@@ -32,6 +32,11 @@ type Route struct {
 	// Answer is what a blocked request gets instead of the application.
 	// Default: status 204 without a body.
 	Answer *Answer `json:"answer,omitempty"`
+
+	// Reply is what the client of a collected metrics request gets: "show", the
+	// application's reply, or "hide", the Answer, as if it had been blocked.
+	// Default: the gate's.
+	Reply string `json:"reply,omitempty"`
 }
 
 // The classes of routes, as configurations and metrics spell them.
@@ -68,6 +73,12 @@ func (r *Route) Validate() error {
 	if r.Class != "" && r.Class != ClassMetrics && r.Class != ClassExperiment {
 		return wrongf("class", "%q is neither metrics nor experiment", r.Class)
 	}
+	switch {
+	case r.Reply != "" && r.Class == ClassExperiment:
+		return wrongf("reply", "an experiment's reply is always shown; leave it out")
+	case !isReply(r.Reply):
+		return wrongf("reply", "%q is neither hide nor show", r.Reply)
+	}
 	return wrong("answer", r.Answer.validate())
 }
 
@@ -89,6 +100,7 @@ type gatedRoute struct {
 	below      bool   // takes everything below path
 	experiment bool
 	answer     *answer
+	reply      string
 }
 
 func (r *Route) prepare() *gatedRoute {
@@ -102,6 +114,7 @@ func (r *Route) prepare() *gatedRoute {
 		below:      below,
 		experiment: r.Class == ClassExperiment,
 		answer:     r.Answer.prepare(),
+		reply:      r.Reply,
 	}
 }
 

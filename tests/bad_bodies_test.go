@@ -127,6 +127,7 @@ func TestExpectAndGet(t *testing.T) {
 		if status, got := h.answer(); status != http.StatusOK || got != success {
 			t.Errorf("answered %d %q", status, got)
 		}
+		testcaddy.Settle(addr, time.Now())
 		if got := behind.byID(id); (got != nil) != want || (want && string(got.body) != body) {
 			t.Errorf("preference %s: reached the application: %v", choice, got != nil)
 		}

@@ -78,7 +78,7 @@ func TestBeacons(t *testing.T) {
 // arrivedWhole tells whether the application got the very bytes that were sent.
 func arrivedWhole(t *testing.T, what string, a answer, body, kind string) {
 	t.Helper()
-	got := a.passed
+	got := a.passed()
 	if string(got.body) != body || got.err != nil {
 		t.Errorf("%s: %d bytes sent, %d arrived, %v", what, len(body), len(got.body), got.err)
 	}
@@ -120,8 +120,8 @@ func TestErrorReports(t *testing.T) {
 				t.Errorf("%s with %d sessions did not reach the application", method, len(headers))
 				continue
 			}
-			if a.passed.uri != target || string(a.passed.body) != c.body {
-				t.Errorf("%s arrived with a query of %d bytes and a body of %d", method, len(a.passed.uri), len(a.passed.body))
+			if a.passed().uri != target || string(a.passed().body) != c.body {
+				t.Errorf("%s arrived with a query of %d bytes and a body of %d", method, len(a.passed().uri), len(a.passed().body))
 			}
 		}
 		for _, header := range []string{out, "Cookie: metrics_optout=true", "Metrics-Optout: true"} {

@@ -20,11 +20,33 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
-	passed *received
+	sent   *sent
+}
+
+// sent is a request that was answered at a time.
+type sent struct {
+	id, addr string
+	answered time.Time
+	behind   *contentServer
+	got      *received
+}
+
+// passed is what the application got of the request, and nil where it got
+// nothing. It may come after the answer.
+func (a answer) passed() *received {
+	s := a.sent
+	if s.got == nil {
+		s.got = s.behind.byID(s.id)
+	}
+	if s.got == nil {
+		testcaddy.Settle(s.addr, s.answered)
+		s.got = s.behind.byID(s.id)
+	}
+	return s.got
 }
 
 // collected tells whether the request reached the application.
-func (a answer) collected() bool { return a.passed != nil }
+func (a answer) collected() bool { return a.passed() != nil }
 
 // decision is blocked or collected, as the rules' table has it.
 func (a answer) decision() string {
@@ -69,7 +91,7 @@ func trySend(behind *contentServer, addr, request, body string, headers ...strin
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{response.StatusCode, response.Header, string(got), behind.byID(id)}, nil
+	return answer{response.StatusCode, response.Header, string(got), &sent{id: id, addr: addr, answered: time.Now(), behind: behind}}, nil
 }
 
 // speak sends bytes over TCP as they are and returns all the bytes that come

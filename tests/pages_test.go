@@ -79,7 +79,7 @@ func TestOutcomeHeader(t *testing.T) {
 			a := send(t, behind, addr, c.request, "", append(forged, c.headers...)...)
 			if !a.collected() {
 				t.Errorf("%s did not reach the application", c.name)
-			} else if got := outcomes(a.passed); !slices.Equal(got, c.want) {
+			} else if got := outcomes(a.passed()); !slices.Equal(got, c.want) {
 				t.Errorf("%s with %q: the application was told %q, want %q", c.name, forged, got, c.want)
 			}
 		}
@@ -132,7 +132,7 @@ func TestPageWarmsBeacon(t *testing.T) {
 			if a.body != page {
 				t.Fatalf("answered %d %q", a.status, a.body)
 			}
-			if got := outcomes(a.passed); !slices.Equal(got, []string{whileUnknown}) {
+			if got := outcomes(a.passed()); !slices.Equal(got, []string{whileUnknown}) {
 				t.Errorf("an unknown preference was told as %q, want %q", got, whileUnknown)
 			}
 		}
@@ -146,8 +146,8 @@ func TestPageWarmsBeacon(t *testing.T) {
 		if a := testcaddy.Await(t, "the beacon", beacon); !a.collected() {
 			t.Error("the beacon of an account that allows was blocked")
 		}
-		if a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html"); !slices.Equal(outcomes(a.passed), []string{"collect"}) {
-			t.Errorf("a page after the beacon was told %q", outcomes(a.passed))
+		if a := send(t, behind, site, "GET /signin", "", token, "Accept: text/html"); !slices.Equal(outcomes(a.passed()), []string{"collect"}) {
+			t.Errorf("a page after the beacon was told %q", outcomes(a.passed()))
 		}
 		if n := profile.lookups(uid); n != 1 {
 			t.Errorf("four pages and a beacon took %d lookups", n)

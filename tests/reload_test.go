@@ -20,7 +20,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	addr := testcaddy.FreeAddr(t)
 	config := func(generation int) string {
 		return testcaddy.Site(addr, fmt.Sprintf("header X-Generation %d", generation),
-			testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient, "concurrency 300")), testcaddy.ProxyTo(behind.addr()))
+			testcaddy.Gate("preset fxa", "reply show", testcaddy.SessionJWT(), profile.block(patient, "concurrency 300")), testcaddy.ProxyTo(behind.addr()))
 	}
 	caddy := testcaddy.Start(t, config(0))
 	warm, warmOut := profile.account(allow), profile.account(optOut)

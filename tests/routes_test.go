@@ -208,7 +208,7 @@ func TestPlaceholdersAndMatcher(t *testing.T) {
 			t.Errorf("%s did not reach the application", c.name)
 			continue
 		}
-		got := a.passed.header
+		got := a.passed().header
 		if got.Get("X-Decided") != c.decided || got.Get("X-Out") != c.out || got.Get("X-Early") != "" {
 			t.Errorf("%s: decided %q, matcher %q, before the gate %q; want %q, %q", c.name,
 				got.Get("X-Decided"), got.Get("X-Out"), got.Get("X-Early"), c.decided, c.out)

@@ -321,7 +321,7 @@ func TestSignals(t *testing.T) {
 
 	// Both headers go on unchanged.
 	a := send(t, behind, usual, "POST /api/beacon", "{}", "Sec-GPC: 1", "DNT: 1")
-	if a.passed.header.Get("Sec-GPC") != "1" || a.passed.header.Get("DNT") != "1" {
+	if a.passed().header.Get("Sec-GPC") != "1" || a.passed().header.Get("DNT") != "1" {
 		t.Error("GPC and DNT did not reach the application")
 	}
 }
@@ -385,8 +385,8 @@ func TestNamesInBodies(t *testing.T) {
 		if a.status != http.StatusOK || a.body != success {
 			t.Errorf("%s: answered %d %q", c.name, a.status, a.body)
 		}
-		if a.collected() && string(a.passed.body) != c.body {
-			t.Errorf("%s: the application got %d bytes, not the %d sent", c.name, len(a.passed.body), len(c.body))
+		if a.collected() && string(a.passed().body) != c.body {
+			t.Errorf("%s: the application got %d bytes, not the %d sent", c.name, len(a.passed().body), len(c.body))
 		}
 	}
 	if n := len(profile.asked.All()); n != 2 {

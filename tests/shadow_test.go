@@ -38,11 +38,11 @@ func TestShadow(t *testing.T) {
 		before := caddy.Metric("requests_total", labels...)
 		plain := send(t, behind, behind.addr(), c.request, c.body) // without a gate
 		a := send(t, behind, addr, c.request, c.body, append(c.headers, "Metrics-Gate-Decision: forged")...)
-		if !a.collected() || string(a.passed.body) != c.body {
+		if !a.collected() || string(a.passed().body) != c.body {
 			t.Errorf("%s did not reach the application whole", c.name)
 			continue
 		}
-		if got := outcomes(a.passed); got != nil {
+		if got := outcomes(a.passed()); got != nil {
 			t.Errorf("%s: the application was told %q", c.name, got)
 		}
 		if a.status != plain.status || a.body != plain.body || a.header.Get("ETag") != plain.header.Get("ETag") {
@@ -58,7 +58,7 @@ func TestShadow(t *testing.T) {
 
 	// Pages pass without the outcome, and nothing was written.
 	a := send(t, behind, addr, "GET /signin", "", testcaddy.Cookie(testcaddy.Session(none)), "Cookie: metrics_optout=true", "Accept: text/html")
-	if got := outcomes(a.passed); got != nil || a.body != page || a.header.Get("Set-Cookie") != "" {
+	if got := outcomes(a.passed()); got != nil || a.body != page || a.header.Get("Set-Cookie") != "" {
 		t.Errorf("a page: %d %q, told %q", a.status, a.body, got)
 	}
 	caddy.Stop()

@@ -15,10 +15,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -89,6 +91,48 @@ type Server struct {
 	cmd     *exec.Cmd
 	exited  chan error // the process has ended and its log is complete
 	ended   bool
+
+	settling sync.Mutex
+	settled  time.Time // nothing was on its way then
+}
+
+// servers are those that StartWith runs, by the port of each of their sites.
+var servers sync.Map
+
+var sitePort = regexp.MustCompile(`(?m)^http://:(\d+) \{`)
+
+// serves remembers which server a site belongs to.
+func (s *Server) serves(sites []string) {
+	for _, site := range sites {
+		for _, port := range sitePort.FindAllStringSubmatch(site, -1) {
+			servers.Store(port[1], s)
+		}
+	}
+}
+
+// Settle waits until everything has reached its application that the server at
+// this address had answered by a time: a gate hands on what it collects when it
+// has answered.
+func Settle(addr string, answered time.Time) {
+	_, port, _ := net.SplitHostPort(addr)
+	running, ok := servers.Load(port)
+	if !ok {
+		return
+	}
+	s := running.(*Server)
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	if s.ended || s.settled.After(answered) {
+		return
+	}
+	Until(s.t, "what was answered to reach its application", func() bool {
+		began := time.Now()
+		if s.Metric("detached_requests") > 0 {
+			return false
+		}
+		s.settled = began
+		return true
+	})
 }
 
 // Start runs Caddy with the sites, and returns when it serves them. When the
@@ -113,6 +157,7 @@ func StartWith(t testing.TB, options string, sites ...string) *Server {
 		t.Fatal(err)
 	}
 	s.Run(exec.Command(Binary, "run", "--config", config, "--adapter", "caddyfile"))
+	s.serves(sites)
 	return s
 }
 
@@ -245,6 +290,7 @@ func (s *Server) Reload(sites ...string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", response.Status, body)
 	}
+	s.serves(sites)
 	return nil
 }
 
