@@ -167,6 +167,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 	// Clients' own copies go first and on every path, or somebody could tell
 	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
 	delete(r.Header, OutcomeHeader)
+	if len(r.Trailer) > 0 {
+		removeOutcomeTrailer(r)
+	}
 
 	if g.handshake != nil {
 		if serve := g.handshake.address(r.URL.Path); serve != nil {

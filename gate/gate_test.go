@@ -433,7 +433,7 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	t.Cleanup(server.Close)
 	config := fxaConfig(t)
 	config.Rules = &policy.Rules{OnUnknown: policy.Collect, OnUnset: policy.Collect}
-	config.Profile = clientOf(t, server.URL, 50*time.Millisecond)
+	config.Profile = clientOf(t, server.URL, 2*time.Second) // so long that a busy machine answers in it
 	g := newGate(t, config)
 	decide := func(header map[string]string) policy.Decision {
 		r, _ := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, header)

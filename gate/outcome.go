@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -48,6 +50,35 @@ func namesOutcomeHeader(connection string) bool {
 func withdraw(r *http.Request, outcome *[1]string) {
 	delete(r.Header, OutcomeHeader)
 	outcomes.Put(outcome)
+}
+
+// removeOutcomeTrailer keeps a client's own outcome out of the trailers, which
+// net/http fills in when the body has been read, announced or not, and proxies
+// send on.
+func removeOutcomeTrailer(r *http.Request) {
+	maps.DeleteFunc(r.Trailer, isOutcome)
+	if r.Body != nil {
+		r.Body = &trailerFilter{r.Body, r.Trailer}
+	}
+}
+
+type trailerFilter struct {
+	io.ReadCloser
+	trailer http.Header
+}
+
+func (f *trailerFilter) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if err != nil {
+		maps.DeleteFunc(f.trailer, isOutcome)
+	}
+	return n, err
+}
+
+// isOutcome says whether a name is the outcome header's, also in spellings that
+// applications take for it: in the manner of CGI all of them are one variable.
+func isOutcome(name string, _ []string) bool {
+	return strings.EqualFold(strings.NewReplacer("_", "-", ".", "-").Replace(name), OutcomeHeader)
 }
 
 // pass hands a request on to the application, with the outcome.

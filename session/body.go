@@ -103,11 +103,16 @@ const beaconType = "text/plain;charset=UTF-8"
 
 // isUTF8 says whether a body of these types, which should be one, is to be
 // read as UTF-8. Applications decode others, UTF-7 among them, in which a name
-// can be written unseen.
+// can be written unseen. A charset in the extended notation of RFC 2231
+// (charset*=…) outweighs the plain one for mime, and not for applications, so
+// that is read by nobody.
 func isUTF8(contentTypes []string) bool {
 	return !slices.ContainsFunc(contentTypes, func(contentType string) bool {
 		if contentType == beaconType || !strings.Contains(strings.ToLower(contentType), "charset") {
 			return false
+		}
+		if strings.Contains(contentType, "*") {
+			return true // which is not UTF-8
 		}
 		_, parameters, err := mime.ParseMediaType(contentType)
 		charset := strings.ToLower(parameters["charset"])

@@ -189,7 +189,11 @@ func TestCharsets(t *testing.T) {
 		"application/json; charset=utf-7":    session.NotLearnt,
 		"application/json; Charset=UTF-16":   session.NotLearnt,
 		"application/json; charset=":         session.NotLearnt,
-		"charset":                            session.NotLearnt,
+		"text/plain; charset=utf-7; charset*=utf-8''utf-8": session.NotLearnt,
+		"text/plain; charset*=utf-8''utf-8":                session.NotLearnt,
+		"text/plain; Charset*0=utf; charset*1=-7":          session.NotLearnt,
+		"text/plain; charset=utf-8; charset=utf-7":         session.NotLearnt,
+		"charset": session.NotLearnt,
 		"application/json\napplication/json; charset=utf-7": session.NotLearnt, // two lines
 	} {
 		body := `{"uid":"` + alice + `"}`

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
@@ -269,5 +271,31 @@ func TestBodiesThatCannotBeReadAlwaysBlock(t *testing.T) {
 	response.Body.Close()
 	if behind.byID("piped") != nil {
 		t.Error("a chunked body of 1 MB arrived")
+	}
+}
+
+// What a client writes behind a body cannot tell the application what was
+// decided; other trailers go on.
+func TestTrailers(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("route POST /api/beacon", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	for _, path := range []string{"/api/beacon", "/api/data", "/metrics"} {
+		for _, name := range []string{"Metrics-Gate-Decision", "metrics-gate-decision", "Metrics_Gate_Decision", "Metrics.Gate-Decision"} {
+			for _, announced := range []string{"X-Checksum", "X-Checksum, " + name} {
+				id := fmt.Sprintf("trailer%d", serial.Add(1))
+				speak(t, addr, "POST "+path+" HTTP/1.1\r\nHost: gate.test\r\nX-Request-ID: "+id+"\r\nTransfer-Encoding: chunked\r\nTrailer: "+announced+
+					"\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\nX-Checksum: 1\r\n"+name+": collect\r\n\r\n")
+				testcaddy.Settle(addr, time.Now())
+				got := behind.byID(id)
+				if got == nil {
+					t.Fatalf("%s, announced %s: it did not arrive", path, announced)
+				}
+				if want := (http.Header{"X-Checksum": {"1"}}); !cmp.Equal(got.trailer, want) {
+					t.Errorf("%s, announced %s: the application got the trailers %v, want %v", path, announced, got.trailer, want)
+				}
+			}
+		}
 	}
 }

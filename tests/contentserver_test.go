@@ -24,6 +24,8 @@ type received struct {
 	header http.Header
 	body   []byte
 	err    error // of reading the body
+
+	trailer http.Header
 }
 
 // A contentServer stands in for FxA's content server as it was observed: routes
@@ -58,6 +60,7 @@ func (c *contentServer) byID(id string) *received {
 func (c *contentServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	request := received{id: r.Header.Get("X-Request-ID"), method: r.Method, uri: r.RequestURI, header: r.Header.Clone()}
 	request.body, request.err = io.ReadAll(r.Body)
+	request.trailer = r.Trailer.Clone()
 	c.log.Add(request)
 	if hold := c.hold.Load(); hold != nil {
 		select {
