@@ -40,22 +40,24 @@ func (g *Gate) host() gate.Host {
 // observer counts what the gate does, and tells the handlers that follow what
 // was decided. Kinds are those of the sessions.
 func (g *Gate) observer(kinds []string) gate.Observer {
+	label := g.label()
 	sessions := make([][session.OutcomeCount]prometheus.Counter, len(kinds))
 	for i, kind := range kinds {
 		for outcome := range session.OutcomeCount {
-			sessions[i][outcome] = sessionsTotal.WithLabelValues(kind, outcome.String())
+			sessions[i][outcome] = sessionsTotal.WithLabelValues(kind, outcome.String(), label)
 		}
 	}
+	detached := detachedRequests.WithLabelValues(label)
 	return gate.Observer{
 		Decided:     g.decided,
 		Session:     func(source int, outcome session.Outcome) { sessions[source][outcome].Inc() },
-		Hidden:      func(class string) { upstreamTotal.WithLabelValues(class).Inc() },
-		Detached:    func(change int) { detachedRequests.Add(float64(change)) },
-		Report:      func(outcome gate.ReportOutcome) { signalsTotal.WithLabelValues(outcome.String()).Inc() },
-		Page:        func(result browser.Result) { pagesTotal.WithLabelValues(result.String()).Inc() },
-		FlagsMissed: func() { pagesTotal.WithLabelValues("no_flags").Inc() },
+		Hidden:      func(class string) { upstreamTotal.WithLabelValues(class, label).Inc() },
+		Detached:    func(change int) { detached.Add(float64(change)) },
+		Report:      func(outcome gate.ReportOutcome) { signalsTotal.WithLabelValues(outcome.String(), label).Inc() },
+		Page:        func(result browser.Result) { pagesTotal.WithLabelValues(result.String(), label).Inc() },
+		FlagsMissed: func() { pagesTotal.WithLabelValues("no_flags", label).Inc() },
 		Choice: func(choice browser.Choice, result browser.ChoiceResult) {
-			choicesTotal.WithLabelValues(choice.String(), result.String()).Inc()
+			choicesTotal.WithLabelValues(choice.String(), result.String(), label).Inc()
 		},
 		NobodyRecognised: func(requests int) {
 			if len(g.lookedFor) == 0 {
@@ -97,11 +99,11 @@ func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
 // counting a request is one atomic addition.
 type requestCounters [2][policy.ReasonCount]prometheus.Counter
 
-func countersOf(route *gate.Route, mode string) (counters requestCounters) {
+func countersOf(route *gate.Route, mode, label string) (counters requestCounters) {
 	for _, action := range []policy.Action{policy.Block, policy.Collect} {
 		for reason := range policy.ReasonCount {
 			counters[action][reason] = requestsTotal.WithLabelValues(
-				route.Path, route.ClassOrDefault(), action.String(), reason.String(), mode)
+				route.Path, route.ClassOrDefault(), action.String(), reason.String(), mode, label)
 		}
 	}
 	return counters

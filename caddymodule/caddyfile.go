@@ -47,6 +47,7 @@ func init() {
 // UnmarshalCaddyfile sets up the gate:
 //
 //	metrics_gate [<matcher>] [enforce|shadow] {
+//		label      <word>
 //		preset     fxa
 //		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment] {
 //			answer <status> [<content-type>] [<body>]
@@ -134,6 +135,16 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("metrics_gate: %q is too much; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
 	}
 	return grammar.Options{
+		"label": {Usage: "<word>", Parse: func(d *caddyfile.Dispenser) error {
+			if !d.NextArg() || d.Val() == "" {
+				return grammar.ErrUsage
+			}
+			if err := checkLabel(d.Val()); err != nil {
+				return grammar.ValueError(err.Error())
+			}
+			g.Label = d.Val()
+			return nil
+		}},
 		"preset":     grammar.Choice(&g.Preset, "fxa"),
 		"route":      {Usage: routeUsage, Repeats: true, Parse: g.parseRoute},
 		"reply":      grammar.Choice(&g.Reply, gate.ReplyHide, gate.ReplyShow),

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -40,6 +41,11 @@ type Gate struct {
 	// counts, but blocks nothing and changes nothing: opted-out users are
 	// still measured.
 	Mode string `json:"mode,omitempty"`
+
+	// Label is what this gate is called in its metrics (as their label gate) and
+	// in its logs: letters, digits, "_", "-" and ".". Gates of one label count
+	// together. Default: "default".
+	Label string `json:"label,omitempty"`
 
 	// Preset adds the gated routes of a known application: "fxa" is the
 	// Firefox Accounts content server, with BodyUID uid. A route of your own
@@ -157,7 +163,7 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 // requests. It uses no network, so that neither caddy validate nor a reload
 // ever hangs on it.
 func (g *Gate) Provision(ctx caddy.Context) error {
-	g.logger = ctx.Logger()
+	g.logger = ctx.Logger().With(zap.String("gate", g.label()))
 	g.shadow = g.Mode == ModeShadow
 	err := g.check()
 	if err == nil {
@@ -227,10 +233,13 @@ func (g *Gate) provision() error {
 		return err
 	}
 	for _, route := range g.gate.Routes() {
-		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, ModeEnforce)))
+		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, ModeEnforce), g.label()))
 	}
 	return nil
 }
+
+// label is what the gate is called.
+func (g *Gate) label() string { return cmp.Or(g.Label, "default") }
 
 // rules are the operator's two choices.
 func (g *Gate) rules() policy.Rules {
@@ -314,6 +323,7 @@ func (g *Gate) check() error {
 		}
 	}
 	oneOf("mode", g.Mode, ModeEnforce, ModeShadow)
+	problems = append(problems, at(checkLabel(g.Label), "label"))
 	oneOf("block_with", g.BlockWith, blockDrop, blockReject)
 	oneOf("reply", g.Reply, gate.ReplyHide, gate.ReplyShow)
 	oneOf("on_unknown", g.OnUnknown, policy.Block.String(), policy.Collect.String())
@@ -333,6 +343,17 @@ func (g *Gate) check() error {
 	}
 	problems = append(problems, at(g.Signal.Validate(), "signal"), at(g.FeatureFlags.Validate(), "feature_flags"))
 	return errors.Join(problems...)
+}
+
+// labelBytes are what a label may consist of.
+const labelBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+
+// checkLabel refuses what would have to be quoted in queries and logs.
+func checkLabel(label string) error {
+	if strings.Trim(label, labelBytes) != "" {
+		return fmt.Errorf("%q is not a word of letters, digits, _, - and .; write one such as accounts", label)
+	}
+	return nil
 }
 
 // ServeHTTP decides gated requests and pages and passes everything else.

@@ -179,7 +179,7 @@ func readKey(tb testing.TB, name string) string {
 func TestShadowChangesNothing(t *testing.T) {
 	t.Parallel()
 	module := fxaGate(t, "shadow")
-	before := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow"))
+	before := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow", "default"))
 	app := new(upstream)
 	r, w := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, map[string]string{gate.OutcomeHeader: "collect"})
 	if err := module.ServeHTTP(w, r, app); err != nil {
@@ -194,7 +194,7 @@ func TestShadowChangesNothing(t *testing.T) {
 	if (MatchOptOut{}).Match(r) {
 		t.Error("the matcher acts in shadow mode")
 	}
-	if after := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow")); after != before+1 {
+	if after := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow", "default")); after != before+1 {
 		t.Errorf("the headline counter went from %v to %v", before, after)
 	}
 }

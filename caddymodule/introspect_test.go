@@ -57,7 +57,7 @@ func TestOpaqueSession(t *testing.T) {
 	}`)
 
 	counted := func(outcome string) float64 {
-		return testutil.ToFloat64(sessionsTotal.WithLabelValues("introspect", outcome))
+		return testutil.ToFloat64(sessionsTotal.WithLabelValues("introspect", outcome, "default"))
 	}
 	verified, refused := counted("verified"), counted("bad_signature")
 	for _, test := range []struct {

@@ -12,28 +12,29 @@ import (
 
 // The collectors live as long as the process and are registered again on the
 // registry that every new configuration brings. So counters survive reloads,
-// and the gates of several sites add up. Label values come from closed sets;
-// none ever holds anything about a person.
+// and the gates of one label add up. What gates share, such as lookups and
+// caches, has no label gate. Label values come from closed sets or are the
+// operator's own words; none ever holds anything about a person.
 var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_requests_total",
 		Help: "Gated requests by configured route, decision and reason. In mode shadow, blocked means: would have been.",
-	}, []string{"route", "class", "decision", "reason", "mode"})
+	}, []string{"route", "class", "decision", "reason", "mode", "gate"})
 
 	sessionsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_sessions_total",
 		Help: "What gated requests and pages proved about their account, by kind of session.",
-	}, []string{"kind", "outcome"})
+	}, []string{"kind", "outcome", "gate"})
 
 	upstreamTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_upstream_total",
 		Help: "Upstream replies to collected requests that the client did not see, by class of their status.",
-	}, []string{"class"})
+	}, []string{"class", "gate"})
 
-	detachedRequests = prometheus.NewGauge(prometheus.GaugeOpts{
+	detachedRequests = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "caddy_metrics_gate_detached_requests",
 		Help: "Collected requests on their way to the application whose client has been answered.",
-	})
+	}, []string{"gate"})
 
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_profile_lookups_total",
@@ -49,17 +50,17 @@ var (
 	signalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_signals_total",
 		Help: "What browsers reported of the handshake, by outcome.",
-	}, []string{"outcome"})
+	}, []string{"outcome", "gate"})
 
 	pagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_pages_total",
 		Help: "HTML documents that the gate was to change on their way, by result.",
-	}, []string{"result"})
+	}, []string{"result", "gate"})
 
 	choicesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_choices_total",
 		Help: "Choices made on the preference page, by choice and result.",
-	}, []string{"choice", "result"})
+	}, []string{"choice", "result", "gate"})
 
 	writeBacksTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_write_backs_total",

@@ -186,3 +186,23 @@ func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 		t.Errorf("the placeholder of the secret is gone: %s", text)
 	}
 }
+
+// TestLabel counts the requests of two gates of one label together, and those
+// of others by themselves.
+func TestLabel(t *testing.T) {
+	t.Parallel()
+	counted := func(label string) float64 {
+		return testutil.ToFloat64(requestsTotal.WithLabelValues("/labelled", "metrics", "block", "signal", "enforce", label))
+	}
+	a, b, rest := counted("a"), counted("b"), counted("default")
+	for _, label := range []string{"label a", "label a", "label b", ""} {
+		module := newGate(t, "metrics_gate {\n"+label+"\nroute POST /labelled\n}")
+		r, w := request("POST", "/labelled", "", map[string]string{"Cookie": "metrics_optout=1"})
+		if err := module.ServeHTTP(w, r, new(upstream)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b, rest = counted("a")-a, counted("b")-b, counted("default")-rest; a != 2 || b != 1 || rest != 1 {
+		t.Errorf("counted: a %v, b %v, default %v", a, b, rest)
+	}
+}
