@@ -15,18 +15,18 @@ func ParseOrigin(text string) (string, error) {
 		return "", fmt.Errorf("%q %s; write an origin such as https://www.example.org", text, why)
 	}
 	if strings.Contains(text, "*") {
-		return wrong("is a wildcard, which would let anybody in who gets a name below it")
+		return wrong("is a wildcard, which would let in whoever gets a name below it")
 	}
 	parsed, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return wrong("is no URL")
+		return wrong("is not a URL")
 	case parsed.Scheme != "https" && parsed.Scheme != "http":
 		return wrong("does not start with https:// or http://")
 	case parsed.Hostname() == "" || strings.ContainsFunc(parsed.Host, notInHost):
-		return wrong("has no host that a browser would write")
+		return wrong("has no host that a browser would send")
 	case parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" || parsed.Path != "" && parsed.Path != "/":
-		return wrong("is more than an origin")
+		return wrong("is more than scheme, host and port")
 	}
 	host := strings.ToLower(parsed.Host)
 	host = strings.TrimSuffix(host, ":")

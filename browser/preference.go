@@ -120,13 +120,13 @@ func ParseChoice(r *http.Request) (choice Choice, etag string, err error) {
 	}
 	if choice == 0 {
 		names := strings.Join(choiceNames[Follow:], ", ")
-		return 0, "", fmt.Errorf("the form names no choice; write one choice of %s", names)
+		return 0, "", fmt.Errorf("the form holds no choice; send one of %s", names)
 	}
 	if len(versions) > 0 {
 		etag = versions[0]
 	}
 	if len(versions) > 1 || etag != "" && !isStrongETag(etag) {
-		return 0, "", errors.New("the form's etag is not one; send the form of the preference page as it is")
+		return 0, "", errors.New("the form's etag is not an ETag; send the form of the preference page as it is")
 	}
 	return choice, etag, nil
 }

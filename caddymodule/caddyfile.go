@@ -132,7 +132,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 	}
 	if d.NextArg() {
-		return d.Errf("metrics_gate: %q is too much; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
+		return d.Errf("metrics_gate: unexpected %q; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
 	}
 	return grammar.Options{
 		"label": {Usage: "<word>", Parse: func(d *caddyfile.Dispenser) error {

@@ -307,8 +307,8 @@ func logProfileHealth(err error) {
 func logFeedHealth(err error) {
 	logger := caddy.Log().Named(gateID)
 	if err != nil {
-		logger.Warn("the change feed cannot be followed: what is cached is used for max_age, so a change acts that late; "+
-			"write follow off in profile where that is meant to be", zap.Error(err))
+		logger.Warn("the change feed cannot be followed, so a change takes effect after max_age only; "+
+			"if that is intended, write follow off in profile", zap.Error(err))
 		return
 	}
 	logger.Info("the change feed is followed again")

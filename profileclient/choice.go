@@ -37,7 +37,7 @@ type Held struct {
 
 // ErrConflict says that a choice was not saved because the profile holds
 // another version than the one that the user saw.
-var ErrConflict = errors.New("the preference was changed meanwhile")
+var ErrConflict = errors.New("the preference was changed in the meantime")
 
 // ErrNotSaved says that the profile server did not confirm a choice.
 var ErrNotSaved = errors.New("the preference is not saved")
@@ -48,7 +48,7 @@ var ErrNotSaved = errors.New("the preference is not saved")
 // all who ask meanwhile, so it does not end when the first of them leaves.
 func (c *Client) Read(ctx context.Context, a Account) (Held, error) {
 	if !c.askable(a) {
-		return Held{}, errors.New("there is no credential or no address to ask about this account with")
+		return Held{}, errors.New("there is no credential or no address with which to ask about this account")
 	}
 	if c.begin() {
 		defer c.work.Done()
@@ -56,7 +56,7 @@ func (c *Client) Read(ctx context.Context, a Account) (Held, error) {
 	held, err, _ := c.reads.Do(a.UID, func() (any, error) {
 		if !c.slots.take() {
 			c.observer.Lookup(LookupBusy, 0)
-			return Held{}, errors.New("profile server: as many lookups as may be are in flight")
+			return Held{}, errors.New("profile server: too many lookups are in flight")
 		}
 		defer c.slots.give()
 		return c.consult(context.WithoutCancel(ctx), a, c.proven, time.Now())
@@ -104,7 +104,7 @@ func (c *Client) choose(ctx context.Context, a Account, preference policy.Prefer
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	if !c.writes.wait(ctx) {
-		return 0, errors.New("as many writes as may be are in flight")
+		return 0, errors.New("too many writes are in flight")
 	}
 	defer c.writes.give()
 	request, err := c.saveRequest(ctx, a, choosing, preference, etag)

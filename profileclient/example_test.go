@@ -84,6 +84,6 @@ func ExampleClient_Choose() {
 	// Output:
 	// null <nil>
 	// <nil>
-	// the preference was changed meanwhile
+	// the preference was changed in the meantime
 	// false
 }

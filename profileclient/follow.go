@@ -203,7 +203,7 @@ func cut(ctx context.Context, err error) error {
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("one of its events has more than %d KiB; check the URL", maxEvent>>10)
 	case ctx.Err() != nil:
-		return fmt.Errorf("nothing came for %v; see that no proxy before it holds events back", quietLimit)
+		return fmt.Errorf("nothing arrived for %v; check that no proxy in front of it holds events back", quietLimit)
 	}
 	return broken(ctx, err, quietLimit).cause
 }

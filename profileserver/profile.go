@@ -69,7 +69,7 @@ func (s *Server) Merge(w http.ResponseWriter, r *http.Request, next func(http.Re
 		return err
 	}
 	if reply.state == unusable {
-		s.log.Warn("the profile of the server behind was answered with 503, since nothing can be added to it: it is encoded, although identity was asked for, or longer than 1 MiB")
+		s.log.Warn("a profile of the server behind was answered with 503, since no preference can be added to it: it is compressed, although that was not asked for, or longer than 1 MiB")
 		disown(w.Header())
 		s.setHeaders(w.Header(), r)
 		storeAway.write(w)

@@ -352,7 +352,7 @@ func known(method string) string {
 func (s *Server) failed(r *http.Request, err error) *failure {
 	if r.Context().Err() == nil {
 		s.observer.StoreFailure()
-		s.log.Error("the preference store failed; see that its database answers, or that its disk has space and its file may be written",
+		s.log.Error("the preference store failed; check that its database answers, or that its disk has space and its file can be written",
 			zap.Error(err))
 	}
 	return storeAway

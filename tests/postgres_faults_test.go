@@ -142,7 +142,7 @@ func TestPostgresIsAway(t *testing.T) {
 		if server.ProfileServerMetric("store_up") != 1 {
 			t.Error("the metrics do not say that the store is back")
 		}
-		for _, words := range []string{"trouble with the preference store", "preference store is there"} {
+		for _, words := range []string{"the preference store is in trouble", "the preference store answers"} {
 			server.Logged(words)
 		}
 	}

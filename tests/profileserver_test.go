@@ -101,7 +101,7 @@ func TestProfileServerLogsAsItself(t *testing.T) {
 	const own = `"logger":"http.handlers.profile_server"`
 	caddy.Logged(own, "the key set cannot be fetched", "/keys")
 	caddy.Logged(own, "the key set cannot be fetched", "/events")
-	caddy.Logged(own, "tokens cannot be asked about")
+	caddy.Logged(own, "nobody can be asked about tokens")
 	if lines := caddy.Log.Where(func(line string) bool { return strings.Contains(line, "metrics_gate") }); len(lines) > 0 {
 		t.Errorf("a gate that does not exist logs:\n%s", strings.Join(lines, "\n"))
 	}

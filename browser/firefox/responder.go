@@ -89,7 +89,7 @@ func mayWrite(path string, text []byte) error {
 	case err != nil:
 		return err
 	case !bytes.Equal(there, text):
-		return fmt.Errorf("%s is there with another content; move it away, or merge the two by hand", path)
+		return fmt.Errorf("%s exists and has other content; move it away, or merge the two by hand", path)
 	}
 	return nil
 }

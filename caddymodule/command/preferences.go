@@ -40,8 +40,9 @@ func importCommand() *cobra.Command {
 		Long: `
 Reads preferences from CSV into a store, with bounded memory. Of two choices
 of an account the newer one stays, so a file can safely be imported again. What
-comes by standard input without times counts as chosen now. A line that is wrong ends it: what came before is stored, and the
-error names the line. Servers may be running, and tell their followers.`,
+comes by standard input without times counts as chosen now. The first line that
+is wrong ends the import: what came before is stored, and the error names the
+line. Servers may be running, and tell their followers.`,
 		Example: `  caddy metrics-gate preferences import --store /var/lib/metrics-gate/profile.db --file optouts.csv
   zcat optouts.csv.gz | caddy metrics-gate preferences import --store '{env.PROFILE_DSN}'`,
 		Args: cobra.NoArgs,

@@ -71,7 +71,7 @@ func writeFile(path string, force bool, write func(io.Writer) error) error {
 	}
 	file, err := create()
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists; name another file, or write --force", path)
+		return fmt.Errorf("%s exists; name another file, or add --force", path)
 	}
 	if err != nil {
 		return err

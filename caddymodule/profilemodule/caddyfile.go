@@ -63,7 +63,7 @@ func init() {
 func (p *ProfileServer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
 	if d.NextArg() {
-		return d.Errf("profile_server: %q is too much; write: profile_server [<matcher>] { ... }", d.Val())
+		return d.Errf("profile_server: unexpected %q; write: profile_server [<matcher>] { ... }", d.Val())
 	}
 	return grammar.Options{
 		"store":           {Usage: "sqlite <file> | postgres <dsn>", Parse: p.parseStore},

@@ -55,7 +55,7 @@ func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (prefstore.Store, 
 		return nil, located.At(err, "store "+word)
 	}
 	if word == "sqlite" && (prefstore.IsPostgres(target) || strings.Contains(target, "://")) {
-		return nil, located.At(errors.New("this is no path of a file; write store postgres <dsn> for a database"), "store sqlite")
+		return nil, located.At(errors.New("this is not the path of a file; write store postgres <dsn> for a database"), "store sqlite")
 	}
 	store, err := preferenceStores.Acquire(held, []string{word, target}, func() (prefstore.Store, error) {
 		if word == "postgres" {
@@ -71,10 +71,10 @@ func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (prefstore.Store, 
 func logStoreHealth(err error) {
 	logger := caddy.Log().Named(moduleID)
 	if err != nil {
-		logger.Warn("trouble with the preference store: while it does not answer, requests get 503 and changes are not told", zap.Error(err))
+		logger.Warn("the preference store is in trouble: while it does not answer, requests get 503 and followers hear of no changes", zap.Error(err))
 		return
 	}
-	logger.Info("the preference store is there")
+	logger.Info("the preference store answers")
 }
 
 // warn says at start what the configuration leaves open.

@@ -363,7 +363,7 @@ func (s *Server) Samples() (all []Sample) {
 		space := strings.LastIndexByte(line, ' ')
 		value, err := strconv.ParseFloat(line[space+1:], 64)
 		if err != nil {
-			s.t.Fatalf("%q is no sample", line)
+			s.t.Fatalf("%q is not a sample", line)
 		}
 		name, rest, _ := strings.Cut(line[:space], "{")
 		labels := map[string]string{}
@@ -371,7 +371,7 @@ func (s *Server) Samples() (all []Sample) {
 			key, after, _ := strings.Cut(rest, "=")
 			quoted, err := strconv.QuotedPrefix(after)
 			if err != nil {
-				s.t.Fatalf("%q is no sample", line)
+				s.t.Fatalf("%q is not a sample", line)
 			}
 			labels[key], _ = strconv.Unquote(quoted)
 			rest = strings.TrimPrefix(after[len(quoted):], ",")

@@ -45,7 +45,7 @@ type Choice struct {
 // complete returns the choice with its defaults in place, unless it is none.
 func (c Choice) complete() (Choice, error) {
 	if c.Preference == policy.Unknown {
-		return c, errors.New("an unknown preference is no choice; record policy.Unset, policy.Allowed or policy.OptedOut")
+		return c, errors.New("an unknown preference is not a choice; record policy.Unset, policy.Allowed or policy.OptedOut")
 	}
 	switch c.Source {
 	case "":

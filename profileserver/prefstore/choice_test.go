@@ -17,7 +17,7 @@ func TestWhatIsNoChoiceIsNotRecorded(t *testing.T) {
 			choice Choice
 			want   string
 		}{
-			"no preference":  {Choice{Source: SourceUser}, "an unknown preference is no choice"},
+			"no preference":  {Choice{Source: SourceUser}, "an unknown preference is not a choice"},
 			"another source": {Choice{Preference: policy.Allowed, Source: "somebody"}, "the source of a choice is not user, browser or admin"},
 		} {
 			_, came, err := store.Set(t.Context(), "u", test.choice)

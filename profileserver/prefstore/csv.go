@@ -130,9 +130,9 @@ func ReadCSV(r io.Reader) iter.Seq2[Row, error] {
 			broken := (*csv.ParseError)(nil)
 			switch {
 			case limited.N == 0:
-				return nil, fmt.Errorf("more than %d bytes without the end of a row; close the quotation marks", maxRecord)
+				return nil, fmt.Errorf("a row has more than %d bytes; close its quotation marks", maxRecord)
 			case errors.As(err, &broken):
-				return nil, fmt.Errorf("line %d: %w; write one value for each column, and in quotation marks those that hold a comma or a quotation mark, the latter twice", broken.Line, broken.Err)
+				return nil, fmt.Errorf("line %d: %w; write one value for each column, put values with a comma or a quotation mark into quotation marks, and double the quotation marks in them", broken.Line, broken.Err)
 			}
 			return values, err
 		}
@@ -175,7 +175,7 @@ func columnsOf(header []string) (order []column, err error) {
 		at := slices.IndexFunc(columns, func(c column) bool { return c.name == name })
 		if at < 0 || slices.ContainsFunc(order, func(c column) bool { return c.name == name }) {
 			// Where the header is missing, this is a uid, so it is not repeated.
-			return nil, fmt.Errorf("column %d has another name, or one that was there before; %s", i+1, advice)
+			return nil, fmt.Errorf("column %d has an unknown name, or the name of an earlier one; %s", i+1, advice)
 		}
 		order = append(order, columns[at])
 	}

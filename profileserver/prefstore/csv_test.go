@@ -61,8 +61,8 @@ func TestReadCSVSaysWhatIsWrong(t *testing.T) {
 	const header = "uid,preference,changed,source\n"
 	for _, test := range []struct{ name, text, want string }{
 		{"nothing", "", "line 1: there is no column uid; write a header line such as uid,preference,changed,source"},
-		{"no header", "somebody,true\n", "line 1: column 1 has another name"},
-		{"a name twice", "uid,preference,uid\n", "line 1: column 3 has another name, or one that was there before"},
+		{"no header", "somebody,true\n", "line 1: column 1 has an unknown name"},
+		{"a name twice", "uid,preference,uid\n", "line 1: column 3 has an unknown name, or the name of an earlier one"},
 		{"no preference", "uid,changed\n", "line 1: there is no column preference"},
 		{"no uid", header + "a,true,,\n,true,,\n", "line 3, column uid: write the account's id"},
 		{"a long uid", header + strings.Repeat("somebody", 32) + ",true,,\n", "line 2, column uid: write the account's id"},
@@ -77,7 +77,7 @@ func TestReadCSVSaysWhatIsWrong(t *testing.T) {
 		{"a value too many", header + "somebody,true,,,\n", "line 2: wrong number of fields; write one value for each column"},
 		{"a bare quotation mark", header + "some\"body,true,,\n", "line 2: bare \" in non-quoted-field; write"},
 		{"a quotation mark that is not closed", header + "\"somebody,true,,\n", "line 2: extraneous or missing \" in quoted-field; write"},
-		{"and a large file", header + "\"somebody,true,,\n" + strings.Repeat("somebody,true,,\n", maxRecord), "more than 65536 bytes without the end of a row; close the quotation marks"},
+		{"and a large file", header + "\"somebody,true,,\n" + strings.Repeat("somebody,true,,\n", maxRecord), "a row has more than 65536 bytes; close its quotation marks"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -76,7 +76,7 @@ func parseDSN(dsn string) (*pgxpool.Config, error) {
 		if file := (*fs.PathError)(nil); errors.As(err, &file) {
 			reason = file.Error()
 		}
-		return nil, fmt.Errorf("PostgreSQL: %s; write postgres://user:password@host:5432/database?sslmode=verify-full, with %%-escapes for what is special in the password", reason)
+		return nil, fmt.Errorf("PostgreSQL: %s; write postgres://user:password@host:5432/database?sslmode=verify-full, with special characters of the password percent-encoded", reason)
 	}
 	if timeout := &config.ConnConfig.ConnectTimeout; *timeout == 0 || *timeout > patience {
 		*timeout = patience

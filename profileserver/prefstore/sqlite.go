@@ -605,7 +605,7 @@ var errEnough = errors.New("enough")
 func (s *SQLite) Backup(ctx context.Context, file string) error {
 	err := s.backup(ctx, file)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("backup to %s: there is such a file, and it stays as it is; name a new one", file)
+		return fmt.Errorf("backup to %s: this file exists and is left as it is; name a new one", file)
 	}
 	if err != nil {
 		return fmt.Errorf("backup to %s: %w; name a new file, in a folder that this process may write, on a disk with space", file, err)

@@ -368,7 +368,7 @@ func TestBackup(t *testing.T) {
 		if held := mustGet(t, openStore(t, file), "0"); held.Preference != policy.OptedOut {
 			t.Errorf("held %v", held)
 		}
-		if err := store.Backup(t.Context(), file); err == nil || !strings.Contains(err.Error(), "there is such a file") {
+		if err := store.Backup(t.Context(), file); err == nil || !strings.Contains(err.Error(), "this file exists") {
 			t.Errorf("over another: %v", err)
 		}
 	}

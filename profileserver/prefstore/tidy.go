@@ -31,7 +31,7 @@ func keepTidy(ctx context.Context, tidy func(context.Context) error, failed func
 		if err := tidy(ctx); err == nil {
 			failures = 0
 		} else if failures++; failures == 3 && ctx.Err() == nil {
-			failed(fmt.Errorf("what is kept for some days only cannot be deleted: %w", err))
+			failed(fmt.Errorf("deleting what is kept for a few days only failed: %w", err))
 		}
 		select {
 		case <-minute.C:

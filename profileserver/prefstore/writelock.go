@@ -15,7 +15,7 @@ const patience = 5 * time.Second
 // could use.
 type writeLock chan struct{}
 
-var errBusy = errors.New("others were writing all the time; see who keeps the database locked")
+var errBusy = errors.New("other processes kept the database locked; find out which")
 
 func (l writeLock) lock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errBusy)

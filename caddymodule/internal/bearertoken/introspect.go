@@ -140,6 +140,6 @@ func (i *Introspect) Warn(logger *zap.Logger, where string) {
 // tokens; see logKeySetError.
 func logIntrospectionError(logger string) func(error) {
 	return func(err error) {
-		caddy.Log().Named(logger).Warn("tokens cannot be asked about: those that are not remembered prove nothing until it works again", zap.Error(err))
+		caddy.Log().Named(logger).Warn("nobody can be asked about tokens: those that are not remembered prove nothing until that works again", zap.Error(err))
 	}
 }

@@ -65,7 +65,7 @@ func (o Option) read(d *caddyfile.Dispenser, where, word string) error {
 		return err
 	}
 	if d.NextArg() {
-		return d.Errf("%s: %q is too much; write: %s", where, d.Val(), usage)
+		return d.Errf("%s: unexpected %q; write: %s", where, d.Val(), usage)
 	}
 	if d.Line() == line && d.NextBlock(d.Nesting()) {
 		return d.Errf("%s: %s takes no block; write: %s", where, word, usage)

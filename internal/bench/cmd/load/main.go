@@ -228,7 +228,7 @@ func (r *rig) startContenders(file *result.File, all []*scenario) error {
 			continue
 		}
 		if err := c.check(r, c); err != nil {
-			return fmt.Errorf("%s is no gate: %w", c.name, err)
+			return fmt.Errorf("%s is not a gate: %w", c.name, err)
 		}
 	}
 	return nil
