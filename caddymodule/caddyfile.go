@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -307,7 +308,7 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if err := profile.validate(); err != nil {
+	if err := profile.validate(); err != nil && !placeholder.Has(profile.URL) {
 		return d.WrapErr(at(err, where))
 	}
 	g.Profile = profile
@@ -367,11 +368,21 @@ func (g *Gate) parseSignal(d *caddyfile.Dispenser) error {
 	if len(signal.Cookies)+len(signal.Headers)+len(signal.Consents) == 0 && !signal.GPC && !signal.DNT {
 		return grammar.ErrUsage
 	}
-	if err := signal.Validate(); err != nil {
+	if err := signal.Validate(); err != nil && !signalHasPlaceholder(signal) {
 		return d.WrapErr(at(err, where))
 	}
 	g.Signal = *signal
 	return nil
+}
+
+// signalHasPlaceholder says whether a name or an expression is known only when
+// the configuration is loaded.
+func signalHasPlaceholder(signal *gate.Signal) bool {
+	values := slices.Concat(signal.Cookies, signal.Headers)
+	for _, consent := range signal.Consents {
+		values = append(values, consent.Cookie, consent.Header, consent.OptedOut)
+	}
+	return placeholder.Has(values...)
 }
 
 // signalWord is a name of a cookie or header, alone or with the regular
@@ -426,7 +437,7 @@ func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if err := h.validate(); err != nil {
+	if err := h.config().Validate(); err != nil && !placeholder.Has(h.Embedders...) {
 		return d.WrapErr(at(err, where))
 	}
 	g.Handshake = h
@@ -448,6 +459,9 @@ func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 		values := d.RemainingArgs()
 		if len(values) != 1 {
 			return d.Errf("%s: %q needs one value; write: <key> <json>", where, key)
+		}
+		if placeholder.Has(key, values[0]) {
+			return d.Errf("%s: a placeholder cannot stand in %q; write the value itself", where, key)
 		}
 		if _, again := flags.Flags[key]; again {
 			return d.Errf("%s: %s is set twice; leave one out", where, key)

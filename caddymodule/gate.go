@@ -40,17 +40,17 @@ type Gate struct {
 	// Mode is "enforce" (default) or "shadow". Shadow looks up, decides and
 	// counts, but blocks nothing and changes nothing: opted-out users are
 	// still measured.
-	Mode string `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty" placeholder:"refused"`
 
 	// Label is what this gate is called in its metrics (as their label gate) and
 	// in its logs: letters, digits, "_", "-" and ".". Gates of one label count
 	// together. Default: "default".
-	Label string `json:"label,omitempty"`
+	Label string `json:"label,omitempty" placeholder:"refused"`
 
 	// Preset adds the gated routes of a known application: "fxa" is the
 	// Firefox Accounts content server, with BodyUID uid. A route of your own
 	// for the same method and path takes the place of the preset's.
-	Preset string `json:"preset,omitempty"`
+	Preset string `json:"preset,omitempty" placeholder:"refused"`
 
 	// Routes are the gated routes. Without any, and without a preset, the
 	// configuration is refused, since nothing would be gated.
@@ -60,14 +60,14 @@ type Gate struct {
 	// gives the route's answer, "reject" a 403 with application/problem+json.
 	// Experiment routes always get their answer, and a block that only a
 	// named account caused is always a drop.
-	BlockWith string `json:"block_with,omitempty"`
+	BlockWith string `json:"block_with,omitempty" placeholder:"refused"`
 
 	// Reply is what clients get when their metrics request is collected, for
 	// routes that do not say it themselves: "show", the application's reply, or
 	// "hide", the route's answer, as if it had been blocked. Default: hide where
 	// an account that is only named can decide or was looked up, and for every
 	// sender that is another site's page; show elsewhere.
-	Reply string `json:"reply,omitempty"`
+	Reply string `json:"reply,omitempty" placeholder:"refused"`
 
 	// CORS lists the origins, such as https://www.example.org, whose pages may
 	// read answers where replies are shown. Where they are hidden every page
@@ -76,16 +76,16 @@ type Gate struct {
 
 	// OnUnknown is "block" (default) or "collect": what happens where a
 	// preference could not be learnt.
-	OnUnknown string `json:"on_unknown,omitempty"`
+	OnUnknown string `json:"on_unknown,omitempty" placeholder:"refused"`
 
 	// OnUnset is "collect" (default) or "block": what happens where nobody
 	// chose anything. Block is for where consent comes first.
-	OnUnset string `json:"on_unset,omitempty"`
+	OnUnset string `json:"on_unset,omitempty" placeholder:"refused"`
 
 	// Sessions are the ways in which a request can prove its account, in the
 	// order in which they are tried. Default: none, so that only signals and
 	// named accounts count.
-	Sessions []Session `json:"sessions,omitempty"`
+	Sessions []Session `json:"sessions,omitempty" word:""`
 
 	// BodyUID is the top-level string field of a JSON body that names an
 	// account. A name can cause a block of a metrics request, nothing else.
@@ -124,6 +124,7 @@ type Gate struct {
 	// because an address beside "opted out" is itself a record of a person.
 	LogBlocked bool `json:"log_blocked,omitempty"`
 
+	options   *Gate // as they are written, with what placeholders stand for
 	gate      *gate.Gate
 	shadow    bool
 	requests  []requestCounters // by route
@@ -165,9 +166,15 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 func (g *Gate) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger().With(zap.String("gate", g.label()))
 	g.shadow = g.Mode == ModeShadow
-	err := g.check()
+	err := registerMetrics(ctx.GetMetricsRegistry())
 	if err == nil {
-		err = registerMetrics(ctx.GetMetricsRegistry())
+		err = validateRoutes(g.Routes) // no placeholder stands for a path or a method
+	}
+	if err == nil {
+		g.options, err = placeholder.Copy(g)
+	}
+	if err == nil {
+		err = g.options.check()
 	}
 	if err == nil {
 		err = g.provision()
@@ -184,47 +191,45 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 
 // provision makes the gate.
 func (g *Gate) provision() error {
-	repl, rules := caddy.NewReplacer(), g.rules()
+	options, rules := g.options, g.rules()
 	config := gate.Config{
 		Shadow:           g.shadow,
-		Preset:           g.Preset,
-		Routes:           g.Routes,
-		Reject:           g.BlockWith == blockReject,
-		Reply:            g.Reply,
+		Preset:           options.Preset,
+		Routes:           options.Routes,
+		Reject:           options.BlockWith == blockReject,
+		Reply:            options.Reply,
+		CORS:             options.CORS,
 		Rules:            &rules,
-		BodyUID:          g.BodyUID,
-		Signal:           g.Signal,
-		WriteBack:        g.Profile.canWrite(),
-		ExperimentParams: g.ExperimentParams,
-		FeatureFlags:     g.FeatureFlags,
+		BodyUID:          options.BodyUID,
+		Signal:           options.Signal,
+		WriteBack:        options.Profile.canWrite(),
+		Handshake:        options.Handshake.config(),
+		ExperimentParams: options.ExperimentParams,
+		FeatureFlags:     options.FeatureFlags,
 		Host:             g.host(),
 		Log:              g.logger,
 	}
-	if g.WriteBack != nil {
-		config.WriteBack = *g.WriteBack
+	if options.WriteBack != nil {
+		config.WriteBack = *options.WriteBack
 	}
-	kinds := make([]string, 0, len(g.Sessions))
+	kinds := make([]string, 0, len(options.Sessions))
 	var problems []error
-	for i := range g.Sessions {
-		configured := &g.Sessions[i]
-		source, err := configured.source(repl, &g.leases, g.Profile.maxEntries())
-		problems = append(problems, at(err, located.Numbered("session "+configured.kind(), i, len(g.Sessions))))
+	for i := range options.Sessions {
+		configured := &options.Sessions[i]
+		source, err := configured.source(&g.leases, options.Profile.maxEntries())
+		problems = append(problems, at(err, located.Numbered("session "+configured.kind(), i, len(options.Sessions))))
 		config.Sessions = append(config.Sessions, source)
 		kinds = append(kinds, configured.kind())
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
 	}
-	if field := g.bodyUID(); field != "" {
+	if field := options.bodyUID(); field != "" {
 		g.lookedFor = append(g.lookedFor, "body field "+field)
 	}
 	var err error
-	if g.Profile != nil {
-		config.Profile, err = g.Profile.client(repl, len(g.Sessions) == 0, &g.leases)
+	if options.Profile != nil {
+		config.Profile, err = options.Profile.client(len(options.Sessions) == 0, &g.leases)
 		problems = append(problems, at(err, "profile"))
 	}
-	config.CORS, err = placeholder.ResolveAll(repl, g.CORS)
-	problems = append(problems, at(err, "cors"))
-	config.Handshake, err = g.Handshake.resolved(repl)
-	problems = append(problems, at(err, "handshake"))
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
@@ -276,9 +281,9 @@ func (g *Gate) warn() {
 
 // Validate makes sure that what the options say together makes sense.
 func (g *Gate) Validate() error {
-	err := g.validateAlone()
+	err := g.options.validateAlone()
 	if g.Profile != nil {
-		err = g.validateProfile()
+		err = g.options.validateProfile()
 	}
 	return at(err, "metrics_gate")
 }
@@ -332,16 +337,18 @@ func (g *Gate) check() error {
 	if g.Preset == "" && len(g.Routes) == 0 {
 		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
 	}
-	for _, route := range g.Routes {
-		problems = append(problems, at(route.Validate(), "route "+route.Path))
-	}
 	if g.Profile != nil {
 		problems = append(problems, at(g.Profile.validate(), "profile"))
 	}
-	if g.Handshake != nil {
-		problems = append(problems, at(g.Handshake.validate(), "handshake"))
+	problems = append(problems, at(g.Handshake.config().Validate(), "handshake"), at(g.Signal.Validate(), "signal"), at(g.FeatureFlags.Validate(), "feature_flags"))
+	return errors.Join(problems...)
+}
+
+func validateRoutes(routes []gate.Route) error {
+	problems := make([]error, len(routes))
+	for i := range routes {
+		problems[i] = at(routes[i].Validate(), "route "+routes[i].Path)
 	}
-	problems = append(problems, at(g.Signal.Validate(), "signal"), at(g.FeatureFlags.Validate(), "feature_flags"))
 	return errors.Join(problems...)
 }
 

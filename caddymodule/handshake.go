@@ -1,12 +1,10 @@
 package caddymodule
 
 import (
-	"errors"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -29,7 +27,7 @@ type Handshake struct {
 	// Embedders are the origins, such as https://www.example.org, whose pages
 	// may hold this site in a frame and are told whether its user opted out.
 	// Default: none.
-	Embedders []string `json:"embedders,omitempty"`
+	Embedders []string `json:"embedders,omitempty" word:"embedder"`
 
 	// CookieLife is how long the signal's cookie is kept. Default: 180d.
 	CookieLife caddy.Duration `json:"cookie_life,omitempty"`
@@ -43,8 +41,11 @@ type Handshake struct {
 	SiteName string `json:"site_name,omitempty"`
 }
 
-// config is the handshake of the gate, but for what placeholders stand for.
+// config is the handshake of the gate, and nil of none.
 func (h *Handshake) config() *gate.Handshake {
+	if h == nil {
+		return nil
+	}
 	timeouts := make(map[string]time.Duration, len(h.ContextTimeouts))
 	for context, timeout := range h.ContextTimeouts {
 		timeouts[context] = time.Duration(timeout)
@@ -53,35 +54,9 @@ func (h *Handshake) config() *gate.Handshake {
 		Timeout:         time.Duration(h.Timeout),
 		ContextTimeouts: timeouts,
 		NoInject:        h.Inject != nil && !*h.Inject,
+		Embedders:       h.Embedders,
 		CookieLife:      time.Duration(h.CookieLife),
 		NotSticky:       h.Sticky != nil && !*h.Sticky,
+		SiteName:        h.SiteName,
 	}
-}
-
-// resolved is config with what placeholders stand for, and nil of no handshake.
-func (h *Handshake) resolved(repl *caddy.Replacer) (*gate.Handshake, error) {
-	if h == nil {
-		return nil, nil
-	}
-	config := h.config()
-	var err error
-	config.Embedders, err = placeholder.ResolveAll(repl, h.Embedders)
-	problems := []error{at(err, "embedder")}
-	if h.SiteName != "" {
-		config.SiteName, err = placeholder.Resolve(repl, h.SiteName)
-		problems = append(problems, at(err, "site_name"))
-	}
-	return config, errors.Join(problems...)
-}
-
-// validate finds what is wrong with the values, wherever they come from. What a
-// placeholder stands for is known when the configuration is loaded.
-func (h *Handshake) validate() error {
-	config := h.config()
-	for _, embedder := range h.Embedders {
-		if !placeholder.Is(embedder) {
-			config.Embedders = append(config.Embedders, embedder)
-		}
-	}
-	return config.Validate()
 }

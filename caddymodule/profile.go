@@ -11,7 +11,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
-	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/token"
@@ -30,7 +29,7 @@ type Profile struct {
 	// (Auth.Forward) and reads the field metricsEnabled, where false means
 	// opted out and true that nobody chose. It never writes, and accounts
 	// that are only named are unknown. Default: as URL says.
-	API string `json:"api,omitempty"`
+	API string `json:"api,omitempty" placeholder:"refused"`
 
 	// Field is the JSON field of the reply that holds the preference.
 	// Default: metrics_optout.
@@ -41,7 +40,7 @@ type Profile struct {
 	Inverted bool `json:"inverted,omitempty"`
 
 	// Auth is the credential that the gate asks with. Required.
-	Auth *ProfileAuth `json:"auth,omitempty"`
+	Auth *ProfileAuth `json:"auth,omitempty" word:""`
 
 	// Timeout is how long a lookup may take, and so how long a gated request
 	// can wait for one. Default: 300ms.
@@ -77,7 +76,7 @@ const apiFxA = "fxa"
 // set.
 type ProfileAuth struct {
 	// Mint signs a token of 60 seconds for the account that is asked about.
-	Mint *MintAuth `json:"mint,omitempty"`
+	Mint *MintAuth `json:"mint,omitempty" word:"auth mint"`
 
 	// Forward sends the session's own token, and so answers for its account
 	// only; every other account's preference is unknown.
@@ -85,7 +84,7 @@ type ProfileAuth struct {
 
 	// Bearer is a fixed token. It says nothing of the account, so the URL
 	// must hold {uid}. Write it as {env.NAME} or {file./path}.
-	Bearer string `json:"bearer,omitempty"`
+	Bearer string `json:"bearer,omitempty" word:"auth bearer"`
 }
 
 // MintAuth signs the gate's own tokens: one for reading, with scope
@@ -136,9 +135,9 @@ func (p *Profile) canWrite() bool { return p != nil && p.Auth != nil && p.Auth.M
 // isReadOnly says that there is no way to write, whatever the credential.
 func (p *Profile) isReadOnly() bool { return p.API == apiFxA }
 
-// canFollow says whether there is a change feed for this URL and credential.
-func (p *Profile) canFollow(url string) bool {
-	return p.Auth.Mint != nil && !strings.Contains(url, "{uid}") && p.API == ""
+// canFollow says whether there is a change feed for the URL and credential.
+func (p *Profile) canFollow() bool {
+	return p.Auth.Mint != nil && !strings.Contains(p.URL, "{uid}") && p.API == ""
 }
 
 func (p *Profile) validate() error {
@@ -164,7 +163,7 @@ func (p *Profile) validate() error {
 	case p.Auth.Bearer != "" && !strings.Contains(p.URL, "{uid}"):
 		problems = append(problems, located.Errorf("auth bearer", "the token does not say whose preference is asked for; "+
 			"put {uid} into the profile's URL, or use auth mint"))
-	case p.Follow != nil && *p.Follow && !p.canFollow(p.URL):
+	case p.Follow != nil && *p.Follow && !p.canFollow():
 		problems = append(problems, located.Errorf("follow", "the change feed is at <url>/changes, for the gate's own token; "+
 			"use auth mint and a URL without {uid}, or leave follow out"))
 	}
@@ -200,10 +199,12 @@ type profileSettings struct {
 	Follow, OnlyNamed              bool
 }
 
-// settings resolves the options; onlyNamed says that no session proves anybody.
-func (p *Profile) settings(repl *caddy.Replacer, onlyNamed bool) (profileSettings, error) {
+// settings are the options, whose placeholders have been resolved; onlyNamed
+// says that no session proves anybody.
+func (p *Profile) settings(onlyNamed bool) profileSettings {
 	settings := profileSettings{
 		OnlyNamed:          onlyNamed,
+		URL:                p.URL,
 		API:                p.API,
 		Field:              p.Field,
 		Inverted:           p.Inverted,
@@ -212,35 +213,19 @@ func (p *Profile) settings(repl *caddy.Replacer, onlyNamed bool) (profileSetting
 		MaxEntries:         p.maxEntries(),
 		ConcurrentRequests: cmp.Or(p.Concurrency, profileclient.DefaultConcurrency),
 		Forward:            p.Auth.Forward,
+		Bearer:             p.Auth.Bearer,
+		Follow:             p.canFollow(),
 	}
-	repl.Set("uid", "{uid}") // it is the client's placeholder and not one of Caddy's
-	var err error
-	settings.URL, err = placeholder.Resolve(repl, p.URL)
-	settings.Follow = p.canFollow(settings.URL)
 	if p.Follow != nil {
 		settings.Follow = *p.Follow
 	}
-	problems := []error{at(err, "url")}
-	if p.Auth.Bearer != "" {
-		settings.Bearer, err = placeholder.Resolve(repl, p.Auth.Bearer)
-		problems = append(problems, at(err, "auth bearer"))
-	}
 	if mint := p.Auth.Mint; mint != nil {
-		settings.MintKey, err = placeholder.Resolve(repl, mint.Key)
-		problems = append(problems, at(err, "auth mint", "key"))
-		claim := func(word, value, standard string) string {
-			if value == "" {
-				return standard
-			}
-			resolved, err := placeholder.Resolve(repl, value)
-			problems = append(problems, at(err, "auth mint", word))
-			return resolved
-		}
-		settings.ClientID = claim("client_id", mint.ClientID, defaultClientID)
-		settings.Issuer = claim("issuer", mint.Issuer, settings.ClientID)
-		settings.Audience = claim("audience", mint.Audience, settings.URL)
+		settings.MintKey = mint.Key
+		settings.ClientID = cmp.Or(mint.ClientID, defaultClientID)
+		settings.Issuer = cmp.Or(mint.Issuer, settings.ClientID)
+		settings.Audience = cmp.Or(mint.Audience, settings.URL)
 	}
-	return settings, errors.Join(problems...)
+	return settings
 }
 
 // profileClients are shared across reloads, with all that they have cached.
@@ -248,11 +233,8 @@ var profileClients = pool.New[*profileclient.Client]()
 
 // client returns the profile client for these settings: the one that a
 // running configuration uses, with all that it has cached, or a new one.
-func (p *Profile) client(repl *caddy.Replacer, onlyNamed bool, held *pool.Leases) (*profileclient.Client, error) {
-	settings, err := p.settings(repl, onlyNamed)
-	if err != nil {
-		return nil, err
-	}
+func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Client, error) {
+	settings := p.settings(onlyNamed)
 	return profileClients.Acquire(held, settings, func() (*profileclient.Client, error) {
 		auth, err := settings.auth()
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -43,12 +42,9 @@ func TestFollowDefault(t *testing.T) {
 					%s
 				}
 			}`, mode, test.url, test.options))
-			settings, err := module.Profile.settings(caddy.NewReplacer(), false)
-			if err != nil {
-				t.Fatal(err)
-			}
+			settings := module.options.Profile.settings(false)
 			var held pool.Leases
-			client, err := module.Profile.client(caddy.NewReplacer(), false, &held) // the one that the gate holds
+			client, err := module.options.Profile.client(false, &held) // the one that the gate holds
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 
@@ -22,14 +21,14 @@ import (
 // request may prove several accounts.
 type Session struct {
 	// JWT verifies a JSON Web Token in a cookie or a header.
-	JWT *SessionJWT `json:"jwt,omitempty"`
+	JWT *SessionJWT `json:"jwt,omitempty" word:"session jwt"`
 
 	// Introspect asks about an opaque token in a cookie or a header.
-	Introspect *SessionIntrospect `json:"introspect,omitempty"`
+	Introspect *SessionIntrospect `json:"introspect,omitempty" word:"session introspect"`
 
 	// User is a placeholder that holds the account which an earlier handler
 	// proved, such as {http.auth.user.id}. Empty means: nobody.
-	User string `json:"user,omitempty"`
+	User string `json:"user,omitempty" word:"session user"`
 }
 
 // JWT says how JSON Web Tokens are verified.
@@ -84,14 +83,14 @@ var bearerSessions = pool.New[*session.Bearer]()
 
 // source makes the session ready for requests. Verified tokens are kept as
 // long as preferences are, in a cache of the same size.
-func (s *Session) source(repl *caddy.Replacer, held *pool.Leases, cacheEntries int) (session.Source, error) {
+func (s *Session) source(held *pool.Leases, cacheEntries int) (session.Source, error) {
 	switch {
 	case grammar.CountSet(s.JWT != nil, s.Introspect != nil, s.User != "") != 1:
 		return nil, errors.New("write exactly one of jwt, introspect and user")
 	case s.User != "":
 		return s.user()
 	case s.Introspect != nil:
-		config, err := s.Introspect.Config(repl, gateID)
+		config, err := s.Introspect.Config(gateID)
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +99,7 @@ func (s *Session) source(repl *caddy.Replacer, held *pool.Leases, cacheEntries i
 		config.MaxEntries = 1000
 		return bearer(held, config, s.Introspect.settings(cacheEntries), token.NewIntrospector)
 	}
-	config, err := s.JWT.Config(repl, gateID)
+	config, err := s.JWT.Config(gateID)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +132,7 @@ func (c *Credential) settings(cacheEntries int) session.BearerConfig {
 
 func (s *Session) user() (session.Source, error) {
 	if !placeholder.Is(s.User) {
-		return nil, fmt.Errorf("%q is not a placeholder; write one, such as {http.auth.user.id}", s.User)
+		return nil, errors.New("this is not a placeholder; write one, such as {http.auth.user.id}")
 	}
 	name := strings.TrimSuffix(strings.TrimPrefix(s.User, "{"), "}")
 	return &session.User{Value: func(r *http.Request) string {

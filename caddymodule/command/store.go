@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
@@ -30,9 +29,12 @@ func (s *storeName) flag(cmd *cobra.Command) {
 // resolve replaces placeholders, so that no password has to stand in the list
 // of processes, and says whether the store is a PostgreSQL database.
 func (s storeName) resolve() (name string, postgres bool, err error) {
-	name, err = placeholder.Resolve(caddy.NewReplacer(), string(s))
+	name, err = placeholder.Resolve(string(s))
 	if err != nil {
 		return "", false, fmt.Errorf("--store: %w", err)
+	}
+	if name == "" {
+		return "", false, errors.New("--store: is empty; write a file, a PostgreSQL URL, {env.NAME} or {file./path}")
 	}
 	postgres = prefstore.IsPostgres(name)
 	if !postgres && strings.Contains(name, "://") { // whose password is not repeated

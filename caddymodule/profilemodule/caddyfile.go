@@ -2,7 +2,6 @@ package profilemodule
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -127,7 +126,7 @@ func (p *ProfileServer) parseCORS(d *caddyfile.Dispenser) error {
 		return grammar.ErrUsage
 	}
 	for _, origin := range origins {
-		if placeholder.Is(origin) {
+		if placeholder.Has(origin) {
 			continue // known when the configuration is loaded
 		}
 		if _, err := parseOrigin(origin); err != nil {
@@ -143,7 +142,7 @@ func (p *ProfileServer) parseStatsD(d *caddyfile.Dispenser) error {
 		return grammar.ErrUsage
 	}
 	p.StatsD = d.Val()
-	if strings.Contains(p.StatsD, "{") {
+	if placeholder.Has(p.StatsD) {
 		return nil // known when the configuration is loaded
 	}
 	if err := checkAgentAddress(p.StatsD); err != nil {

@@ -52,8 +52,8 @@ func (e *Events) validate() error {
 	return nil
 }
 
-func (e *Events) verifier(repl *caddy.Replacer, held *pool.Leases) (*token.Verifier, error) {
-	config, err := e.jwt().Config(repl, moduleID)
+func (e *Events) verifier(held *pool.Leases) (*token.Verifier, error) {
+	config, err := e.jwt().Config(moduleID)
 	if err != nil {
 		return nil, err
 	}

@@ -32,21 +32,21 @@ func init() { caddy.RegisterModule(ProfileServer{}) }
 // front of a profile server that exists, whose GET /v1/profile it completes.
 type ProfileServer struct {
 	// Store is where the preferences are kept. Required.
-	Store *Store `json:"store,omitempty"`
+	Store *Store `json:"store,omitempty" word:""`
 
 	// Tokens are the ways in which bearer tokens are verified, in the order in
 	// which they are tried. At least one.
-	Tokens []Tokens `json:"tokens,omitempty"`
+	Tokens []Tokens `json:"tokens,omitempty" word:""`
 
 	// TrustedClients lists the client_id of those who may use the API.
 	// Default: nobody.
-	TrustedClients []string `json:"trusted_clients,omitempty"`
+	TrustedClients []string `json:"trusted_clients,omitempty" word:"trusted_client"`
 
 	// OperatorClients lists the client_id of those who may delete accounts,
 	// follow all changes and read the daily counts. They are trusted clients
 	// as well, whose writes are recorded as an administrator's. Default:
 	// nobody.
-	OperatorClients []string `json:"operator_clients,omitempty"`
+	OperatorClients []string `json:"operator_clients,omitempty" word:"operator_client"`
 
 	// CORS lists the origins whose pages may use the API, such as
 	// https://www.example.org, or * for all of them. Default: none.
@@ -65,25 +65,26 @@ type ProfileServer struct {
 	// Unset says how GET answers where no choice was made: null is 200 and
 	// {"metrics_optout":null}; 204 is an empty reply, as the existing server
 	// has it for its data elements. Default: null.
-	Unset string `json:"unset,omitempty"`
+	Unset string `json:"unset,omitempty" placeholder:"refused"`
 
 	// Standalone makes it answer everything: heartbeats, /__version__, a
 	// /v1/profile of its own, and a 404 in the manner of the API for what it
 	// does not know. Default: false.
 	Standalone bool `json:"standalone,omitempty"`
 
-	server *profileserver.Server
-	leases pool.Leases
+	options *ProfileServer // as they are written, with what placeholders stand for
+	server  *profileserver.Server
+	leases  pool.Leases
 }
 
 // Tokens is one way in which a bearer token is verified. Exactly one field
 // is set.
 type Tokens struct {
 	// JWT verifies JSON Web Tokens.
-	JWT *JWT `json:"jwt,omitempty"`
+	JWT *JWT `json:"jwt,omitempty" word:"tokens jwt"`
 
 	// Introspect asks about opaque tokens.
-	Introspect *Introspect `json:"introspect,omitempty"`
+	Introspect *Introspect `json:"introspect,omitempty" word:"tokens introspect"`
 }
 
 // JWT says how JSON Web Tokens are verified.
@@ -118,10 +119,13 @@ func (ProfileServer) CaddyModule() caddy.ModuleInfo {
 func (p *ProfileServer) Provision(ctx caddy.Context) error {
 	err := registerMetrics(ctx.GetMetricsRegistry())
 	if err == nil {
-		err = p.validate()
+		p.options, err = placeholder.Copy(p)
 	}
 	if err == nil {
-		err = p.provision(caddy.NewReplacer(), ctx.Logger())
+		err = p.options.validate()
+	}
+	if err == nil {
+		err = p.provision(ctx.Logger())
 	}
 	if err != nil {
 		return located.At(err, "profile_server")
@@ -152,42 +156,40 @@ func (p *ProfileServer) validate() error {
 	return errors.Join(problems...)
 }
 
-// provision resolves the options and takes what is shared with other
-// configurations: the store last, so that one which is refused for something
+// provision takes what is shared with other configurations: the store last, so that one which is refused for something
 // else leaves no file behind.
-func (p *ProfileServer) provision(repl *caddy.Replacer, logger *zap.Logger) error {
+func (p *ProfileServer) provision(logger *zap.Logger) error {
+	options := p.options
 	config := profileserver.Config{
-		NoContentWhenUnset: p.Unset == unset204,
-		Standalone:         p.Standalone,
+		TrustedClients:     options.TrustedClients,
+		OperatorClients:    options.OperatorClients,
+		NoContentWhenUnset: options.Unset == unset204,
+		Standalone:         options.Standalone,
 		Log:                logger,
 	}
 	var problems []error
 	problem := func(err error, words ...string) { problems = append(problems, located.At(err, words...)) }
 
 	var err error
-	config.TrustedClients, err = placeholder.ResolveAll(repl, p.TrustedClients)
-	problem(err, "trusted_client")
-	config.OperatorClients, err = placeholder.ResolveAll(repl, p.OperatorClients)
-	problem(err, "operator_client")
-	config.Origins, err = p.origins(repl)
+	config.Origins, err = p.origins()
 	problem(err, "cors")
-	for i := range p.Tokens {
-		tokens := &p.Tokens[i]
-		verifier, err := tokens.verifier(repl, &p.leases)
-		problem(err, located.Numbered("tokens "+tokens.kind(), i, len(p.Tokens)))
+	for i := range options.Tokens {
+		tokens := &options.Tokens[i]
+		verifier, err := tokens.verifier(&p.leases)
+		problem(err, located.Numbered("tokens "+tokens.kind(), i, len(options.Tokens)))
 		config.Tokens = append(config.Tokens, verifier)
 	}
-	if p.Events != nil {
-		config.Events, err = p.Events.verifier(repl, &p.leases)
+	if options.Events != nil {
+		config.Events, err = options.Events.verifier(&p.leases)
 		problem(err, "events")
 	}
-	agent, err := p.agent(repl)
+	agent, err := p.agent()
 	problem(err, "statsd")
 	config.Observer = serverObserver(agent)
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
-	if config.Store, err = p.Store.open(repl, &p.leases); err != nil {
+	if config.Store, err = options.Store.open(&p.leases); err != nil {
 		return err
 	}
 	p.server = profileserver.New(config)
@@ -215,15 +217,12 @@ func (p *ProfileServer) warn(logger *zap.Logger) {
 	p.Store.warn(logger, "profile_server › store postgres")
 }
 
-func (p *ProfileServer) origins(repl *caddy.Replacer) ([]string, error) {
-	origins, err := placeholder.ResolveAll(repl, p.CORS)
-	if err != nil {
-		return nil, err
-	}
+func (p *ProfileServer) origins() ([]string, error) {
+	origins := p.options.CORS
 	problems := make([]error, len(origins))
 	for i, origin := range origins {
 		if origins[i], problems[i] = parseOrigin(origin); problems[i] != nil && origin != p.CORS[i] {
-			problems[i] = fmt.Errorf("%s holds no origin; write one such as https://www.example.org", placeholder.In(p.CORS[i]))
+			problems[i] = fmt.Errorf("%s holds no origin; write one such as https://www.example.org", p.CORS[i])
 		}
 	}
 	return origins, errors.Join(problems...)
@@ -238,13 +237,10 @@ func parseOrigin(text string) (string, error) {
 }
 
 // agent returns the counter of changes, or nil where there is none.
-func (p *ProfileServer) agent(repl *caddy.Replacer) (*changeCounter, error) {
-	if p.StatsD == "" {
+func (p *ProfileServer) agent() (*changeCounter, error) {
+	address := p.options.StatsD
+	if address == "" {
 		return nil, nil
-	}
-	address, err := placeholder.Resolve(repl, p.StatsD)
-	if err != nil {
-		return nil, err
 	}
 	if err := checkAgentAddress(address); err != nil {
 		return nil, fmt.Errorf("%s %w", p.StatsD, err)
@@ -266,18 +262,18 @@ func (t *Tokens) kind() string {
 	return "jwt"
 }
 
-func (t *Tokens) verifier(repl *caddy.Replacer, held *pool.Leases) (profileserver.Verifier, error) {
+func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
 	if grammar.CountSet(t.JWT != nil, t.Introspect != nil) != 1 {
 		return nil, errors.New("write exactly one of jwt and introspect")
 	}
 	if t.JWT != nil {
-		config, err := t.JWT.Config(repl, moduleID)
+		config, err := t.JWT.Config(moduleID)
 		if err != nil {
 			return nil, err
 		}
 		return acquireVerifier(held, config)
 	}
-	config, err := t.Introspect.Config(repl, moduleID)
+	config, err := t.Introspect.Config(moduleID)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -256,9 +257,12 @@ func TestEventsAreTakenByEitherIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, configured := range []string{"https://accounts.firefox.com", "https://accounts.firefox.com/"} {
-		events := &Events{Issuer: []string{configured}, Key: []string{key}, Audience: []string{"relier"}}
+		events, err := placeholder.Copy(&Events{Issuer: []string{configured}, Key: []string{key}, Audience: []string{"relier"}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		var held pool.Leases
-		verifier, err := events.verifier(caddy.NewReplacer(), &held)
+		verifier, err := events.verifier(&held)
 		if err != nil {
 			t.Fatal(err)
 		}

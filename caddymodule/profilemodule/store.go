@@ -18,14 +18,14 @@ import (
 type Store struct {
 	// SQLite is the path of the database file. It is created where it does
 	// not exist, and its folder too, readable for nobody else.
-	SQLite string `json:"sqlite,omitempty"`
+	SQLite string `json:"sqlite,omitempty" word:"store sqlite"`
 
 	// Postgres is the URL or the key words of a PostgreSQL database, as libpq
 	// takes them. Several servers may share one. Its tables are brought up to
 	// date at start, or before by caddy metrics-gate migrate. While it is away
 	// requests are answered with 503. Write the password as {env.NAME} or
 	// {file./path}, or the whole of it.
-	Postgres string `json:"postgres,omitempty"`
+	Postgres string `json:"postgres,omitempty" word:"store postgres"`
 }
 
 // validate makes sure that there is one store.
@@ -45,14 +45,10 @@ var preferenceStores = pool.New[prefstore.Store]()
 
 // open opens the store, or takes the one that a running configuration uses. A
 // database is connected to later.
-func (s *Store) open(repl *caddy.Replacer, held *pool.Leases) (prefstore.Store, error) {
+func (s *Store) open(held *pool.Leases) (prefstore.Store, error) {
 	word, target := "sqlite", s.SQLite
 	if s.Postgres != "" {
 		word, target = "postgres", s.Postgres
-	}
-	target, err := placeholder.Resolve(repl, target)
-	if err != nil {
-		return nil, located.At(err, "store "+word)
 	}
 	if word == "sqlite" && (prefstore.IsPostgres(target) || strings.Contains(target, "://")) {
 		return nil, located.At(errors.New("this is not the path of a file; write store postgres <dsn> for a database"), "store sqlite")

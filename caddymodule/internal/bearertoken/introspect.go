@@ -2,7 +2,6 @@ package bearertoken
 
 import (
 	"cmp"
-	"errors"
 	"maps"
 	"time"
 
@@ -25,7 +24,7 @@ type Introspect struct {
 	// Manner is how it is asked: "fxa" is POST /v1/verify of Firefox Accounts,
 	// "rfc7662" is OAuth 2.0 Token Introspection. Default: fxa where the
 	// URL's path ends in /verify, else rfc7662.
-	Manner string `json:"manner,omitempty"`
+	Manner string `json:"manner,omitempty" placeholder:"refused"`
 
 	// Bearer is the token that authorizes the question. Only for rfc7662.
 	// Write it as {env.NAME} or {file./path}. Default: none.
@@ -94,36 +93,28 @@ func (i *Introspect) Parse(d *caddyfile.Dispenser, where string, more grammar.Op
 	return words.Parse(d, where)
 }
 
-// Config resolves the placeholders of i. It uses no network. That the server
-// cannot be asked is said by the logger of this name, such as
+// Config is i, whose placeholders have been resolved, as package token has it.
+// That the server cannot be asked is said by the logger of this name, such as
 // http.handlers.metrics_gate.
-func (i *Introspect) Config(repl *caddy.Replacer, logger string) (token.IntrospectionConfig, error) {
+func (i *Introspect) Config(logger string) (token.IntrospectionConfig, error) {
 	config := token.IntrospectionConfig{
-		Manner:  token.Manner(i.Manner),
-		Timeout: time.Duration(i.Timeout),
-		MaxAge:  time.Duration(i.MaxAge),
-		OnError: logIntrospectionError(logger),
-	}
-	var err error
-	config.URL, err = placeholder.Resolve(repl, i.URL)
-	problems := []error{located.At(err, "url")}
-	if i.Bearer != "" {
-		config.Bearer, err = placeholder.Resolve(repl, i.Bearer)
-		problems = append(problems, located.At(err, "bearer"))
+		URL:       i.URL,
+		Manner:    token.Manner(i.Manner),
+		Bearer:    i.Bearer,
+		Issuers:   i.Issuer,
+		Audiences: i.Audience,
+		ClientIDs: i.Client,
+		Timeout:   time.Duration(i.Timeout),
+		MaxAge:    time.Duration(i.MaxAge),
+		OnError:   logIntrospectionError(logger),
 	}
 	if i.Basic != nil {
-		var idErr, secretErr error
-		config.BasicID, idErr = placeholder.Resolve(repl, i.Basic.ID)
-		config.BasicSecret, secretErr = placeholder.Resolve(repl, i.Basic.Secret)
-		problems = append(problems, located.At(errors.Join(idErr, secretErr), "basic"))
+		if i.Basic.ID == "" || i.Basic.Secret == "" {
+			return config, located.Errorf("basic", "id or secret is empty; write basic <id> <secret>")
+		}
+		config.BasicID, config.BasicSecret = i.Basic.ID, i.Basic.Secret
 	}
-	config.Issuers, err = placeholder.ResolveAll(repl, i.Issuer)
-	problems = append(problems, located.At(err, "issuer"))
-	config.Audiences, err = placeholder.ResolveAll(repl, i.Audience)
-	problems = append(problems, located.At(err, "audience"))
-	config.ClientIDs, err = placeholder.ResolveAll(repl, i.Client)
-	problems = append(problems, located.At(err, "client"))
-	return config, errors.Join(problems...)
+	return config, nil
 }
 
 // Warn says at start what the configuration leaves open.

@@ -1,9 +1,9 @@
 package bearertoken
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,55 +74,40 @@ func (j *JWT) Validate() error {
 
 const defaultLeeway = time.Minute
 
-// Config resolves the placeholders and reads the files of j. It uses no
-// network. That a key set cannot be fetched is said by the logger of this name,
-// such as http.handlers.metrics_gate.
-func (j *JWT) Config(repl *caddy.Replacer, logger string) (token.Config, error) {
-	config := token.Config{Leeway: defaultLeeway, Type: j.Typ, OnKeySetError: logKeySetError(logger)}
+// Config is j, whose placeholders have been resolved, as package token has it.
+// It reads the file of a key set, and uses no network. That a key set cannot be
+// fetched is said by the logger of this name, such as http.handlers.metrics_gate.
+func (j *JWT) Config(logger string) (token.Config, error) {
+	config := token.Config{
+		Secret:        []byte(j.Secret),
+		Leeway:        defaultLeeway,
+		Type:          j.Typ,
+		Issuers:       slices.Clone(j.Issuer),
+		Audiences:     j.Audience,
+		OnKeySetError: logKeySetError(logger),
+	}
 	if j.Leeway != nil {
 		config.Leeway = time.Duration(*j.Leeway)
 	}
 	if err := j.Validate(); err != nil {
 		return config, err
 	}
-	var problems []error
-	if j.Secret != "" {
-		secret, err := placeholder.Resolve(repl, j.Secret)
-		problems = append(problems, located.At(err, "secret"))
-		config.Secret = []byte(secret)
-	}
-	keys, err := placeholder.ResolveAll(repl, j.Key)
-	problems = append(problems, located.At(err, "key"))
-	for _, pem := range keys {
+	for _, pem := range j.Key {
 		config.PEM = append(config.PEM, []byte(pem))
 	}
-	if j.JWKS != "" {
-		problems = append(problems, located.At(j.keySet(repl, &config), "jwks"))
-	}
-	config.Issuers, err = placeholder.ResolveAll(repl, j.Issuer)
-	problems = append(problems, located.At(err, "issuer"))
-	config.Audiences, err = placeholder.ResolveAll(repl, j.Audience)
-	problems = append(problems, located.At(err, "audience"))
-	return config, errors.Join(problems...)
-}
-
-func (j *JWT) keySet(repl *caddy.Replacer, config *token.Config) error {
-	resolved, err := placeholder.Resolve(repl, j.JWKS)
-	if err != nil {
-		return err
-	}
+	var err error
 	switch {
-	case strings.HasPrefix(resolved, "https://"), strings.HasPrefix(resolved, "http://"):
-		config.JWKSURL = resolved
-	case strings.HasPrefix(resolved, "{"): // the content of a {file./path}
-		config.JWKS = []byte(resolved)
+	case j.JWKS == "":
+	case strings.HasPrefix(j.JWKS, "https://"), strings.HasPrefix(j.JWKS, "http://"):
+		config.JWKSURL = j.JWKS
+	case strings.HasPrefix(j.JWKS, "{"): // the content of a {file./path}
+		config.JWKS = []byte(j.JWKS)
 	default:
-		config.JWKS, err = os.ReadFile(resolved)
-		if err != nil {
-			return fmt.Errorf("reading the key set: %w; write a URL that starts with https:// or the path of a file", err)
+		if config.JWKS, err = os.ReadFile(j.JWKS); err != nil {
+			err = located.Errorf("jwks", "reading the key set: %w; write a URL that starts with https:// or the path of a file", err)
 		}
 	}
-	return nil
+	return config, err
 }
 
 // Warn says at start what the configuration leaves open.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 )
 
 // Options are the words that a block of the Caddyfile knows. The parser is
@@ -120,6 +122,10 @@ type ValueError string
 
 func (w ValueError) Error() string { return string(w) }
 
+// noPlaceholder is said where a value has to be known before placeholders are
+// resolved.
+const noPlaceholder = ValueError("a placeholder cannot stand here; write the value itself")
+
 // Text is an option with one argument.
 func Text(usage string, target *string) Option {
 	return Option{Usage: usage, Parse: func(d *caddyfile.Dispenser) error {
@@ -149,6 +155,9 @@ func Choice(target *string, words ...string) Option {
 	return Option{Usage: usage, Parse: func(d *caddyfile.Dispenser) error {
 		if !d.NextArg() {
 			return ErrUsage
+		}
+		if placeholder.Has(d.Val()) {
+			return noPlaceholder
 		}
 		if !slices.Contains(words, d.Val()) {
 			return ValueError(fmt.Sprintf("%q is not one of %s", d.Val(), strings.Join(words, ", ")))
@@ -188,6 +197,8 @@ func Duration(atLeast time.Duration, set func(caddy.Duration)) Option {
 		}
 		value, err := caddy.ParseDuration(d.Val())
 		switch {
+		case placeholder.Has(d.Val()):
+			return noPlaceholder
 		case err != nil:
 			return ValueError(fmt.Sprintf("%q is not a duration; write one such as 300ms, 5s or 1m", d.Val()))
 		case value < atLeast:
@@ -203,6 +214,9 @@ func Number(target *int) Option {
 	return Option{Usage: "<number>", Parse: func(d *caddyfile.Dispenser) error {
 		if !d.NextArg() {
 			return ErrUsage
+		}
+		if placeholder.Has(d.Val()) {
+			return noPlaceholder
 		}
 		value, err := strconv.Atoi(d.Val())
 		if err != nil || value < 1 {
