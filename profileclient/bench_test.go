@@ -35,7 +35,6 @@ func TestFreshHitAllocatesNothing(t *testing.T) {
 		"Lookup with a claim": func() policy.Preference { return b.Lookup(ctx, claiming, now) },
 		"Cached":              func() policy.Preference { return b.Cached(account, now) },
 		"LookupNamed":         func() policy.Preference { return b.LookupNamed(ctx, account.UID, now, time.Second) },
-		"CachedNamed":         func() policy.Preference { return b.CachedNamed(account.UID, now) },
 	} {
 		if ask() == policy.Unknown {
 			t.Errorf("%s: no fresh hit", name)

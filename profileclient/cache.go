@@ -26,7 +26,9 @@ const century = 100 * 365 * 24 * time.Hour
 // them took more than all that the gate does for a request.
 type entry struct {
 	// fetched is when the request for this answer began, which is the latest
-	// time that the answer surely speaks of.
+	// time that the answer surely speaks of. Of what the server took, or told
+	// on its feed, it is when that was heard: what was asked for before counts
+	// as older.
 	fetched instant
 	// expires is when the answer is no longer to be used.
 	expires instant
@@ -113,10 +115,12 @@ func (c *cache) update(uid string, change func(*entry) bool) bool {
 }
 
 // put stores an answer, unless the account has changed since the answer was
-// asked for, or a newer answer is there.
+// asked for, or a newer answer is there. Where the clock cannot tell which is
+// newer, an opt-out stays.
 func (c *cache) put(uid string, answer entry) bool {
 	return c.update(uid, func(e *entry) bool {
-		if answer.fetched < max(e.changed, e.fetched) {
+		optedOut := e.preference == policy.OptedOut && answer.fetched < e.expires
+		if answer.fetched < max(e.changed, e.fetched) || answer.fetched == e.fetched && optedOut {
 			return false
 		}
 		answer.changed = e.changed

@@ -161,12 +161,16 @@ func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time, lef
 // Cached returns what is known of an account that is proven, without waiting.
 // What is not known is policy.Unknown, and is looked up in the background.
 func (c *Client) Cached(a Account, now time.Time) policy.Preference {
-	return c.cached(a, false, now)
-}
-
-// CachedNamed is Cached for an account that is only named.
-func (c *Client) CachedNamed(uid string, now time.Time) policy.Preference {
-	return c.cached(Account{UID: uid}, true, now)
+	known := c.known(a, now)
+	if at := c.instant(now); c.fresh(known.entry, at) {
+		c.refresh(a, false, known, at)
+		return known.preference
+	}
+	c.prefetch(a, false, known.fetched)
+	if c.health.failing.Load() {
+		return known.stale()
+	}
+	return policy.Unknown
 }
 
 // Invalidate says that the account may have changed: what is cached counts as
@@ -175,14 +179,17 @@ func (c *Client) Invalidate(uid string) {
 	c.change(uid, func(e *entry, now instant) { e.changed = now })
 }
 
-// change records a change of the account, and has nobody who asks from now on
-// join a lookup that began before it.
+// change records a change of the account in both caches, since a lookup under
+// way may fill either, and has nobody who asks from now on join one that began
+// before it.
 func (c *Client) change(uid string, record func(e *entry, now instant)) {
 	now := c.instant(time.Now())
-	c.proven.update(uid, func(e *entry) bool {
-		record(e, now)
-		return true
-	})
+	for _, known := range []*cache{c.proven, c.named} {
+		known.update(uid, func(e *entry) bool {
+			record(e, now)
+			return true
+		})
+	}
 	c.lookups.Forget(uid)
 	c.namedLookups.Forget(uid)
 	c.reads.Forget(uid)
@@ -245,10 +252,12 @@ func (c *Client) known(a Account, now time.Time) knowledge {
 		}
 	}
 	if a.HasClaim && !a.ClaimedAt.IsZero() {
-		// The claim's age is a matter of wall clocks; a token from the future
-		// is not younger than now.
-		claimed := at - instant(max(0, now.Sub(a.ClaimedAt)))
-		if claimed > known.fetched {
+		// The claim's age is a matter of wall clocks. A token from the future
+		// is not younger than now, and how old it is nobody knows, so only an
+		// opt-out is taken from it.
+		age := now.Sub(a.ClaimedAt)
+		claimed := at - instant(max(0, age))
+		if claimed > known.fetched && (age >= 0 || a.Claim == policy.OptedOut) {
 			known = knowledge{entry: entry{
 				fetched: claimed, expires: claimed + instant(c.maxAge), changed: known.changed, preference: a.Claim,
 			}}
@@ -268,24 +277,16 @@ func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Tim
 		defer cancel()
 		ctx = bounded
 	}
+	began := time.Now()
 	learnt := c.ask(ctx, a, named, known.fetched)
-	if !learnt.IsLearnt() && known.stale() == policy.OptedOut {
-		return policy.OptedOut
-	}
-	return learnt
-}
-
-func (c *Client) cached(a Account, named bool, now time.Time) policy.Preference {
-	known := c.known(a, now)
-	if at := c.instant(now); c.fresh(known.entry, at) {
-		c.refresh(a, named, known, at)
+	// What came out is known by now, unless the account changed meanwhile; that
+	// it opted out then stands above an answer from before.
+	now = now.Add(time.Since(began))
+	known = c.known(a, now)
+	if c.fresh(known.entry, c.instant(now)) || known.preference == policy.OptedOut {
 		return known.preference
 	}
-	c.prefetch(a, named, known.fetched)
-	if c.health.failing.Load() {
-		return known.stale()
-	}
-	return policy.Unknown
+	return learnt
 }
 
 // stale is what may be used while the profile server fails: an opt-out, and
@@ -328,10 +329,11 @@ func (c *Client) answer(preference policy.Preference, fetched instant) entry {
 }
 
 // chosen makes the entry for a preference that was not fetched: the server
-// took it, or told of it. Its ETag is not known, so null cannot be written
-// back before the next answer.
-func (c *Client) chosen(preference policy.Preference, now instant) entry {
-	e := c.answer(preference, now)
+// took it, or told of it, now, and it was true at an instant before. Its ETag
+// is not known, so null cannot be written back before the next answer.
+func (c *Client) chosen(preference policy.Preference, at, now instant) entry {
+	e := c.answer(preference, at)
+	e.fetched = now // whoever asked before may have been answered before
 	if preference == policy.Unset {
 		e.marks = writtenBack
 	}

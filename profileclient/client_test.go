@@ -246,22 +246,20 @@ func TestStale(t *testing.T) {
 func TestCachedNeverWaits(t *testing.T) {
 	t.Parallel()
 	virtual(t, nil, func(t *testing.T, b bench) {
-		b.server.preferences["ann"], b.server.preferences["bob"] = "true", "true"
+		b.server.preferences["ann"] = "true"
 		b.server.delay = 100 * time.Millisecond
 		before := time.Now()
 		for range 100 {
 			expect(t, "cold", b.Cached(profileclient.Account{UID: "ann"}, time.Now()), policy.Unknown)
-			expect(t, "cold, named", b.CachedNamed("bob", time.Now()), policy.Unknown)
 		}
 		expect(t, "time waited", time.Since(before), 0)
 		pass(100 * time.Millisecond)
 		expect(t, "warm", b.Cached(profileclient.Account{UID: "ann"}, time.Now()), policy.OptedOut)
-		expect(t, "warm, named", b.CachedNamed("bob", time.Now()), policy.OptedOut)
 		expect(t, "beacon", b.lookup("ann"), policy.OptedOut)
-		expect(t, "requests", b.server.readCount(), 2)
+		expect(t, "requests", b.server.readCount(), 1)
 		verified, named := b.Entries()
 		expect(t, "verified entries", verified, 1)
-		expect(t, "named entries", named, 1)
+		expect(t, "named entries", named, 0)
 	})
 }
 
@@ -365,7 +363,6 @@ func TestForgedNames(t *testing.T) {
 			forgers.Go(func() {
 				b.lookupNamed(fmt.Sprint("forged", i))
 			})
-			b.CachedNamed(fmt.Sprint("forged", i), time.Now())
 		}
 		synctest.Wait()
 		expect(t, "named lookups in flight", b.server.mostFlying, 8)
@@ -470,7 +467,7 @@ func TestOnlyNamed(t *testing.T) {
 		names.Wait()
 		expect(t, "lookups in flight", b.server.mostFlying, 16)
 		for i := range 400 {
-			expect(t, "cached", b.CachedNamed(fmt.Sprint("name", i), time.Now()), policy.Unset)
+			expect(t, "cached", b.lookupNamed(fmt.Sprint("name", i)), policy.Unset)
 		}
 		expect(t, "requests", b.server.readCount(), 400)
 	})
@@ -609,6 +606,10 @@ func TestClaims(t *testing.T) {
 			b.server.preferences["ann"] = "true"
 			b.lookup("ann")
 			return b.Lookup(context.Background(), claim(policy.Allowed, -time.Hour), time.Now())
+		}, policy.OptedOut, 1},
+		"from the future it allows nothing": {func(_ *testing.T, b bench) policy.Preference {
+			b.server.preferences["ann"] = "true"
+			return b.Lookup(context.Background(), claim(policy.Allowed, -time.Second), time.Now())
 		}, policy.OptedOut, 1},
 		"past its life": {func(_ *testing.T, b bench) policy.Preference {
 			return b.Lookup(context.Background(), claim(policy.Allowed, time.Minute), time.Now())

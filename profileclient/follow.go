@@ -326,36 +326,46 @@ func (t change) is(kind FeedEvent) bool {
 	return t.UID != "" && chosen == (kind == FeedChange)
 }
 
-// apply makes what is told of an account what is known of it. That is done
-// where the cache knows the account already, and for whom a lookup is under
-// way, whose answer may be older. Others are not taken in: a million that are
+// apply takes what is told of an account. That is done where a cache knows the
+// account already, and for whom a lookup is under way, whose answer may be
+// older, or waits for a slot. Others are not taken in: a million that are
 // imported would displace all who are there. And it counts as no use of the
 // account, so that it displaces nobody.
 //
-// An event may be older than what is known: it was on its way while a lookup
-// was faster, or is told again after a reconnection. The server's own time of
-// the change tells, which grows with every change of an account.
+// When an event comes says nothing of when it was true: the connection may have
+// stalled, or be one that tells again what happened while there was none, and
+// the account may have changed since. So only an opt-out is taken as it is.
+// After anything else the server is asked.
+//
+// An event may also be older than what is known, where a lookup was faster. The
+// server's own time of the change tells, which grows with every change of an
+// account.
 func (c *Client) apply(told change) {
 	version := told.Changed.UnixMilli()
 	learn := func(e *entry, now instant) {
 		switch {
 		case told.Preference == policy.Unknown:
-			*e = entry{}
-		case version >= e.version:
-			*e = c.chosen(told.Preference, now)
+			*e = entry{changed: now}
+		case version < e.version, version == e.version && told.Preference == e.preference:
+			// It is known.
+		case told.Preference == policy.OptedOut:
+			*e = c.chosen(policy.OptedOut, now, now)
 			e.version = version
+		default:
+			e.changed, e.expires, e.version = now, now, version
 		}
 	}
-	now := c.instant(time.Now())
-	if c.flights.has(told.UID) {
+	if c.flights.has(told.UID) || c.queue.has(told.UID) {
 		c.change(told.UID, func(e *entry, now instant) {
 			learn(e, now)
 			e.changed = now
 		})
-	} else {
-		c.proven.amend(told.UID, func(e *entry) { learn(e, now) })
+		return
 	}
-	c.named.amend(told.UID, func(e *entry) { learn(e, now) })
+	now := c.instant(time.Now())
+	for _, known := range []*cache{c.proven, c.named} {
+		known.amend(told.UID, func(e *entry) { learn(e, now) })
+	}
 }
 
 // flights counts the requests under way by account, so that an event knows

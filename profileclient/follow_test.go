@@ -201,21 +201,25 @@ func connected(t *testing.T, configure func(*profileclient.Config), test func(t 
 	})
 }
 
-// TestChangeActsAtOnce: what the feed tells of an account that is cached
-// decides from then on, without a lookup.
+// TestChangeActsAtOnce: an opt-out of an account that is cached decides from
+// when the feed tells of it, without a lookup. After any other change the next
+// lookup asks, once.
 func TestChangeActsAtOnce(t *testing.T) {
 	t.Parallel()
 	inverted := func(c *profileclient.Config) { c.Field, c.Inverted = "metrics_optout", true }
 	for name, test := range map[string]struct {
 		configure  func(*profileclient.Config)
 		held, told string
+		now        string // what the server holds
 		want       policy.Preference
+		lookups    int
 	}{
-		"an opt-out":              {nil, "false", "true", policy.OptedOut},
-		"a choice to allow":       {nil, "true", "false", policy.Allowed},
-		"a choice taken back":     {nil, "true", "null", policy.Unset},
-		"where true means allow":  {inverted, "true", "true", policy.OptedOut},
-		"where false means allow": {inverted, "false", "false", policy.Allowed},
+		"an opt-out":               {nil, "false", "true", "true", policy.OptedOut, 2},
+		"a choice to allow":        {nil, "true", "false", "false", policy.Allowed, 4},
+		"a choice taken back":      {nil, "true", "null", "null", policy.Unset, 4},
+		"a choice that is no more": {nil, "null", "false", "true", policy.OptedOut, 4},
+		"where true means allow":   {inverted, "true", "true", "false", policy.OptedOut, 2},
+		"where false means allow":  {inverted, "false", "false", "true", policy.Allowed, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -225,15 +229,16 @@ func TestChangeActsAtOnce(t *testing.T) {
 					t.Fatalf("before the change: %v", before)
 				}
 				pass(10 * time.Second)
+				f.teller.hold(test.now, "ann", "bob")
 				f.teller.tell(told(41, "ann", test.told, 0) + told(42, "bob", test.told, 0))
 				expect(t, "proven", f.lookup("ann"), test.want)
 				expect(t, "named", f.lookupNamed("bob"), test.want)
 				expect(t, "cached", f.Cached(profileclient.Account{UID: "ann"}, time.Now()), test.want)
-				expect(t, "lookups", f.server.readCount(), 2)
+				expect(t, "lookups", f.server.readCount(), test.lookups)
 				expect(t, "events", f.counts.event("change"), 2)
-				// It is an answer of then, so it is used for MaxAge.
+				// It is known since then, and so used for MaxAge.
 				pass(45 * time.Second)
-				expect(t, "55 s after the lookup", f.Cached(profileclient.Account{UID: "ann"}, time.Now()), test.want)
+				expect(t, "55 s after the first lookup", f.Cached(profileclient.Account{UID: "ann"}, time.Now()), test.want)
 			})
 		})
 	}
@@ -264,11 +269,16 @@ func TestOlderEventChangesNothing(t *testing.T) {
 		f.lookup("ann")
 		f.teller.tell(told(41, "ann", "false", 9.999))
 		expect(t, "older than the answer", f.lookup("ann"), policy.OptedOut)
+		expect(t, "lookups", f.server.readCount(), 1)
+		f.teller.hold("false", "ann")
+		f.teller.answer(func(t *teller) { t.exact["ann"] = noon.Add(10500 * time.Millisecond) })
 		f.teller.tell(told(42, "ann", "false", 10.5))
 		expect(t, "newer than the answer", f.lookup("ann"), policy.Allowed)
 		f.teller.tell(told(43, "ann", "true", 10.499))
 		expect(t, "older than the event", f.lookup("ann"), policy.Allowed)
-		expect(t, "lookups", f.server.readCount(), 1)
+		f.teller.tell(told(44, "ann", "false", 10.5))
+		expect(t, "told again", f.lookup("ann"), policy.Allowed)
+		expect(t, "lookups", f.server.readCount(), 2)
 	})
 }
 
@@ -352,7 +362,8 @@ func TestEventFromBeforeAWrite(t *testing.T) {
 	})
 }
 
-// TestNullThatIsTold has no ETag, so the next answer is written back to.
+// TestNullThatIsTold has no ETag, so it is asked for, and the answer is written
+// back to.
 func TestNullThatIsTold(t *testing.T) {
 	t.Parallel()
 	connected(t, nil, func(t *testing.T, f following) {
@@ -361,11 +372,10 @@ func TestNullThatIsTold(t *testing.T) {
 		f.teller.hold("null", "ann")
 		f.teller.tell(told(41, "ann", "null", 0))
 		f.WriteBack(profileclient.Account{UID: "ann"}, time.Now())
-		pass(time.Minute)
-		expect(t, "without an ETag", len(f.teller.written()), 0)
-		f.WriteBack(profileclient.Account{UID: "ann"}, time.Now())
 		pass(time.Second)
-		expect(t, "with one", len(f.teller.written()), 1)
+		expect(t, "lookups", f.server.readCount(), 2)
+		expect(t, "written", f.counts.write("written"), 1)
+		expect(t, "If-Match", f.teller.written()[0].ifMatch, `"null"`)
 	})
 }
 
@@ -833,6 +843,7 @@ func TestOrderWithinASecond(t *testing.T) {
 				expect(t, name, f.lookup("ann"), policy.OptedOut)
 				f.teller.tell(told(41, "ann", "false", 10.2))
 				expect(t, "an event from before", f.lookup("ann"), policy.OptedOut)
+				f.teller.hold("false", "ann")
 				f.teller.tell(told(42, "ann", "false", 10.701))
 				expect(t, "a later one", f.lookup("ann"), policy.Allowed)
 			})

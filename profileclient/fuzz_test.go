@@ -92,10 +92,11 @@ func FuzzFeed(f *testing.F) {
 			case event.Type != "change" || !hasTime || changed.UnixMilli() < version:
 			case told == true:
 				want = policy.OptedOut
-			case told == false:
-				want = policy.Allowed
-			case told == nil && hasChoice:
-				want = policy.Unset
+			case told == false || told == nil && hasChoice:
+				// It is asked for.
+				if e := c.proven.get("ann"); changed.UnixMilli() > version && c.fresh(e, c.instant(time.Now())) {
+					t.Fatalf("after %q: still fresh, %v", event, e.preference)
+				}
 			}
 			if got := c.proven.get("ann").preference; got != want {
 				t.Fatalf("after %q: %v, want %v", event, got, want)

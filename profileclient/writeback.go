@@ -180,9 +180,9 @@ func (c *Client) save(request *http.Request, uid string, preference policy.Prefe
 	changed := exactly(response.Header)
 	c.change(uid, func(e *entry, now instant) {
 		// Of two writes at once nobody here knows which the server took last.
-		if e.changed <= began {
+		if e.changed < began {
 			version := e.version // the new one is greater
-			*e = c.chosen(preference, now)
+			*e = c.chosen(preference, began, now)
 			e.version = max(version, changed.UnixMilli())
 		}
 		e.changed = now
