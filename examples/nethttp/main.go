@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"html"
 	"log"
 	"net/http"
 
@@ -22,7 +23,7 @@ func handler() http.Handler {
 	}
 	return g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = fmt.Fprintf(w, "<!doctype html><html><head></head><body>%s %s", r.URL.Path, r.Header.Get(gate.OutcomeHeader))
+		_, _ = fmt.Fprint(w, "<!doctype html><html><head></head><body>", html.EscapeString(r.URL.Path+" "+r.Header.Get(gate.OutcomeHeader)))
 	}))
 }
 
