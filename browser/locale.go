@@ -12,7 +12,7 @@ import (
 	"golang.org/x/text/language"
 )
 
-// The files of this folder are the languages of the preference page, each
+// The files of the folder locales are the languages of the preference page, each
 // named by its tag. All there is to do for another one is to put it there.
 //
 //go:embed locales/*.json

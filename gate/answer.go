@@ -113,10 +113,12 @@ func (g *Gate) answer(w http.ResponseWriter, r *http.Request, route *gatedRoute,
 // connection for a reset and never read the answer.
 const maxDrained = 4 << 20
 
-// drain reads a body that nobody needs, unless it is larger than that, or its
-// client asks first whether to send it.
-func drain(r *http.Request) {
-	if r.ContentLength != 0 && r.ContentLength <= maxDrained && r.Header["Expect"] == nil && r.Body != nil {
+// drain reads a body that nobody needs, unless it is larger than that. Of a
+// client that asks first whether to send it, it is read only where a collected
+// request would be: net/http then tells it to go on, which must not tell whether
+// an account that it names opted out.
+func drain(r *http.Request, expected bool) {
+	if r.ContentLength != 0 && r.ContentLength <= maxDrained && (expected || r.Header["Expect"] == nil) && r.Body != nil {
 		_, _ = io.CopyN(io.Discard, r.Body, maxDrained) // how it ends does not matter
 	}
 }

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"time"
@@ -79,8 +80,8 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
 	return v
 }
 
-// Page decides a page. It does not wait, unless pages are changed for those who
-// opted out: then it waits as an experiment does. Accounts that are only named
+// Page decides a page. It waits for no preference, unless pages are changed for
+// those who opted out: then it waits as an experiment does. Accounts that are only named
 // are not looked up, since the page would tell what they prefer.
 func (e *engine) Page(r *http.Request) verdict {
 	return e.decide(r, time.Now(), question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite})
@@ -112,7 +113,7 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 	}
 	proven := v.found.Session == policy.Verified
 	if proven {
-		v.preference = e.preference(r, &v.found.Subject, &q, now)
+		v.preference = e.preference(r.Context(), &v.found.Subject, &q, now)
 	}
 	if !q.reports && !v.preference.IsChoice() {
 		v.signal = e.signals.Read(r.Header)
@@ -133,20 +134,27 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 
 // decideOthers goes on with what further credentials say, each by its own row:
 // another account that is proven, one that could not be asked about, and one
-// that was not looked at.
+// that was not looked at. All lookups together wait as long as one may.
 func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time.Time) {
+	v.decision.WriteBack = false
+	ctx := r.Context()
+	if e.profile != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, now.Add(e.profile.Timeout()))
+		defer cancel()
+	}
 	also := func(preference policy.Preference) {
 		if !q.reports && v.signal == policy.SignalNone && !preference.IsChoice() {
 			v.signal = e.signals.Read(r.Header) // the first account's choice stood above it
 		}
 		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)
 	}
+	lookup := question{wait: q.wait} // what is read apart is the first account's
 	for i := range v.found.Others {
-		preference := policy.Unknown
-		if v.decision.Action == policy.Collect {
-			preference = e.preference(r, &v.found.Others[i], q, now)
+		if v.decision.Action == policy.Block {
+			return
 		}
-		also(preference)
+		also(e.preference(ctx, &v.found.Others[i], &lookup, now))
 	}
 	if v.found.Unlearnt {
 		also(policy.Unknown)
@@ -159,7 +167,7 @@ func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time
 // preference is what the subject prefers or, without a profile, what the token
 // itself says. A token that lacks the claim then means that no choice was made;
 // one whose claim cannot be read is unknown.
-func (e *engine) preference(r *http.Request, subject *session.Subject, q *question, now time.Time) policy.Preference {
+func (e *engine) preference(ctx context.Context, subject *session.Subject, q *question, now time.Time) policy.Preference {
 	switch {
 	case e.profile == nil && subject.HasClaim:
 		return subject.Claim
@@ -168,7 +176,7 @@ func (e *engine) preference(r *http.Request, subject *session.Subject, q *questi
 	case q.read != nil:
 		return q.read(account(subject))
 	case q.wait:
-		return e.profile.Lookup(r.Context(), account(subject), now)
+		return e.profile.Lookup(ctx, account(subject), now)
 	default:
 		return e.profile.Cached(account(subject), now)
 	}

@@ -164,7 +164,7 @@ func TestNobodyHidesBehindAnother(t *testing.T) {
 	} {
 		for onUnknown, want := range map[policy.Action]string{policy.Block: c.block, policy.Collect: c.collect} {
 			r, w := request("POST", "/metrics", c.body, map[string]string{"Cookie": c.cookie, "Authorization": c.bearer})
-			d := g[onUnknown].Gated(r, g[onUnknown].routes.match("POST", "/metrics")).decision
+			d := g[onUnknown].engine.Gated(r, g[onUnknown].routes.match("POST", "/metrics")).decision
 			if got := d.Action.String() + " " + d.Reason.String(); got != want {
 				t.Errorf("%s, on_unknown %v: %s, want %s", c.name, onUnknown, got, want)
 			}
@@ -188,11 +188,11 @@ func TestNothingIsWrittenWithoutAProfile(t *testing.T) {
 	config.WriteBack = true
 	config.Profile = nil // it would panic
 	g := newGate(t, config)
-	if g.writeBack {
+	if g.engine.writeBack {
 		t.Error("a gate without a profile writes back")
 	}
 	r, _ := request("POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, unsetUID), "Metrics-Optout": "1"})
-	if v := g.Gated(r, g.routes.match("POST", "/metrics")); !v.decision.WriteBack {
+	if v := g.engine.Gated(r, g.routes.match("POST", "/metrics")); !v.decision.WriteBack {
 		t.Errorf("decided as %+v", v.decision)
 	}
 }
@@ -209,7 +209,7 @@ func BenchmarkCachedDecision(b *testing.B) {
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.decide(r, now, question{wait: true}).decision.Action != policy.Block {
+		if g.engine.decide(r, now, question{wait: true}).decision.Action != policy.Block {
 			b.Fatal("collected")
 		}
 	}

@@ -20,7 +20,7 @@ const OutcomeHeader = "Metrics-Gate-Decision"
 // metrics or hand out experiment assignments, and pages. Everything else passes
 // untouched. It is safe for concurrent use.
 type Gate struct {
-	engine
+	engine    engine
 	shadow    bool
 	reject    bool
 	reply     string
@@ -78,7 +78,7 @@ func New(config Config) (*Gate, error) {
 		observeSession: g.observer.Session,
 		recognition:    &recognition{nobody: g.observer.NobodyRecognised},
 	}
-	g.signals.Probing = g.handshake != nil
+	g.engine.signals.Probing = g.handshake != nil
 	return g, nil
 }
 
@@ -198,7 +198,7 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 	if r.ContentLength != 0 {
 		limitTime(w, gatedBodyTime)
 	}
-	v := g.Gated(r, route)
+	v := g.engine.Gated(r, route)
 	decision := v.decision
 	g.observer.Decided(r, route.index, decision)
 	switch {
@@ -208,7 +208,7 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 		if decision.Reason == policy.ReasonPreference && !decision.ByName {
 			g.remember(w, r)
 		}
-		g.block(w, r, route, decision)
+		g.block(w, r, route, &v)
 		return nil
 	}
 	if decision.Reason == policy.ReasonExplicitAllow {

@@ -407,7 +407,7 @@ func TestClaimWithoutProfile(t *testing.T) {
 		}
 		for range 2 { // the second time it comes out of the cache
 			r, _ := request("POST", "/beacon", "", map[string]string{"Cookie": "session=" + signed})
-			if got := g.Gated(r, g.routes.match("POST", "/beacon")).decision; got.Reason != test.reason {
+			if got := g.engine.Gated(r, g.routes.match("POST", "/beacon")).decision; got.Reason != test.reason {
 				t.Errorf("%s: %v %v, want %v", name, got.Action, got.Reason, test.reason)
 			}
 		}
@@ -437,7 +437,7 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	g := newGate(t, config)
 	decide := func(header map[string]string) policy.Decision {
 		r, _ := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, header)
-		return g.Gated(r, g.routes.match("POST", "/metrics")).decision
+		return g.engine.Gated(r, g.routes.match("POST", "/metrics")).decision
 	}
 	if got := decide(map[string]string{"Cookie": sessionOf(t, allowedUID)}); got.Reason != policy.ReasonUnknown {
 		t.Errorf("behind a lookup that took all the time the name decides by %v", got.Reason)
@@ -489,6 +489,32 @@ func TestReject(t *testing.T) {
 		}
 		if w.Code != status || w.Header().Get("Cache-Control") != "private, no-store" {
 			t.Errorf("%s: %d %v, want %d", target, w.Code, w.Header(), status)
+		}
+	}
+}
+
+// TestRejectTellsNoOtherSite: a refusal would tell another site's page that its
+// visitor opted out here, where a collected request gets the route's answer.
+func TestRejectTellsNoOtherSite(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, Config{Routes: []Route{{Methods: []string{"POST"}, Path: "/beacon"}}, Reject: true})
+	for site, want := range map[string]int{"same-origin": http.StatusForbidden, "cross-site": http.StatusNoContent, "same-site": http.StatusNoContent} {
+		answers := map[string]string{}
+		for _, optOut := range []string{"1", "0"} {
+			r, w := request("POST", "/beacon", "", map[string]string{"Metrics-Optout": optOut, "Sec-Fetch-Site": site, "Origin": "https://example.org"})
+			if site == "same-origin" {
+				r.Header.Del("Origin")
+			}
+			if err := serve(t, g, w, r, NextFunc(func(http.ResponseWriter, *http.Request) error { return nil })); err != nil {
+				t.Fatal(err)
+			}
+			answers[optOut] = fmt.Sprint(w.Code, w.Header(), w.Body)
+			if optOut == "1" && w.Code != want {
+				t.Errorf("%s: a blocked one is answered %d, want %d", site, w.Code, want)
+			}
+		}
+		if site != "same-origin" && answers["1"] != answers["0"] {
+			t.Errorf("%s: blocked %s, collected %s", site, answers["1"], answers["0"])
 		}
 	}
 }

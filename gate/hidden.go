@@ -38,13 +38,13 @@ func (g *Gate) hides(r *http.Request, route *gatedRoute, v *verdict) bool {
 	case route.reply != "":
 		return route.reply == ReplyHide
 	default:
-		return g.namesDecide(route) || v.lookedUpNamed || g.fromElsewhere(r)
+		return g.engine.namesDecide(route) || v.lookedUpNamed || g.fromElsewhere(r)
 	}
 }
 
-// fromElsewhere says whether another site's page sends the request, or may: by
-// what the browser says of it (Fetch metadata) or, where it says nothing, by an
-// Origin or a Referer.
+// fromElsewhere says whether another site's page sends the request: by what the
+// browser says of it (Fetch metadata) or, where it says nothing, by an Origin or
+// the host of a Referer. A request with none of them counts as this site's own.
 func (g *Gate) fromElsewhere(r *http.Request) bool {
 	if site := r.Header["Sec-Fetch-Site"]; len(site) > 0 {
 		return site[0] != "same-origin" && site[0] != "none"
@@ -67,8 +67,8 @@ const (
 	// HandedOnTime is how long the application may take for a request that is
 	// handed on after its answer.
 	HandedOnTime = 30 * time.Second
-	// handedOnRequests and handedOnBytes bound all of them together. What comes
-	// beyond is answered and dropped.
+	// handedOnRequests and handedOnBytes bound all of a gate's together. What
+	// comes beyond is answered and dropped.
 	handedOnRequests = 1024
 	handedOnBytes    = 64 << 20
 )
@@ -115,7 +115,7 @@ func (h *handedOn) done(size int) {
 }
 
 // Wait returns when all requests that were handed on have ended, which takes
-// HandedOnTime at most, or with the context's error. A program that ends calls it
+// HandedOnTime where handlers heed their context, or with the context's error. A program that ends calls it
 // when it serves no more requests.
 func (g *Gate) Wait(ctx context.Context) error {
 	g.handedOn.mu.Lock()
@@ -133,21 +133,30 @@ func (g *Gate) Wait(ctx context.Context) error {
 }
 
 // passHidden answers a collected request as if it had been blocked, and hands it
-// on. The answer goes first, or the time until it comes would tell: neither it
-// nor the next request on the connection waits for the application.
+// on. The answer does not wait for that, or the time until it comes would tell,
+// and neither does the next request on the connection.
 func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next Next) {
+	room := int(min(r.ContentLength, maxHandedOn))
+	if room < 0 {
+		room = maxHandedOn
+	}
+	if !g.handedOn.add(room) {
+		drain(r, true)
+		g.answer(w, r, route, route.answer)
+		g.observer.Hidden(replyDropped)
+		return
+	}
 	body, whole := readWhole(r)
 	if !whole {
-		defer withdraw(r, announce(r, decision))
+		g.handedOn.done(room)
+		outcome := announce(r, decision)
+		defer withdraw(r, outcome)
 		g.discardReply(r, next)
 		g.answer(w, r, route, route.answer)
 		return
 	}
 	g.answer(w, r, route, route.answer)
-	if !g.handedOn.add(len(body)) {
-		g.observer.Hidden(replyDropped)
-		return
-	}
+
 	ctx, cancel := context.WithTimeout(context.Background(), HandedOnTime)
 	own := g.host.Detach(ctx, r)
 	own.Body = io.NopCloser(bytes.NewReader(body))
@@ -158,10 +167,11 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 	own.TransferEncoding = nil
 	g.observer.Detached(1)
 	go func() {
-		defer g.handedOn.done(len(body)) // when all else has been told
+		defer g.handedOn.done(room) // when all else has been told
 		defer g.observer.Detached(-1)
 		defer cancel()
-		defer withdraw(own, announce(own, decision))
+		outcome := announce(own, decision)
+		defer withdraw(own, outcome)
 		g.discardReply(own, next)
 	}()
 }

@@ -240,7 +240,7 @@ func TestPanicsEndNothing(t *testing.T) {
 	for _, size := range []int{0, maxHandedOn + 1} { // handed on after its answer, and before
 		r, w := request("POST", "/hidden", strings.Repeat("x", size), map[string]string{"Sec-Fetch-Site": "cross-site"})
 		r.URL.Path = "/metrics-errors"
-		g.names = nil
+		g.engine.names = nil
 		err := serve(t, g, w, r, NextFunc(func(http.ResponseWriter, *http.Request) error { panic("an application's fault") }))
 		if err != nil || class != replyAborted || w.Code != http.StatusOK {
 			t.Errorf("%d bytes: %v, counted as %q, answered %d", size, err, class, w.Code)

@@ -12,10 +12,12 @@ import (
 )
 
 // block answers a request in the application's place.
-func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision) {
+func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, v *verdict) {
 	g.host.SkipLog(r)
-	drain(r)
-	if g.reject && !route.experiment && !decision.ByName {
+	drain(r, v.lookedUpNamed)
+	// What a name caused looks like a success, and so does what another site's
+	// page sends: it must not learn that its visitor opted out here.
+	if g.reject && !route.experiment && !v.decision.ByName && !g.fromElsewhere(r) {
 		g.answer(w, r, route, rejected)
 		return
 	}

@@ -82,7 +82,7 @@ func isPage(r *http.Request) bool {
 
 // servePage passes a page, with what the gate has to change about it.
 func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) error {
-	v := g.Page(r)
+	v := g.engine.Page(r)
 	decision := v.decision
 	g.observer.Decided(r, NoRoute, decision)
 	if g.shadow {
@@ -117,8 +117,8 @@ func (g *Gate) asksForReport(r *http.Request, v *verdict) bool {
 	}
 	// Somebody who signed in since the browser reported is not written back
 	// yet; and a browser that lost its cookie believes that it has reported.
-	signedInSince := v.decision.Reason == policy.ReasonSignal && v.found.Session == policy.Verified && !v.found.Several && g.writeBack
-	return signedInSince && reportedOptOut(r.Header) || g.signals.Read(r.Header) == policy.SignalProbing
+	signedInSince := v.decision.Reason == policy.ReasonSignal && v.found.Session == policy.Verified && !v.found.Several && g.engine.writeBack
+	return signedInSince && reportedOptOut(r.Header) || g.engine.signals.Read(r.Header) == policy.SignalProbing
 }
 
 // passEdited hands a page on and edits its document on the way back.

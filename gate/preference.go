@@ -64,7 +64,7 @@ func (g *Gate) servePreference(w http.ResponseWriter, r *http.Request) {
 func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Choice, etag string) (status int, result browser.ChoiceResult) {
 	preference, isAccounts := choice.Preference()
 	if isAccounts {
-		found := g.sessions.Find(r, time.Now(), g.observeSession)
+		found := g.engine.sessions.Find(r, time.Now(), g.engine.observeSession)
 		if !g.canChoose(&found) {
 			return http.StatusForbidden, browser.NotSaved // it has expired meanwhile
 		}
@@ -72,7 +72,7 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 		if form := r.PostForm.Get("account"); form != "" && form != formAccount(subject.UID) {
 			return http.StatusConflict, browser.Conflict // somebody else has signed in meanwhile
 		}
-		err := g.profile.Choose(r.Context(), account(&subject), preference, etag)
+		err := g.engine.profile.Choose(r.Context(), account(&subject), preference, etag)
 		switch {
 		case errors.Is(err, profileclient.ErrConflict):
 			return http.StatusConflict, browser.Conflict
@@ -100,7 +100,7 @@ func (g *Gate) choose(w http.ResponseWriter, r *http.Request, choice browser.Cho
 // canChoose says whether there is a profile that a choice can be saved in: one,
 // and no more, or whose choice would it be?
 func (g *Gate) canChoose(found *session.Found) bool {
-	return found.Session == policy.Verified && !found.Several && g.profile != nil && !g.profile.ReadOnly()
+	return found.Session == policy.Verified && !found.Several && g.engine.profile != nil && !g.engine.profile.ReadOnly()
 }
 
 // formAccount is what a form remembers of the account that it was made for, so
@@ -114,12 +114,12 @@ func formAccount(uid string) string {
 // showPreference renders the page for the request's own subject; result and
 // what was asked for are in the view already.
 func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int, view browser.View) {
-	v := g.Standing(r, func(account profileclient.Account) policy.Preference {
+	v := g.engine.Standing(r, func(account profileclient.Account) policy.Preference {
 		return g.readPreference(r, account, &view)
 	})
 	view.SiteName = cmp.Or(g.handshake.siteName, r.Host)
 	view.Locale = r.Header.Get("Accept-Language")
-	view.Signal = g.signals.Read(r.Header)
+	view.Signal = g.engine.signals.Read(r.Header)
 	view.Sticky = chosenCookie(r.Header) || rememberedCookie(r.Header)
 	view.Preference = v.preference
 	view.Decision, view.Undecided = v.decision, v.withheld
@@ -134,7 +134,7 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 // readPreference asks the profile server itself: what is cached may be older
 // than what somebody chose elsewhere a moment ago.
 func (g *Gate) readPreference(r *http.Request, account profileclient.Account, view *browser.View) policy.Preference {
-	held, err := g.profile.Read(r.Context(), account)
+	held, err := g.engine.profile.Read(r.Context(), account)
 	if err != nil {
 		return policy.Unknown // the client has logged why
 	}

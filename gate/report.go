@@ -91,8 +91,8 @@ func (g *Gate) serveSignal(w http.ResponseWriter, r *http.Request) {
 	}
 	outcome := report.outcome()
 	g.observer.Report(outcome)
-	if outcome == ReportOptedOut && g.writeBack {
-		g.Reported(r)
+	if outcome == ReportOptedOut && g.engine.writeBack {
+		g.engine.Reported(r)
 	}
 	if line := g.reportedCookie(r.Header, outcome.cookie(), report.framed); line != "" {
 		setCookie(w, line)

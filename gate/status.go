@@ -22,7 +22,7 @@ func (g *Gate) serveStatus(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = io.WriteString(w, statusOf(g.Standing(r, nil).decision))
+	_, _ = io.WriteString(w, statusOf(g.engine.Standing(r, nil).decision))
 }
 
 // statusOf is the reply's text: metrics_optout is null while it is unknown.

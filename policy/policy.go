@@ -16,7 +16,9 @@
 //		d = rules.DecideNamed(d, preferenceOf(name))
 //	}
 //
-// Nothing has to be looked up any more for a decision that blocks.
+// Nothing has to be looked up any more for a decision that blocks; but where
+// several accounts are proven DecideAlso runs all the same, since it takes back
+// that anything is written.
 package policy
 
 // Action is what happens to a gated request. The zero value is Block, so

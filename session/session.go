@@ -51,7 +51,7 @@ type Subject struct {
 type Found struct {
 	// Session says how far they prove an account: Verified where any of them
 	// does; else Unverifiable where any does not hold; else Expired where one
-	// names an account; else NoSession.
+	// is; else NoSession.
 	Session policy.Session
 	// Subject is the first account that is proven, and empty where none is.
 	Subject Subject
@@ -97,8 +97,8 @@ type Source interface {
 // Sources are the kinds of credentials that count.
 type Sources []Source
 
-// Find verifies all credentials that a request carries, of every source, so
-// that nobody hides an account by sending another one's besides. A credential
+// Find verifies what credentials a request carries, of every source and up to
+// MaxCredentials, so that nobody hides an account by sending another one's besides. A credential
 // that one source verified is not shown to the next. Everything that came of it
 // is reported to observe, by the index of the source.
 func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Found {
@@ -203,7 +203,8 @@ func (f *Found) knows(subject *Subject) bool {
 	return same(&f.Subject)
 }
 
-// doubt lowers what is proven, but for an account that is.
+// doubt records a weaker session, unless an account is proven or a credential
+// does not hold already.
 func (f *Found) doubt(session policy.Session) {
 	if f.Session != policy.Verified && f.Session != policy.Unverifiable {
 		f.Session = session

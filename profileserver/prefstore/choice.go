@@ -44,7 +44,7 @@ type Choice struct {
 
 // complete returns the choice with its defaults in place, unless it is none.
 func (c Choice) complete() (Choice, error) {
-	if c.Preference == policy.Unknown {
+	if !c.Preference.IsLearnt() {
 		return c, errors.New("an unknown preference is not a choice; record policy.Unset, policy.Allowed or policy.OptedOut")
 	}
 	switch c.Source {
