@@ -42,7 +42,8 @@ const (
 // so that it comes again.
 func (s *Server) takeEvents(w http.ResponseWriter, r *http.Request) (refused *failure) {
 	raw, accepted := eventToken(w, r)
-	claims, err := s.events.Verify(raw, time.Now())
+	now := time.Now()
+	claims, err := s.events.Verify(raw, now)
 	if errors.Is(err, token.ErrUnavailable) {
 		s.observer.Event("none", "failed")
 		return keysAway
@@ -51,7 +52,7 @@ func (s *Server) takeEvents(w http.ResponseWriter, r *http.Request) (refused *fa
 		return s.refuseEvent(w, whyRefused(err))
 	}
 	event, ok := readEvents(claims)
-	if !ok {
+	if !ok || event.made.After(now.Add(s.eventLeeway)) {
 		return s.refuseEvent(w, invalidRequest)
 	}
 	came, err := s.apply(r.Context(), event)

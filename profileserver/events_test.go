@@ -66,7 +66,7 @@ func takesEvents(t testing.TB) func(*Config) {
 	v := verifier(t, token.Config{
 		JWKS: text, Issuers: []string{eventIssuer, eventIssuer + "/"}, Audiences: []string{eventAudience}, ExpiryOptional: true, Leeway: time.Minute,
 	})
-	return func(c *Config) { c.Events = v }
+	return func(c *Config) { c.Events, c.EventLeeway = v, time.Minute }
 }
 
 // eventClaims are of a token that is in order, but for the changes; a nil one is
@@ -254,6 +254,8 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		{"an account that cannot be", signed(jwt.MapClaims{"sub": strings.Repeat("u", 256)}), "invalid_request"},
 		{"expired", signed(jwt.MapClaims{"exp": time.Now().Add(-time.Hour).Unix()}), "invalid_request"},
 		{"from the future", signed(jwt.MapClaims{"iat": time.Now().Add(time.Hour).Unix()}), "invalid_request"},
+		{"from the future, in milliseconds", signed(jwt.MapClaims{"iat": time.Now().UnixMilli()}), "invalid_request"},
+		{"not valid yet", signed(jwt.MapClaims{"nbf": time.Now().Add(time.Hour).Unix()}), "invalid_request"},
 		{"no events", signed(jwt.MapClaims{"events": nil}), "invalid_request"},
 		{"an access token", signed(jwt.MapClaims{"events": nil, "scope": "profile", "client_id": "metrics-gate"}), "invalid_request"},
 		{"empty events", of(noPayload), "invalid_request"},

@@ -104,6 +104,10 @@ type Config struct {
 	// preferences. Default: none are taken.
 	Events Verifier
 
+	// EventLeeway is how far ahead of now the time of an event may be, its iat;
+	// one of later is refused. Default: 0.
+	EventLeeway time.Duration
+
 	// Standalone makes the Server own every address: it adds the heartbeats
 	// and /__version__, its own /v1/profile, and answers the rest with 404.
 	// Default: false.
@@ -179,6 +183,7 @@ type Server struct {
 	origins            map[string]bool
 	noContentWhenUnset bool
 	events             Verifier
+	eventLeeway        time.Duration
 	standalone         bool
 	version            []byte
 	log                *zap.Logger
@@ -208,6 +213,7 @@ func New(config Config) *Server {
 		origins:            set(config.Origins),
 		noContentWhenUnset: config.NoContentWhenUnset,
 		events:             config.Events,
+		eventLeeway:        config.EventLeeway,
 		standalone:         config.Standalone,
 		log:                zap.NewNop(),
 		observer:           config.Observer.complete(),

@@ -184,11 +184,16 @@ func (b *Bearer) claim(claims *token.Claims) (preference policy.Preference, foun
 func (v *verified) subject(raw string, now time.Time) Subject {
 	subject := Subject{UID: v.uid, Token: raw, HasClaim: v.hasClaim, Claim: v.claim}
 	if subject.HasClaim {
-		// Where there is no iat, this is the zero time again. An issuer's clock
-		// may run ahead, and a claim is no newer than now.
+		// Where there is no iat, this is the zero time again.
 		subject.ClaimedAt = time.Unix(v.issued, 0)
 		if subject.ClaimedAt.After(now) {
-			subject.ClaimedAt = now
+			// An issuer's clock runs ahead, and nobody knows by how much. As of
+			// now on every request, what allows would outlive each opt-out that
+			// is told elsewhere.
+			subject.ClaimedAt = time.Time{}
+			if v.claim == policy.OptedOut {
+				subject.ClaimedAt = now
+			}
 		}
 	}
 	return subject

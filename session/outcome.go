@@ -18,6 +18,10 @@ const (
 	// Expired means that everything about the credential holds but its time.
 	// It names its account, unless it is opaque and nobody says whose it was.
 	Expired
+	// NotYetValid means that everything about the credential holds, but its time
+	// is still to come by our clock: one of the two clocks is wrong. It proves
+	// nothing and names nobody.
+	NotYetValid
 	// Malformed means that the credential cannot be read, or lacks what it
 	// needs.
 	Malformed
@@ -51,6 +55,7 @@ var outcomeNames = [OutcomeCount]string{
 	Absent:          "absent",
 	Verified:        "verified",
 	Expired:         "expired",
+	NotYetValid:     "not_yet_valid",
 	Malformed:       "malformed",
 	BadSignature:    "bad_signature",
 	WrongIssuer:     "wrong_issuer",
@@ -72,6 +77,7 @@ var failures = []struct {
 	outcome Outcome
 }{
 	{token.ErrExpired, Expired},
+	{token.ErrNotYetValid, NotYetValid},
 	{token.ErrMalformed, Malformed},
 	{token.ErrBadSignature, BadSignature},
 	{token.ErrInactive, BadSignature},

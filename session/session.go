@@ -41,9 +41,10 @@ type Subject struct {
 	// Claim is that preference, and Unknown where the claim is there but
 	// cannot be read as one. That is never the same as no claim.
 	Claim policy.Preference
-	// ClaimedAt is the earlier of the token's iat and now. It is zero where
-	// the token has no iat: such a claim cannot be compared with what was
-	// learnt elsewhere, and counts only where there is nothing else.
+	// ClaimedAt is the token's iat, and never later than now. It is zero where
+	// the token has none: such a claim cannot be compared with what was learnt
+	// elsewhere, and counts only where there is nothing else. An iat that is
+	// still to come is none either, but for an opt-out, which is as of now.
 	ClaimedAt time.Time
 }
 

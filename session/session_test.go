@@ -169,7 +169,7 @@ func TestUser(t *testing.T) {
 
 func TestOutcomesHaveTheirMetricLabels(t *testing.T) {
 	t.Parallel()
-	const want = "absent verified expired malformed bad_signature wrong_issuer wrong_audience unknown_key keys_unavailable too_long too_many conflicting"
+	const want = "absent verified expired not_yet_valid malformed bad_signature wrong_issuer wrong_audience unknown_key keys_unavailable too_long too_many conflicting"
 	var labels []string
 	for outcome := range session.OutcomeCount {
 		labels = append(labels, outcome.String())

@@ -88,9 +88,11 @@ func TestBadTokens(t *testing.T) {
 	for _, token := range []string{
 		testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid)), testcaddy.Sign(jwt.SigningMethodEdDSA, testcaddy.EdKey, nil, testcaddy.Claims(uid)),
 		testcaddy.Sign(jwt.SigningMethodPS256, testcaddy.RSAKey, nil, testcaddy.Claims(uid)),
+		testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid, map[string]any{"iat": soon + 3600})),
+		testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid, map[string]any{"iat": soon * 1000})),
 	} {
 		if a := send(t, behind, collecting["key"], "POST /metrics", "{}", "Authorization: Bearer "+token); a.collected() {
-			t.Error("a session that was signed with one of several keys does not verify")
+			t.Error("a good session, signed with one of several keys, does not verify")
 		}
 	}
 	lookups := len(profile.asked.All())
@@ -126,8 +128,10 @@ func TestBadTokens(t *testing.T) {
 		{"expired, without a uid", "secret", testcaddy.Session(uid, testcaddy.Expired, map[string]any{"sub": nil}), "malformed"},
 		{"no exp", "secret", with(map[string]any{"exp": nil}), "malformed"},
 		{"exp is a string", "secret", with(map[string]any{"exp": "9999999999"}), "malformed"},
-		{"nbf in the future", "secret", with(map[string]any{"nbf": soon + 3600}), "malformed"},
-		{"iat in the future", "secret", with(map[string]any{"iat": soon + 3600}), "malformed"},
+		{"nbf in the future", "secret", with(map[string]any{"nbf": soon + 3600}), "not_yet_valid"},
+		{"nbf in the future, expired", "secret", testcaddy.Session(uid, testcaddy.Expired, map[string]any{"nbf": soon + 3600}), "not_yet_valid"},
+		{"nbf in the future, a key of a set", "jwks", testcaddy.Sign(rs, testcaddy.RSAKey, map[string]any{"kid": "current"}, testcaddy.Claims(uid, map[string]any{"nbf": soon + 3600})), "not_yet_valid"},
+		{"nbf in milliseconds", "secret", with(map[string]any{"nbf": soon * 1000}), "malformed"},
 		{"iat is a string", "secret", with(map[string]any{"iat": "yesterday"}), "malformed"},
 		{"no uid", "secret", with(map[string]any{"sub": nil}), "malformed"},
 		{"empty uid", "secret", with(map[string]any{"sub": ""}), "malformed"},

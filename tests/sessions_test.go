@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -119,6 +120,8 @@ func TestClaims(t *testing.T) {
 		{"a number", map[string]any{"no_metrics": 1}, "block", optOut, "block", true},
 		{"yes", map[string]any{"no_metrics": "yes"}, "block", optOut, "block", true},
 		{"without iat", map[string]any{"no_metrics": false, "iat": nil}, "collect", optOut, "block", true},
+		{"true, of a clock that is ahead", map[string]any{"no_metrics": true, "iat": time.Now().Add(time.Hour).Unix()}, "block", allow, "block", false},
+		{"false, of a clock that is ahead", map[string]any{"no_metrics": false, "iat": time.Now().Add(time.Hour).Unix()}, "collect", optOut, "block", true},
 		{"an hour old", map[string]any{"no_metrics": false, "iat": 1_600_000_000}, "collect", optOut, "block", true},
 	} {
 		uid := profile.account(c.held)

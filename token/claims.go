@@ -14,7 +14,8 @@ import (
 // Claims is what a token says that was signed by a key of the verifier, or
 // what an introspector was told of it.
 type Claims struct {
-	// Issued is the claim iat, and zero where the token has none.
+	// Issued is the claim iat, and zero where the token has none. It may be as
+	// far ahead of now as the issuer's clock.
 	Issued time.Time
 	// Expires is the claim exp, and zero where the token has none, which only
 	// Config.ExpiryOptional allows. The verifier's leeway is not part of it.
@@ -60,7 +61,7 @@ type claimRules struct {
 }
 
 // check holds a token whose signature is good against all the rules, in one
-// fixed order. Expiry comes last, so that "expired" means that everything
+// fixed order. Its times come last, so that "expired" means that everything
 // else holds: an expired session still names its account, and must not do so
 // for the session of another issuer or audience.
 func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time.Time) (*Claims, error) {
@@ -94,15 +95,16 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 	if err != nil {
 		return nil, err
 	}
-	latest := now.Add(r.leeway)
 	switch {
-	case notBefore.After(latest):
-		return nil, fmt.Errorf("%w: its nbf is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
-	case issued.After(latest):
-		return nil, fmt.Errorf("%w: its iat is in the future; compare the clocks of its issuer and of this machine", ErrMalformed)
+	case expires.Unix() > latestTime, notBefore.Unix() > latestTime:
+		return nil, fmt.Errorf("%w: its exp or nbf is not before the year 10000; it counts seconds, not milliseconds", ErrMalformed)
 	case expires.IsZero() && !r.expiryOptional:
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
+	case notBefore.After(now.Add(r.leeway)):
+		return nil, ErrNotYetValid
 	}
+	// An iat that is still to come refuses nothing: RFC 7519, section 4.1.6,
+	// gives it no such meaning.
 	checked := &Claims{Issued: issued, Expires: expires, values: claims}
 	if !expires.IsZero() && !now.Before(expires.Add(r.leeway)) {
 		return checked, ErrExpired
@@ -124,19 +126,20 @@ func (r *claimRules) isAudience(aud any) bool {
 }
 
 // timeClaim reads seconds since 1970, with or without a fraction. It returns
-// the zero time where the claim is absent.
+// the zero time where the claim is absent, and one after latestTime for
+// whatever is as late.
 func timeClaim(claims jwt.MapClaims, name string) (time.Time, error) {
 	value, ok := claims[name]
 	if !ok {
 		return time.Time{}, nil
 	}
 	seconds, ok := value.(float64)
-	if !ok || seconds < 0 || seconds > latestTime {
-		return time.Time{}, fmt.Errorf("%w: its %s is not a number of seconds between 1970 and 9999", ErrMalformed, name)
+	if !ok || seconds < 0 {
+		return time.Time{}, fmt.Errorf("%w: its %s is not a number of seconds since 1970", ErrMalformed, name)
 	}
 	// A float has no more than microseconds to spare here, and cut off instead
 	// of rounded it would lose the last of its milliseconds.
-	return time.UnixMicro(int64(math.Round(seconds * 1e6))), nil
+	return time.UnixMicro(int64(math.Round(min(seconds, latestTime+1) * 1e6))), nil
 }
 
 // mediaType makes values of typ comparable (RFC 7515, section 4.1.9).

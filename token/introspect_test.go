@@ -437,6 +437,35 @@ func TestOnlyScalarsAreRemembered(t *testing.T) {
 	}
 }
 
+// TestTimesOfAnswers: the server has judged them by its clock, so that only
+// those that are far from ours say something.
+func TestTimesOfAnswers(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		answer fields
+		want   error
+	}{
+		"nbf within a minute":      {fields{"nbf": now.Add(time.Minute).Unix()}, nil},
+		"nbf in an hour":           {fields{"nbf": now.Add(time.Hour).Unix()}, token.ErrNotYetValid},
+		"nbf in an hour, in ms":    {fields{"nbf": now.Add(time.Hour).UnixMilli()}, token.ErrNotYetValid},
+		"nbf null":                 {fields{"nbf": json.RawMessage("null")}, nil},
+		"iat in an hour":           {fields{"iat": now.Add(time.Hour).Unix()}, nil},
+		"iat in an hour, in ms":    {fields{"iat": now.Add(time.Hour).UnixMilli()}, nil},
+		"iat beyond all times":     {fields{"iat": 1e300}, nil},
+		"nbf is a word":            {fields{"nbf": "soon"}, token.ErrMalformed},
+		"nbf in an hour, exp past": {fields{"nbf": now.Add(time.Hour).Unix(), "exp": 1}, token.ErrNotYetValid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i := newIntrospector(t, token.IntrospectionConfig{URL: introspectionURL, Client: answering(200, activeAnswer(test.answer))})
+			claims, err := i.Verify("token", now)
+			if !errors.Is(err, test.want) || (err == nil) != (test.want == nil) || (claims != nil) != (err == nil) {
+				t.Errorf("got %v with claims %v, want %v", err, claims, test.want)
+			}
+		})
+	}
+}
+
 func TestRefreshTokensAreNoCredential(t *testing.T) {
 	t.Parallel()
 	i := newIntrospector(t, token.IntrospectionConfig{URL: introspectionURL, Client: answering(200, `{"active":true,"sub":"alice","token_type":"refresh_token"}`)})

@@ -125,7 +125,7 @@ func newVerifier(t testing.TB, config token.Config) *token.Verifier {
 
 var sentinels = []error{
 	token.ErrTooLong, token.ErrMalformed, token.ErrBadSignature, token.ErrUnknownKey,
-	token.ErrUnavailable, token.ErrInactive, token.ErrWrongIssuer, token.ErrWrongAudience, token.ErrExpired,
+	token.ErrUnavailable, token.ErrInactive, token.ErrWrongIssuer, token.ErrWrongAudience, token.ErrNotYetValid, token.ErrExpired,
 }
 
 // leaks reports a part of the private that a text quotes. Parts of up to

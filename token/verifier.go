@@ -60,6 +60,9 @@ var (
 	ErrWrongIssuer = errors.New("the token is from another issuer")
 	// ErrWrongAudience: aud is missing or holds none of Config.Audiences.
 	ErrWrongAudience = errors.New("the token is for another audience")
+	// ErrNotYetValid: everything else about the token holds, but its nbf is ahead
+	// of our clock by more than the leeway.
+	ErrNotYetValid = errors.New("the token is not valid yet: compare the clocks of its issuer and of this machine")
 	// ErrExpired: everything about the token holds but its exp.
 	ErrExpired = errors.New("the token has expired")
 )
@@ -108,7 +111,7 @@ type Config struct {
 	Audiences []string
 
 	// Leeway is how far the issuer's clock may differ from ours; it applies
-	// to exp, nbf and iat. Default: 0.
+	// to exp and nbf. Default: 0.
 	Leeway time.Duration
 
 	// Type is the required header typ, such as at+jwt for access tokens (RFC

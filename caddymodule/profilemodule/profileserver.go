@@ -182,6 +182,7 @@ func (p *ProfileServer) provision(logger *zap.Logger) error {
 	if options.Events != nil {
 		config.Events, err = options.Events.verifier(&p.leases)
 		problem(err, "events")
+		config.EventLeeway = eventLeeway
 	}
 	agent, err := p.agent()
 	problem(err, "statsd")
