@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -68,6 +69,11 @@ func TestBadTokens(t *testing.T) {
 	secret := []byte(testcaddy.SessionSecret)
 	publicPEM := testcaddy.Must(os.ReadFile(testcaddy.KeyFile("rsa.pub")))
 	stranger := testcaddy.Must(rsa.GenerateKey(rand.Reader, 2048))
+	_, strangersEd, _ := ed25519.GenerateKey(rand.Reader)
+	ed25519Name := map[string]any{"alg": "Ed25519"}
+	salted := func(length int) jwt.SigningMethod {
+		return &jwt.SigningMethodRSAPSS{SigningMethodRSA: jwt.SigningMethodPS256.SigningMethodRSA, Options: &rsa.PSSOptions{SaltLength: length}}
+	}
 	good := testcaddy.Session(uid)
 	parts := strings.Split(good, ".")
 	with := func(others map[string]any) string { return testcaddy.Session(uid, others) }
@@ -87,7 +93,7 @@ func TestBadTokens(t *testing.T) {
 	}
 	for _, token := range []string{
 		testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid)), testcaddy.Sign(jwt.SigningMethodEdDSA, testcaddy.EdKey, nil, testcaddy.Claims(uid)),
-		testcaddy.Sign(jwt.SigningMethodPS256, testcaddy.RSAKey, nil, testcaddy.Claims(uid)),
+		testcaddy.Sign(jwt.SigningMethodPS256, testcaddy.RSAKey, nil, testcaddy.Claims(uid)), testcaddy.Sign(jwt.SigningMethodEdDSA, testcaddy.EdKey, ed25519Name, testcaddy.Claims(uid)),
 		testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid, map[string]any{"iat": soon + 3600})),
 		testcaddy.Sign(rs, testcaddy.RSAKey, nil, testcaddy.Claims(uid, map[string]any{"iat": soon * 1000})),
 	} {
@@ -142,6 +148,10 @@ func TestBadTokens(t *testing.T) {
 		{"1 MB", "secret", strings.Repeat("a", 1_000_000), "too_long"},
 		{"HS256 with the RSA public key", "key", testcaddy.Sign(hs, publicPEM, nil, testcaddy.Claims(uid)), ""},
 		{"HS256 with the RSA public key, trimmed", "key", testcaddy.Sign(hs, []byte(strings.TrimSpace(string(publicPEM))), nil, testcaddy.Claims(uid)), ""},
+		{"PS256 with a salt of one byte", "key", testcaddy.Sign(salted(1), testcaddy.RSAKey, nil, testcaddy.Claims(uid)), "bad_signature"},
+		{"PS256 with the longest salt", "key", testcaddy.Sign(salted(rsa.PSSSaltLengthAuto), testcaddy.RSAKey, nil, testcaddy.Claims(uid)), "bad_signature"},
+		{"Ed25519 of a stranger", "key", testcaddy.Sign(jwt.SigningMethodEdDSA, strangersEd, ed25519Name, testcaddy.Claims(uid)), "bad_signature"},
+		{"ed25519 in lower case", "key", testcaddy.Sign(jwt.SigningMethodEdDSA, testcaddy.EdKey, map[string]any{"alg": "ed25519"}, testcaddy.Claims(uid)), "bad_signature"},
 		{"RS256 of a stranger", "key", testcaddy.Sign(rs, stranger, nil, testcaddy.Claims(uid)), "bad_signature"},
 		{"a stranger's key in the header", "key", testcaddy.Sign(rs, stranger, map[string]any{"jwk": map[string]any{
 			"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}}, testcaddy.Claims(uid)), "bad_signature"},

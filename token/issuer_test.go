@@ -94,6 +94,9 @@ func signText(algorithm string, key any, header, claims string) string {
 	if algorithm == "none" {
 		return text + "."
 	}
+	if algorithm == "Ed25519" { // which jwt/v5 knows by its older name
+		algorithm = "EdDSA"
+	}
 	return text + "." + encode(must(jwt.GetSigningMethod(algorithm).Sign(text, key)))
 }
 

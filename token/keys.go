@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -33,17 +34,41 @@ var (
 	p256Algorithms    = []string{"ES256"}
 	p384Algorithms    = []string{"ES384"}
 	p521Algorithms    = []string{"ES512"}
-	ed25519Algorithms = []string{"EdDSA"}
+	ed25519Algorithms = []string{"EdDSA", "Ed25519"}
 )
 
-var errKeyKind = errors.New("this kind of key is not supported; use RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519")
+// methods are how signatures of each algorithm are verified. They are not
+// those in the register of jwt/v5, because that takes a PSS salt of any length,
+// where RFC 7518, section 3.5, wants one as long as the hash, and does not know
+// Ed25519, which RFC 9864 puts in the place of EdDSA. To change it would change
+// it for everybody else in the process. (Of the other names of RFC 9864, those
+// for ECDSA are not for JSON, and Ed448 is in no issuer's use that we know of,
+// nor in the standard library.)
+var methods = map[string]jwt.SigningMethod{
+	"HS256": jwt.SigningMethodHS256, "HS384": jwt.SigningMethodHS384, "HS512": jwt.SigningMethodHS512,
+	"RS256": jwt.SigningMethodRS256, "RS384": jwt.SigningMethodRS384, "RS512": jwt.SigningMethodRS512,
+	"PS256": pss(jwt.SigningMethodPS256), "PS384": pss(jwt.SigningMethodPS384), "PS512": pss(jwt.SigningMethodPS512),
+	"ES256": jwt.SigningMethodES256, "ES384": jwt.SigningMethodES384, "ES512": jwt.SigningMethodES512,
+	"EdDSA": jwt.SigningMethodEdDSA, "Ed25519": jwt.SigningMethodEdDSA,
+}
+
+// pss returns the method with the salt that it signs with, also for verifying.
+func pss(method *jwt.SigningMethodRSAPSS) jwt.SigningMethod {
+	return &jwt.SigningMethodRSAPSS{
+		SigningMethodRSA: method.SigningMethodRSA,
+		Options:          &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash},
+	}
+}
+
+var errKeyKind = errors.New("this kind of key is not supported; use RSA of at least 2048 bits, with an odd exponent of at least 3, ECDSA on P-256, P-384 or P-521, or Ed25519")
 
 // algorithms returns what may be verified with a public key, and nothing for
 // whatever else a key set may hold.
 func algorithms(key any) []string {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
-		if key.N.BitLen() >= minRSABits {
+		// The exponents that crypto/rsa refuses, later and for each token.
+		if key.N.BitLen() >= minRSABits && key.E >= 3 && key.E%2 == 1 {
 			return rsaAlgorithms
 		}
 	case *ecdsa.PublicKey:
@@ -61,29 +86,37 @@ func algorithms(key any) []string {
 	return nil
 }
 
-func secretKey(secret []byte) ([]string, jwt.Keyfunc, error) {
+// finder returns the keys that may have signed a token with a header and, in
+// it, an algorithm.
+type finder func(header map[string]any, algorithm string) ([]any, error)
+
+func secretKey(secret []byte) (finder, error) {
 	if err := checkSecret(secret); err != nil {
-		return nil, nil, &ConfigError{"secret", err}
+		return nil, &ConfigError{"secret", err}
 	}
-	return hmacAlgorithms, func(*jwt.Token) (any, error) { return secret, nil }, nil
+	keys := []any{secret}
+	return func(_ map[string]any, algorithm string) ([]any, error) {
+		if !slices.Contains(hmacAlgorithms, algorithm) {
+			return nil, ErrBadSignature
+		}
+		return keys, nil
+	}, nil
 }
 
 // pemKeys tries only the keys that can have made a token's signature. They
 // have no names, so a token's kid says nothing about them.
-func pemKeys(texts [][]byte) ([]string, jwt.Keyfunc, error) {
-	var valid []string
-	byAlgorithm := map[string]jwt.VerificationKeySet{}
+func pemKeys(texts [][]byte) (finder, error) {
+	byAlgorithm := map[string][]any{}
 	for i, text := range texts {
 		key, err := publicKey(text)
 		if err != nil {
-			return nil, nil, &ConfigError{"key", fmt.Errorf("PEM key %d: %w", i+1, err)}
+			return nil, &ConfigError{"key", fmt.Errorf("PEM key %d: %w", i+1, err)}
 		}
 		for _, algorithm := range algorithms(key) {
-			valid = append(valid, algorithm)
-			byAlgorithm[algorithm] = jwt.VerificationKeySet{Keys: append(byAlgorithm[algorithm].Keys, key)}
+			byAlgorithm[algorithm] = append(byAlgorithm[algorithm], key)
 		}
 	}
-	return valid, func(t *jwt.Token) (any, error) { return byAlgorithm[t.Method.Alg()], nil }, nil
+	return func(_ map[string]any, algorithm string) ([]any, error) { return byAlgorithm[algorithm], nil }, nil
 }
 
 // checkSecret refuses PEM because a public key that is taken for a secret is

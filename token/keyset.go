@@ -1,105 +1,78 @@
 package token
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
-	"github.com/golang-jwt/jwt/v5"
 )
 
-// maxUnnamedKeys is how many keys are tried for a token that names none. Each
-// try costs a signature, and forged tokens are free.
-const maxUnnamedKeys = 8
+// maxCandidates is how many keys are tried for a token. Each try costs a
+// signature, and forged tokens are free.
+const maxCandidates = 8
 
-// keySet is a JSON Web Key Set (RFC 7517) as the storage that keyfunc reads.
-// It holds only keys that can verify a token, and none until the first set
-// has come.
+// keySet is a JSON Web Key Set (RFC 7517). It holds only keys that can verify
+// a token, and none until the first set has come.
 type keySet struct {
-	*jwkset.MemoryJWKSet
-	byName  keyfunc.Keyfunc
+	keys    atomic.Pointer[[]setKey]
 	fetcher *fetcher // nil where the set does not change
 }
 
-func newKeySet() (*keySet, error) {
-	s := &keySet{MemoryJWKSet: jwkset.NewMemoryStorage()}
-	var err error
-	s.byName, err = keyfunc.New(keyfunc.Options{Storage: s})
-	return s, err
+// setKey is a key of a set, and what may be verified with it.
+type setKey struct {
+	name       string // kid
+	key        any
+	algorithms []string
 }
 
-// find is a jwt.Keyfunc. The algorithm is compared with the key once more
-// since keyfunc leaves it open where the set says no alg, and jwt/v5 does not
-// look at the curve of an ECDSA key.
-func (s *keySet) find(t *jwt.Token) (any, error) {
-	switch t.Header["kid"].(type) {
-	case string:
-		key, err := s.byName.Keyfunc(t)
-		if err == nil && !slices.Contains(algorithms(key), t.Method.Alg()) {
-			err = ErrBadSignature
-		}
-		return key, err
-	case nil:
-		return s.unnamed(t.Method.Alg())
-	default:
+// find is a finder. A key that is not there may have come to the set since, so
+// it waits for a look.
+func (s *keySet) find(header map[string]any, algorithm string) ([]any, error) {
+	if slices.Contains(hmacAlgorithms, algorithm) {
+		return nil, ErrBadSignature // a key that is published is no secret
+	}
+	name, named := header["kid"].(string)
+	if !named && header["kid"] != nil {
 		return nil, ErrMalformed
 	}
+	candidates, known := s.candidates(name, named, algorithm)
+	if !known && s.fetcher != nil {
+		s.fetcher.wait()
+		candidates, known = s.candidates(name, named, algorithm)
+	}
+	switch {
+	case len(s.known()) == 0:
+		return nil, ErrUnavailable
+	case !known, !named && len(candidates) == 0, len(candidates) > maxCandidates:
+		return nil, ErrUnknownKey
+	}
+	return candidates, nil
 }
 
-// unnamed returns the keys that may have signed a token without a kid, where
-// keyfunc would return all there are.
-func (s *keySet) unnamed(algorithm string) (any, error) {
-	var keys jwt.VerificationKeySet
-	for _, jwk := range s.all() {
-		declared := jwk.Marshal().ALG.String()
-		if (declared == "" || declared == algorithm) && slices.Contains(algorithms(jwk.Key()), algorithm) {
-			keys.Keys = append(keys.Keys, jwk.Key())
+// candidates returns the keys that may have signed a token with an algorithm,
+// and whether there are any that it can mean. Those of one name may be several:
+// keys of different kinds may share one (RFC 7517, section 4.5).
+func (s *keySet) candidates(name string, named bool, algorithm string) (candidates []any, known bool) {
+	for _, k := range s.known() {
+		if named && k.name != name {
+			continue
+		}
+		known = true
+		if slices.Contains(k.algorithms, algorithm) {
+			candidates = append(candidates, k.key)
 		}
 	}
-	if n := len(keys.Keys); n == 0 || n > maxUnnamedKeys {
-		return nil, s.unknown()
-	}
-	return keys, nil
+	return candidates, known
 }
 
-// KeyRead is what keyfunc asks for the key that a token names. A key that is
-// not there may have come to the set since, so it waits for a look.
-func (s *keySet) KeyRead(ctx context.Context, kid string) (jwkset.JWK, error) {
-	jwk, err := s.MemoryJWKSet.KeyRead(ctx, kid)
-	if err != nil && s.fetcher != nil {
-		s.fetcher.wait()
-		jwk, err = s.MemoryJWKSet.KeyRead(ctx, kid)
+func (s *keySet) known() []setKey {
+	if keys := s.keys.Load(); keys != nil {
+		return *keys
 	}
-	if err != nil {
-		return jwk, s.unknown()
-	}
-	return jwk, nil
-}
-
-// all returns every key, and waits a moment for the first ones.
-func (s *keySet) all() []jwkset.JWK {
-	keys := s.known()
-	if len(keys) == 0 && s.fetcher != nil {
-		s.fetcher.wait()
-		keys = s.known()
-	}
-	return keys
-}
-
-func (s *keySet) known() []jwkset.JWK {
-	keys, _ := s.KeyReadAll(context.Background()) // memory does not fail
-	return keys
-}
-
-func (s *keySet) unknown() error {
-	if len(s.known()) == 0 {
-		return ErrUnavailable
-	}
-	return ErrUnknownKey
+	return nil
 }
 
 // replace takes the keys of a set that can verify tokens, instead of those
@@ -113,33 +86,51 @@ func (s *keySet) replace(text []byte) error {
 	if err := json.Unmarshal(text, &set); err != nil {
 		return fmt.Errorf("this is not the JSON of a key set (RFC 7517): %w", err)
 	}
-	var usable []jwkset.JWK
+	var usable []setKey
 	for _, text := range set.Keys {
-		if jwk, err := verificationKey(text); err == nil {
-			usable = append(usable, jwk)
+		if key, err := verificationKey(text); err == nil {
+			usable = append(usable, key)
 		}
 	}
 	if len(usable) == 0 {
 		return fmt.Errorf("none of its %d keys can verify a token; it must hold a public key with use sig: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519", len(set.Keys))
 	}
-	return s.KeyReplaceAll(context.Background(), usable)
+	s.keys.Store(&usable)
+	return nil
 }
 
-func verificationKey(text []byte) (jwkset.JWK, error) {
+func verificationKey(text []byte) (setKey, error) {
 	var fields jwkset.JWKMarshal
 	if err := json.Unmarshal(text, &fields); err != nil {
-		return jwkset.JWK{}, err
+		return setKey{}, err
 	}
-	jwk, err := jwkset.NewJWKFromMarshal(fields, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+	// As in PEM, a certificate says nothing that counts. With one, jwkset wants
+	// alg to be EdDSA, and refuses whatever crypto/x509 does not read.
+	fields.X5C, fields.X5T, fields.X5TS256, fields.X5U = nil, "", "", ""
+	// More operations than jwkset knows may be there (RFC 7517, section 4.3).
+	jwk, err := jwkset.NewJWKFromMarshal(fields, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{SkipKeyOps: true})
+	usable := setKey{fields.KID, jwk.Key(), declared(fields.ALG.String(), algorithms(jwk.Key()))}
 	switch {
 	case err != nil:
-		return jwk, err
+		return usable, err
 	case fields.D != "" || fields.K != "": // whoever publishes a private key has lost it
-		return jwk, errors.New("it is not public")
+		return usable, errors.New("it is not public")
 	case fields.USE == jwkset.UseEnc, len(fields.KEYOPS) > 0 && !slices.Contains(fields.KEYOPS, jwkset.KeyOpsVerify):
-		return jwk, errors.New("it is not for signatures")
-	case algorithms(jwk.Key()) == nil:
-		return jwk, errKeyKind
+		return usable, errors.New("it is not for signatures")
+	case usable.algorithms == nil:
+		return usable, errKeyKind
 	}
-	return jwk, nil
+	return usable, nil
+}
+
+// declared narrows down what a key may verify to the alg that its set says. Two
+// names of one method are the same.
+func declared(algorithm string, possible []string) []string {
+	switch {
+	case algorithm == "":
+		return possible
+	case !slices.Contains(possible, algorithm):
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(possible), func(other string) bool { return methods[other] != methods[algorithm] })
 }

@@ -49,7 +49,7 @@ func NewMinter(config MinterConfig) (*Minter, error) {
 	if err != nil {
 		return nil, &ConfigError{"key", err}
 	}
-	return &Minter{config, jwt.GetSigningMethod(algorithms(key.Public())[0]), key}, nil
+	return &Minter{config, methods[algorithms(key.Public())[0]], key}, nil
 }
 
 // ClientID returns the claim client_id, or "" where there is none.
