@@ -119,10 +119,14 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 		v.signal = e.signals.Read(r.Header)
 	}
 	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
+	// What is not known yet may turn out to be no choice; the write-back waits
+	// for the lookup.
+	mayBeUnset := proven && v.preference == policy.Unknown && v.signal == policy.SignalOptedOut
 	if len(v.found.Others) > 0 || v.found.Unlearnt || v.found.Hiding {
 		e.decideOthers(r, &q, &v, now)
+		mayBeUnset = false
 	}
-	if v.decision.WriteBack && q.write {
+	if q.write && (v.decision.WriteBack || mayBeUnset) {
 		e.profile.WriteBack(account(&v.found.Subject), now)
 	}
 	v.recognised = proven || len(v.found.Named) > 0

@@ -72,8 +72,8 @@ const (
 	// WriteNoETag: the server gave no strong ETag, so a write could overwrite
 	// a choice that the user made meanwhile; nothing was written.
 	WriteNoETag
-	// WriteUnneeded: the profile holds a choice already, which an older
-	// answer or a claim did not know of.
+	// WriteUnneeded: the profile holds a choice already, which was not known, or
+	// which an older answer or a claim did not know of.
 	WriteUnneeded
 	// WriteFailed: the server refused the write, or did not take it within
 	// the time for which it is tried.

@@ -19,16 +19,20 @@ const (
 	// maxPending bounds the write-backs that are on their way or wait for
 	// another try. The browser says it again at its next page.
 	maxPending = 1024
-	// writeTime bounds how long one write-back is tried.
-	writeTime = 5 * time.Minute
+	// writeTime bounds how long one write-back is tried, and firstPause is about
+	// how long after the first try the second comes.
+	writeTime  = 5 * time.Minute
+	firstPause = 500 * time.Millisecond
 )
 
 // WriteBack records in the profile of an account, which must be proven, that
 // its browser opted out, if the profile holds no choice. It returns at once.
 //
 // The write is conditional on the version that held no choice, so that it
-// never overwrites what the user chose meanwhile; a claim has no version, so
-// the profile is looked up first. For one answer of the profile server there
+// never overwrites what the user chose meanwhile. Where no version is known, as
+// of an account that is not cached or of a claim, the profile is looked up
+// first, by the lookup that is in flight if there is one; what it says decides
+// whether anything is written. For one answer of the profile server there
 // is one write-back however often this is called, and one at a time for one
 // account. What fails is tried again for some minutes, in memory.
 //
@@ -54,6 +58,10 @@ func (c *Client) WriteBack(a Account, now time.Time) {
 	default:
 		go func() {
 			defer c.work.Done()
+			// The lookup of who asks now has failed as well, or will.
+			if !c.fresh(known.entry, c.instant(now)) && c.health.failing.Load() {
+				c.rest(firstPause)
+			}
 			// Only an answer of the server shows the version, and a claim
 			// makes every older one due.
 			outcome := c.writeBack(a, known.fetched)
@@ -86,7 +94,7 @@ func (c *Client) writeBack(a Account, since instant) WriteOutcome {
 		return c.write(a, etag)
 	}
 	outcome, err := backoff.Retry(c.closing, try, backoff.WithMaxElapsedTime(writeTime), backoff.WithBackOff(&backoff.ExponentialBackOff{
-		InitialInterval:     500 * time.Millisecond,
+		InitialInterval:     firstPause,
 		RandomizationFactor: 0.5,
 		Multiplier:          2,
 		MaxInterval:         time.Minute,

@@ -109,6 +109,38 @@ func TestWriteBack(t *testing.T) {
 	}
 }
 
+// One page of a gate that knows nobody yet, and nothing else: it does not wait,
+// and the lookup that it started writes when it ends, where the profile holds no
+// choice.
+func TestColdPageWritesBack(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	answer := profile.stall()
+	defer answer()
+	holdsNone, holdsAllow := profile.account(unset), profile.account(allow)
+	for _, uid := range []string{holdsNone, holdsAllow} {
+		if !send(t, behind, addr, "GET /signin", "", testcaddy.Cookie(testcaddy.Session(uid)), "Accept: text/html", "Metrics-Optout: 1").collected() {
+			t.Error("a page was blocked")
+		}
+	}
+	answer()
+	profile.awaitAsked(holdsNone, http.MethodPost, 1)
+	testcaddy.Until(t, "the one to be written and the other not", func() bool {
+		return caddy.Metric("write_backs_total", "outcome", "written") == 1 && caddy.Metric("write_backs_total", "outcome", "unneeded") == 1
+	})
+	caddy.Stop()
+	for uid, want := range map[string]preference{holdsNone: optOut, holdsAllow: allow} {
+		if got := profile.get(uid); got != want || profile.lookups(uid) != 1 {
+			t.Errorf("after %d lookups the profile holds %s, want %s", profile.lookups(uid), got, want)
+		}
+	}
+	if n := profile.writes(holdsNone) + profile.writes(holdsAllow); n != 1 {
+		t.Errorf("written %d times", n)
+	}
+}
+
 // Many beacons at once write once.
 func TestWriteBackOnce(t *testing.T) {
 	t.Parallel()
