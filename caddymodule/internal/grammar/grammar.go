@@ -122,9 +122,9 @@ type ValueError string
 
 func (w ValueError) Error() string { return string(w) }
 
-// noPlaceholder is said where a value has to be known before placeholders are
+// errPlaceholder is said where a value has to be known before placeholders are
 // resolved.
-const noPlaceholder = ValueError("a placeholder cannot stand here; write the value itself")
+const errPlaceholder = ValueError("a placeholder cannot stand here; write the value itself")
 
 // Text is an option with one argument.
 func Text(usage string, target *string) Option {
@@ -157,7 +157,7 @@ func Choice(target *string, words ...string) Option {
 			return ErrUsage
 		}
 		if placeholder.Has(d.Val()) {
-			return noPlaceholder
+			return errPlaceholder
 		}
 		if !slices.Contains(words, d.Val()) {
 			return ValueError(fmt.Sprintf("%q is not one of %s", d.Val(), strings.Join(words, ", ")))
@@ -198,7 +198,7 @@ func Duration(atLeast time.Duration, set func(caddy.Duration)) Option {
 		value, err := caddy.ParseDuration(d.Val())
 		switch {
 		case placeholder.Has(d.Val()):
-			return noPlaceholder
+			return errPlaceholder
 		case err != nil:
 			return ValueError(fmt.Sprintf("%q is not a duration; write one such as 300ms, 5s or 1m", d.Val()))
 		case value < atLeast:
@@ -216,7 +216,7 @@ func Number(target *int) Option {
 			return ErrUsage
 		}
 		if placeholder.Has(d.Val()) {
-			return noPlaceholder
+			return errPlaceholder
 		}
 		value, err := strconv.Atoi(d.Val())
 		if err != nil || value < 1 {

@@ -64,12 +64,13 @@ func copyInto(to, from reflect.Value, where place) error {
 	case reflect.Struct:
 		return copyFields(to, from, where)
 	case reflect.Slice:
-		if text, isJSON := from.Interface().(json.RawMessage); isJSON {
+		if text, isJSON := reflect.TypeAssert[json.RawMessage](from); isJSON {
 			return where.refuse(string(text)) // the value would have to be quoted, or be JSON itself
 		}
 		return copyElements(to, from, where)
 	case reflect.Map:
 		return copyMap(to, from, where)
+	default: // numbers and the like hold no text
 	}
 	return nil
 }

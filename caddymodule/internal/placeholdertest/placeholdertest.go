@@ -96,6 +96,7 @@ func textsOf(in reflect.Type) []text {
 			}
 		}
 		return all
+	default: // numbers and the like hold no text
 	}
 	return nil
 }
@@ -114,15 +115,16 @@ func within(name string, texts []text, part func(reflect.Value) reflect.Value) [
 }
 
 func textsOfMap(in reflect.Type) []text {
-	all := []text{{
+	inside := textsOf(in.Elem())
+	all := append(make([]text, 0, 1+len(inside)), text{
 		name: "[key]",
 		set: func(in reflect.Value, to string) {
 			in.Set(reflect.MakeMap(in.Type()))
 			in.SetMapIndex(reflect.ValueOf(to), reflect.Zero(in.Type().Elem()))
 		},
 		get: func(in reflect.Value) string { return in.MapKeys()[0].String() },
-	}}
-	for _, inner := range textsOf(in.Elem()) {
+	})
+	for _, inner := range inside {
 		all = append(all, text{
 			name: "[value]" + inner.name,
 			set: func(in reflect.Value, to string) {
