@@ -237,6 +237,9 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 		if !placeholder.Is(configured.User) {
 			return d.Errf("metrics_gate › session user: %q is not a placeholder; write one, such as {http.auth.user.id}", configured.User)
 		}
+		if err := checkUser(configured.User); err != nil {
+			return d.WrapErr(at(err, "metrics_gate", "session user"))
+		}
 	default:
 		return d.Errf("metrics_gate: unknown session %q; write session jwt, session introspect or session user", kind)
 	}

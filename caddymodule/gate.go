@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/bearertoken"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
@@ -185,7 +186,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return at(err, "metrics_gate")
 	}
-	g.warn()
+	g.warn(ctx)
 	return nil
 }
 
@@ -265,7 +266,7 @@ func (g *Gate) bodyUID() string {
 }
 
 // warn says at start what an operator should not learn from an incident.
-func (g *Gate) warn() {
+func (g *Gate) warn(ctx caddy.Context) {
 	if g.shadow {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
 			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
@@ -275,7 +276,20 @@ func (g *Gate) warn() {
 			zap.String("body_uid", field))
 	}
 	for i, configured := range g.Sessions {
-		configured.warn(g.logger, "metrics_gate › "+located.Numbered("session "+configured.kind(), i, len(g.Sessions)))
+		where := "metrics_gate › " + located.Numbered("session "+configured.kind(), i, len(g.Sessions))
+		configured.warn(g.logger, where)
+		if resolved := g.options.Sessions[i]; resolved.JWT != nil {
+			bearertoken.WarnOfDemoKey(ctx, g.logger, where, resolved.JWT.Secret)
+		}
+	}
+	if g.Profile == nil {
+		return
+	}
+	bearertoken.WarnOfLiterals(g.logger, "metrics_gate › profile › auth bearer", g.Profile.Auth.Bearer)
+	if mint := g.Profile.Auth.Mint; mint != nil {
+		const where = "metrics_gate › profile › auth mint"
+		bearertoken.WarnOfLiterals(g.logger, where, mint.Key)
+		bearertoken.WarnOfDemoKey(ctx, g.logger, where, g.options.Profile.Auth.Mint.Key)
 	}
 }
 
@@ -284,6 +298,9 @@ func (g *Gate) Validate() error {
 	err := g.options.validateAlone()
 	if g.Profile != nil {
 		err = g.options.validateProfile()
+	}
+	if err == nil && g.OnUnset == policy.Block.String() && g.OnUnknown == policy.Collect.String() {
+		err = located.Errorf("on_unknown", "collect beside on_unset block would make a session that does not verify worth more than none; leave on_unknown out")
 	}
 	return at(err, "metrics_gate")
 }
@@ -307,6 +324,9 @@ func (g *Gate) validateAlone() error {
 // it is to do and cannot.
 func (g *Gate) validateProfile() error {
 	hasToken := slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.credential() != nil })
+	if mint := g.Profile.Auth.Mint; mint != nil && slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.JWT != nil && s.JWT.Secret == mint.Key }) {
+		return located.Errorf("profile › auth mint › key", "is the secret of session jwt as well, so that the gate's own tokens would be sessions; write a key of its own")
+	}
 	switch {
 	case g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
 		return located.Errorf("write_back", "api fxa is never written to; leave write_back out")
@@ -336,6 +356,12 @@ func (g *Gate) check() error {
 	oneOf("preset", g.Preset, "fxa")
 	if g.Preset == "" && len(g.Routes) == 0 {
 		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
+	}
+	for _, route := range g.Routes {
+		if route.Class == gate.ClassExperiment && (route.Answer == nil || route.Answer.Status == 0) {
+			problems = append(problems, located.Errorf("route "+route.Path, "an experiment needs the control group's answer, which is hardly an empty 204; "+
+				"write answer <status> [<content-type>] [<body>]"))
+		}
 	}
 	if g.Profile != nil {
 		problems = append(problems, at(g.Profile.validate(), "profile"))

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -130,9 +131,32 @@ func (c *Credential) settings(cacheEntries int) session.BearerConfig {
 	}
 }
 
+// fromClients are placeholders that hold what the client writes, so that they
+// prove nobody.
+var fromClients = []string{
+	"{http.request.uri", "{http.request.orig_uri", "{http.request.cookie.", "{http.request.body", "{http.request.host", "{http.request.method",
+	"{http.request.orig_method",
+}
+
+// headerPlaceholder is how a header is read, which proves somebody only where
+// whoever stands in front removes what clients send by that name.
+const headerPlaceholder = "{http.request.header."
+
+// checkUser refuses what proves nobody.
+func checkUser(user string) error {
+	if !placeholder.Is(user) {
+		return errors.New("this is not a placeholder; write one, such as {http.auth.user.id}")
+	}
+	if slices.ContainsFunc(fromClients, func(prefix string) bool { return strings.HasPrefix(user, prefix) }) {
+		return errors.New("clients write this themselves, so it proves nobody; write what an earlier handler has proven, such as {http.auth.user.id}, " +
+			"and body_uid for accounts that requests only name")
+	}
+	return nil
+}
+
 func (s *Session) user() (session.Source, error) {
-	if !placeholder.Is(s.User) {
-		return nil, errors.New("this is not a placeholder; write one, such as {http.auth.user.id}")
+	if err := checkUser(s.User); err != nil {
+		return nil, err
 	}
 	name := strings.TrimSuffix(strings.TrimPrefix(s.User, "{"), "}")
 	return &session.User{Value: func(r *http.Request) string {
@@ -186,8 +210,19 @@ func (s *Session) lookedFor() string {
 	}
 }
 
+// redacted are the headers that Caddy keeps out of its logs by itself.
+var redacted = []string{"Authorization", "Cookie", "Proxy-Authorization", "Set-Cookie"}
+
 // warn says at start what the configuration leaves open.
 func (s *Session) warn(logger *zap.Logger, where string) {
+	if strings.HasPrefix(s.User, headerPlaceholder) {
+		logger.Warn("a header proves somebody only where whoever stands in front of Caddy removes what clients send by that name; make sure of it",
+			zap.String("where", where))
+	}
+	if c := s.credential(); c != nil && c.Header != "" && !slices.Contains(redacted, http.CanonicalHeaderKey(c.Header)) {
+		logger.Warn("Caddy's access logs keep this header, and so the whole credential; delete it in the log's format filter: request>headers>"+
+			http.CanonicalHeaderKey(c.Header)+" delete", zap.String("where", where))
+	}
 	switch {
 	case s.JWT != nil:
 		s.JWT.Warn(logger, where)

@@ -123,7 +123,7 @@ func TestRules(t *testing.T) {
 	}
 	var cases []sent
 	var sites []string
-	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}, {"collect", "block"}} {
+	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}} {
 		addr := testcaddy.FreeAddr(t)
 		directives := []string{
 			testcaddy.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\ncookie banner C0002:0\n}",

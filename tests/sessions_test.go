@@ -147,12 +147,12 @@ func TestAllSessionsCount(t *testing.T) {
 	addr := testcaddy.FreeAddr(t)
 	testcaddy.Start(t, testcaddy.Site(addr,
 		testcaddy.Gate("preset fxa", testcaddy.SessionJWT(),
-			"session jwt {\nheader X-Token Token\nsecret "+testcaddy.FromFile("gate.secret")+"\n}",
+			"session jwt {\nheader X-Token Token\nsecret "+testcaddy.FromFile("second.secret")+"\n}",
 			"session user {http.request.header.X-Proven-User}", profile.block(patient)),
 		testcaddy.ProxyTo(behind.addr())))
 	out, in := profile.account(optOut), profile.account(allow)
 	second := func(uid string, others ...map[string]any) string {
-		return "X-Token: Token " + testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.GateSecret), nil, testcaddy.Claims(uid, others...))
+		return "X-Token: Token " + testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.SecondSecret), nil, testcaddy.Claims(uid, others...))
 	}
 	for _, c := range []struct {
 		name    string
@@ -169,7 +169,7 @@ func TestAllSessionsCount(t *testing.T) {
 		{"second, as the first does not verify", []string{testcaddy.Cookie("garbage"), second(in)}, "collect"},
 		{"third, as the others do not verify", []string{testcaddy.Cookie("garbage"), "X-Token: Token garbage", "X-Proven-User: " + in}, "collect"},
 		{"none verifies", []string{testcaddy.Cookie("garbage"), "X-Proven-User: "}, "block"},
-		{"the other key's", []string{testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.GateSecret), nil, testcaddy.Claims(in)))}, "block"},
+		{"the other key's", []string{testcaddy.Cookie(testcaddy.Sign(jwt.SigningMethodHS256, []byte(testcaddy.SecondSecret), nil, testcaddy.Claims(in)))}, "block"},
 		{"an empty value is none", []string{testcaddy.Cookie(""), "X-Proven-User: "}, "collect"},
 		{"nothing", nil, "collect"},
 		{"expired in the first, nothing in the others", []string{testcaddy.Cookie(testcaddy.Session(in, testcaddy.Expired))}, "collect"},

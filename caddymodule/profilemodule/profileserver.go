@@ -131,6 +131,7 @@ func (p *ProfileServer) Provision(ctx caddy.Context) error {
 		return located.At(err, "profile_server")
 	}
 	p.warn(ctx.Logger())
+	p.warnOfDemoKeys(ctx)
 	// A server that shuts down waits for its open requests, by default without
 	// end, and Cleanup comes after; a stream of changes would never end by
 	// itself. The context knows the server wherever a configuration is loaded.
@@ -216,6 +217,16 @@ func (p *ProfileServer) warn(logger *zap.Logger) {
 		p.Events.jwt().Warn(logger, "profile_server › events")
 	}
 	p.Store.warn(logger, "profile_server › store postgres")
+}
+
+// warnOfDemoKeys says so where tokens are verified with a public secret.
+func (p *ProfileServer) warnOfDemoKeys(ctx caddy.Context) {
+	for i, tokens := range p.options.Tokens {
+		if tokens.JWT != nil {
+			words := "profile_server › " + located.Numbered("tokens "+tokens.kind(), i, len(p.options.Tokens))
+			bearertoken.WarnOfDemoKey(ctx, ctx.Logger(), words, tokens.JWT.Secret)
+		}
+	}
 }
 
 func (p *ProfileServer) origins() ([]string, error) {

@@ -22,6 +22,7 @@ import (
 // What the tests sign with. The files are what a Caddyfile names.
 const (
 	SessionSecret  = "the sessions of these tests are signed with this"
+	SecondSecret   = "other sessions of these tests are signed with this"
 	GateSecret     = "the gate of these tests asks with tokens signed so"
 	SessionIssuer  = "https://id.test"
 	SessionCookie  = "session"
@@ -55,6 +56,7 @@ func makeKeys(dir string) {
 		writeFile(name+".pub", pemOf("PUBLIC KEY", Must(x509.MarshalPKIXPublicKey(key.Public()))))
 	}
 	writeFile("session.secret", SessionSecret+"\n")
+	writeFile("second.secret", SecondSecret+"\n")
 	writeFile("gate.secret", GateSecret+"\n")
 }
 

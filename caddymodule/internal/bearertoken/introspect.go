@@ -11,7 +11,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
-	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -122,9 +121,11 @@ func (i *Introspect) Warn(logger *zap.Logger, where string) {
 	if manner := cmp.Or(token.Manner(i.Manner), token.MannerOf(i.URL)); manner == token.RFC7662 && len(i.Audience) == 0 {
 		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
 	}
-	if i.Bearer != "" && !placeholder.Is(i.Bearer) || i.Basic != nil && !placeholder.Is(i.Basic.Secret) {
-		logger.Warn(literalSecret, zap.String("where", where))
+	secrets := []string{i.Bearer}
+	if i.Basic != nil {
+		secrets = append(secrets, i.Basic.Secret)
 	}
+	WarnOfLiterals(logger, where, secrets...)
 }
 
 // logIntrospectionError returns what logs that nobody can be asked about

@@ -12,7 +12,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
-	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -118,13 +117,8 @@ func (j *JWT) Warn(logger *zap.Logger, where string) {
 	if len(j.Audience) == 0 {
 		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
 	}
-	if j.Secret != "" && !placeholder.Is(j.Secret) {
-		logger.Warn(literalSecret, zap.String("where", where))
-	}
+	WarnOfLiterals(logger, where, j.Secret)
 }
-
-// literalSecret is what is said of a secret that is no placeholder.
-const literalSecret = "the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}"
 
 // logKeySetError returns what logs that a key set cannot be fetched. Verifiers
 // outlive configurations, so their loggers start at Caddy's own.

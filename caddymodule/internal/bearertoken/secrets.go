@@ -1,0 +1,49 @@
+package bearertoken
+
+import (
+	"net"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+)
+
+// WarnOfLiterals says at start that one of the secrets, as they are written,
+// stands in the configuration. Empty ones are not set.
+func WarnOfLiterals(logger *zap.Logger, where string, written ...string) {
+	for _, secret := range written {
+		if secret != "" && !placeholder.Is(secret) {
+			logger.Warn("the secret stands in the configuration itself, where GET /config shows it; write {env.NAME} or {file./path}",
+				zap.String("where", where))
+			return
+		}
+	}
+}
+
+// demoKey is how the keys begin that the demonstration brings in examples/keys.
+const demoKey = "DEMO-ONLY-"
+
+// WarnOfDemoKey says at start that a secret is one of the demonstration's, which
+// everybody can read, in a site that others than this machine can reach.
+func WarnOfDemoKey(ctx caddy.Context, logger *zap.Logger, where, secret string) {
+	server, known := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !known || !strings.HasPrefix(secret, demoKey) {
+		return
+	}
+	for _, listen := range server.Listen {
+		if !isLoopback(listen) {
+			logger.Warn("the secret is the demonstration's, which everybody can read, and this site listens to more than this machine; make one of your own",
+				zap.String("where", where))
+			return
+		}
+	}
+}
+
+// isLoopback says whether only this machine can reach a listener.
+func isLoopback(listen string) bool {
+	address, err := caddy.ParseNetworkAddress(listen)
+	return err == nil && (address.IsUnixNetwork() || address.Host == "localhost" || net.ParseIP(address.Host).IsLoopback())
+}

@@ -1,0 +1,51 @@
+package caddymodule
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// TestWarnings holds what an operator is told at start, and that no secret is.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	const (
+		literal = "the secret stands in the configuration"
+		logged  = "Caddy's access logs keep this header"
+		header  = "a header proves somebody only where"
+		secret  = "private-word-private-word-private-word"
+		bearer  = "profile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n}\n"
+	)
+	jwt := func(words string) string {
+		return "session jwt {\nsecret {file.testdata/keys/shared.secret}\nissuer id\naudience web\n" + words + "\n}\n" + bearer
+	}
+	user := func(placeholder string) string { return "session user " + placeholder + "\n" + bearer }
+	for _, test := range []struct{ options, want string }{
+		{jwt("cookie session"), ""},
+		{jwt("header Authorization Bearer"), ""},
+		{jwt("header cookie"), ""},
+		{jwt("header X-Sess"), logged},
+		{jwt("cookie session\nheader x-sess"), "request>headers>X-Sess delete"},
+		{user("{http.auth.user.id}"), ""},
+		{user("{http.request.header.X-User}"), header},
+		{user("{http.request.tls.client.subject}"), ""},
+		{"body_uid uid\nprofile http://127.0.0.1:1/{uid} {\nauth bearer " + secret + "\n}", literal},
+		{"body_uid uid\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey " + secret + "\n}\n}", literal},
+		{"body_uid uid\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey {file.testdata/keys/ed25519.key}\n}\n}", ""},
+	} {
+		module := newGate(t, "metrics_gate {\nroute POST /beacon\n"+test.options+"\n}")
+		core, logs := observer.New(zap.WarnLevel)
+		module.logger = zap.New(core)
+		module.warn(newContext(t))
+		var told strings.Builder
+		for _, entry := range logs.All() {
+			told.WriteString(entry.Message + fmt.Sprint(entry.ContextMap()))
+		}
+		if said := told.String(); !strings.Contains(said, test.want) || (said == "") != (test.want == "") || strings.Contains(said, secret) {
+			t.Errorf("%s\n: %s", test.options, said)
+		}
+	}
+}
