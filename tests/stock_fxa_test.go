@@ -98,7 +98,8 @@ func TestStockFxA(t *testing.T) {
 		}
 	}
 
-	// A change acts, without anything restarted or asked.
+	// A change acts, without anything restarted. An opt-out is not even asked
+	// about; what allows again is, once, since an event never allows by itself.
 	acts := func(uid, what, want string) {
 		t.Helper()
 		testcaddy.Until(t, what, func() bool {
@@ -110,10 +111,13 @@ func TestStockFxA(t *testing.T) {
 	acts(in, "an opt-out to act", "block")
 	happen(t, profileAddr, "FxA", byRSA(event(t, silent, "profile-change", map[string]any{"metricsEnabled": false})))
 	acts(silent, "an event to act", "block")
+	if now := caddy.Metric("profile_lookups_total"); now != asked {
+		t.Errorf("the gate asked %v times about opt-outs that it was told", now-asked)
+	}
 	happen(t, profileAddr, "RFC 8935", byEC(event(t, silent, "metrics-opt-in", map[string]any{})))
 	acts(silent, "an event that allows again to act", "collect")
-	if now := caddy.Metric("profile_lookups_total"); now != asked {
-		t.Errorf("the gate asked %v times", now-asked)
+	if now := caddy.Metric("profile_lookups_total"); now != asked+1 {
+		t.Errorf("the gate asked %v times about what allows again, want once", now-asked)
 	}
 	happen(t, profileAddr, "FxA", byRSA(event(t, told, "delete-user", map[string]any{})))
 	acts(told, "a deletion to act", "collect")
