@@ -53,7 +53,7 @@ func gate(profile string) string {
 		}
 		profile http://` + profile + `/v1 {
 			auth mint {
-				key ` + stub.Secret + `
+				key ` + stub.GateSecret + `
 			}
 			timeout 10s
 			max_age 1h

@@ -17,6 +17,9 @@ import (
 // Secret signs the sessions; every gate knows it.
 const Secret = "bench-secret-0123456789abcdef0123456789abcdef"
 
+// GateSecret signs the gate's own tokens: one that signs sessions may not.
+const GateSecret = "gate-secret-0123456789abcdef0123456789abcdef"
+
 // Answer is what the application says to a beacon, and what a gate says in its
 // place.
 const Answer = `{"success":true}`

@@ -91,12 +91,25 @@ func (r *rig) holds(c *contender, cases []beaconCase) error {
 			if !connection.send(one.request) {
 				return fmt.Errorf("%s: the beacon has no answer", one.name)
 			}
-			if blocked := r.count(r.upstream) == before; blocked != one.blocked {
-				return fmt.Errorf("%s: blocked is %v, and must be %v", one.name, blocked, one.blocked)
+			if passed := r.passed(before, !one.blocked); passed == one.blocked {
+				return fmt.Errorf("%s: blocked is %v, and must be %v", one.name, !passed, one.blocked)
 			}
 		}
 	}
 	return nil
+}
+
+// passed says whether the application got one more than before. Where it should,
+// that is waited for: a gate may answer first.
+func (r *rig) passed(before int, should bool) bool {
+	for deadline := time.Now().Add(time.Second); ; {
+		if r.count(r.upstream) > before {
+			return true
+		}
+		if !should || time.Now().After(deadline) {
+			return false
+		}
+	}
 }
 
 // count is how many requests one of our own servers got.

@@ -99,7 +99,7 @@ func (r *rig) start(c *contender) error {
 	_, port, _ := net.SplitHostPort(c.addr)
 	env := append([]string{
 		"BENCH_PORT=" + port, "BENCH_CONF=" + r.conf, "BENCH_UPSTREAM=" + r.upstream, "BENCH_PROFILE=" + r.profile,
-		"BENCH_SECRET=" + stub.Secret, "HOME=" + r.dir, "XDG_CONFIG_HOME=" + r.dir, "XDG_DATA_HOME=" + r.dir,
+		"BENCH_SECRET=" + stub.Secret, "BENCH_GATE_SECRET=" + stub.GateSecret, "HOME=" + r.dir, "XDG_CONFIG_HOME=" + r.dir, "XDG_DATA_HOME=" + r.dir,
 	}, c.env...)
 	if c.decides {
 		decide := freeAddr()
