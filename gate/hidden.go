@@ -115,8 +115,8 @@ func (h *handedOn) done(size int) {
 }
 
 // Wait returns when all requests that were handed on have ended, which takes
-// HandedOnTime where handlers heed their context, or with the context's error. A program that ends calls it
-// when it serves no more requests.
+// HandedOnTime where handlers heed their context, or with the context's error. A
+// program that ends calls it when it serves no more requests.
 func (g *Gate) Wait(ctx context.Context) error {
 	g.handedOn.mu.Lock()
 	requests, none := g.handedOn.requests, g.handedOn.none
@@ -155,6 +155,9 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		g.answer(w, r, route, route.answer)
 		return
 	}
+	// Counted before the answer can be read, so that whoever has the answer finds
+	// the request either on its way or at its end.
+	g.observer.Detached(1)
 	g.answer(w, r, route, route.answer)
 
 	ctx, cancel := context.WithTimeout(context.Background(), HandedOnTime)
@@ -165,7 +168,6 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		own.Body = http.NoBody
 	}
 	own.TransferEncoding = nil
-	g.observer.Detached(1)
 	go func() {
 		defer g.handedOn.done(room) // when all else has been told
 		defer g.observer.Detached(-1)
