@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test spellings lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -22,6 +22,10 @@ check: ## builds, vets and runs the tests that need no browser and no database
 test: ## every test, with the race detector; installs what they need
 	./tests/setup.sh
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
+
+spellings: ## learns anew what real servers take for a route (tests/spellings/table.txt)
+	./tests/setup.sh spellings
+	go test -count 1 -run RealServers ./tests -learn-spellings
 
 # Go runs one target of one package at a time.
 FUZZTIME ?= 1m

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"net/http"
+	"net/url"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,6 +25,12 @@ func (g *Gate) host() gate.Host {
 			return trusted
 		},
 		Detach: detach,
+		Original: func(r *http.Request) (string, *url.URL) {
+			if !g.rewriting.isPossible(r) {
+				return "", nil
+			}
+			return g.original(r)
+		},
 		StatusOf: func(err error) int {
 			if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.StatusCode != 0 {
 				return handlerErr.StatusCode
@@ -90,6 +97,7 @@ func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
 		repl.Set(decisionPlaceholder, actionValues[decision.Action])
 		repl.Set(reasonPlaceholder, reasonValues[decision.Reason])
 	}
+	g.rememberDecided(r)
 	if decision.Action == policy.Block && !g.shadow {
 		caddyhttp.SetVar(r.Context(), optOutVar, true)
 	}

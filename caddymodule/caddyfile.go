@@ -50,7 +50,7 @@ func init() {
 //	metrics_gate [<matcher>] [enforce|shadow] {
 //		label      <word>
 //		preset     fxa
-//		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment] {
+//		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] {
 //			answer <status> [<content-type>] [<body>]
 //			reply  hide|show
 //		}
@@ -170,7 +170,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}.Parse(d, "metrics_gate")
 }
 
-const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment] { answer <status> [<content-type>] [<body>] ; reply hide|show }"
+const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] { answer <status> [<content-type>] [<body>] ; reply hide|show }"
 
 func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	var methods string
@@ -206,7 +206,11 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if err := route.Validate(); err != nil {
+	err = route.Validate()
+	for i := 0; err == nil && i < len(g.Routes); i++ {
+		err = route.ValidateAfter(&g.Routes[i])
+	}
+	if err != nil {
 		return d.WrapErr(at(err, "metrics_gate", "route "+route.Path))
 	}
 	g.Routes = append(g.Routes, route)

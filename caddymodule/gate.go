@@ -129,6 +129,7 @@ type Gate struct {
 	gate      *gate.Gate
 	shadow    bool
 	requests  []requestCounters // by route
+	rewriting *rewriting
 	lookedFor []string
 	leases    pool.Leases
 	logger    *zap.Logger
@@ -167,6 +168,7 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 func (g *Gate) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger().With(zap.String("gate", g.label()))
 	g.shadow = g.Mode == ModeShadow
+	g.rewriting = new(rewriting)
 	err := registerMetrics(ctx.GetMetricsRegistry())
 	if err == nil {
 		err = validateRoutes(g.Routes) // no placeholder stands for a path or a method

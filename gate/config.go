@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -123,7 +124,8 @@ func (c *Config) validate() error {
 	if _, known := presets[c.Preset]; !known && c.Preset != "" {
 		problems = append(problems, wrong("preset", errors.New("there is none of this name; write fxa, or leave it out")))
 	}
-	if c.Preset == "" && len(c.Routes) == 0 {
+	isGated := func(route Route) bool { return route.Class != ClassEssential }
+	if c.Preset == "" && !slices.ContainsFunc(c.Routes, isGated) {
 		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
 	}
 	if !isReply(c.Reply) {
@@ -133,8 +135,13 @@ func (c *Config) validate() error {
 		_, err := browser.ParseOrigin(origin)
 		problems = append(problems, wrong("cors", err))
 	}
-	for _, route := range c.Routes {
-		problems = append(problems, wrong("route "+route.Path, route.Validate()))
+	for i := range c.Routes {
+		route := &c.Routes[i]
+		err := route.Validate()
+		for earlier := 0; err == nil && earlier < i; earlier++ {
+			err = route.ValidateAfter(&c.Routes[earlier])
+		}
+		problems = append(problems, wrong("route "+route.Path, err))
 	}
 	return errors.Join(append(problems,
 		wrong("signal", c.Signal.Validate()),

@@ -2,7 +2,9 @@ package gate
 
 import (
 	"net/http"
+	"net/url"
 	"regexp"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -53,9 +55,7 @@ func New(config Config) (*Gate, error) {
 	if g.log == nil {
 		g.log = zap.NewNop()
 	}
-	if err := g.addRoutes(&config); err != nil {
-		return nil, err
-	}
+	g.addRoutes(&config)
 	if !config.Shadow {
 		if config.Handshake != nil {
 			g.handshake = newHandshake(config.Handshake)
@@ -84,37 +84,29 @@ func New(config Config) (*Gate, error) {
 
 // addRoutes adds the routes of one's own, and then those of the preset that
 // none of them takes the place of.
-func (g *Gate) addRoutes(config *Config) error {
+func (g *Gate) addRoutes(config *Config) {
 	for _, route := range config.Routes {
-		if err := g.addRoute(route); err != nil {
-			return wrong("route", err)
-		}
+		g.addRoute(route)
 	}
 	for _, route := range presets[config.Preset].Routes {
-		own := route.Methods[:0:0]
-		for _, method := range route.Methods {
-			if g.routes.match(method, route.Path) == nil {
-				own = append(own, method)
-			}
-		}
-		if route.Methods = own; len(own) == 0 {
-			continue
-		}
-		if err := g.addRoute(route); err != nil {
-			return wrong("preset "+config.Preset, err)
+		ready := route.prepare()
+		route.Methods = slices.DeleteFunc(slices.Clone(route.Methods), func(method string) bool { return g.routes.has(method, ready) })
+		if len(route.Methods) > 0 {
+			g.addRoute(route)
 		}
 	}
-	return nil
 }
 
-func (g *Gate) addRoute(route Route) error {
+func (g *Gate) addRoute(route Route) {
 	ready := route.prepare()
 	if ready.reply == "" {
 		ready.reply = g.reply
 	}
 	ready.index = len(g.configs)
-	g.configs = append(g.configs, route)
-	return g.routes.add(ready)
+	g.routes.add(ready)
+	if !ready.essential {
+		g.configs = append(g.configs, route)
+	}
 }
 
 // bodyName is what reads the account that a body names, or nil.
@@ -132,7 +124,8 @@ func (c *Config) bodyName() *session.BodyName {
 }
 
 // Routes returns the gated routes: those of the configuration, and those of the
-// preset that they do not take the place of. It is not to be changed.
+// preset that they do not take the place of. What is essential is not among
+// them. It is not to be changed.
 func (g *Gate) Routes() []Route { return g.configs }
 
 // Next is the rest of the way that a request goes: the application, or what
@@ -178,15 +171,26 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 			return nil
 		}
 	}
-	route := g.routes.match(r.Method, r.URL.Path)
-	switch {
-	case route != nil:
+	switch route := g.routes.matchURL(r.Method, r.URL); {
+	case route != nil && !route.essential:
 		return g.serveGated(w, r, route, next)
 	case isPage(r):
 		return g.servePage(w, r, next)
-	default:
-		return next.ServeHTTP(w, r)
+	case route == nil && g.host.Original != nil:
+		if method, u := g.host.Original(r); u != nil {
+			return g.serveOriginal(w, r, method, u, next)
+		}
 	}
+	return next.ServeHTTP(w, r)
+}
+
+// serveOriginal decides a request that is gated by what it came with, if it is,
+// before handlers in front of the gate rewrote it.
+func (g *Gate) serveOriginal(w http.ResponseWriter, r *http.Request, method string, u *url.URL, next Next) error {
+	if route := g.routes.matchURL(method, u); route != nil && !route.essential {
+		return g.serveGated(w, r, route, next)
+	}
+	return next.ServeHTTP(w, r)
 }
 
 // gatedBodyTime is how long the body of a gated request may take to arrive: it

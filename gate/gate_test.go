@@ -694,17 +694,17 @@ func TestRefusedConfigurations(t *testing.T) {
 	t.Parallel()
 	beacon := []Route{{Methods: []string{"POST"}, Path: "/beacon"}}
 	for want, config := range map[string]Config{
-		"nothing is gated":                       {},
-		"preset: there is none":                  {Preset: "fxb"},
-		"route /x: methods: none given":          {Routes: []Route{{Path: "/x"}}},
-		"route x: path: ":                        {Routes: []Route{{Methods: []string{"GET"}, Path: "x"}}},
-		"route /x: answer: status 500":           {Routes: []Route{{Methods: []string{"GET"}, Path: "/x", Answer: &Answer{Status: 500}}}},
-		"route: POST /Beacon is gated twice":     {Routes: append(beacon, Route{Methods: []string{"POST"}, Path: "/Beacon/"})},
-		"signal: \"a b\" is not the name":        {Routes: beacon, Signal: Signal{Cookies: []string{"a b"}}},
-		"handshake: timeout: is negative":        {Routes: beacon, Handshake: &Handshake{Timeout: -1}},
-		"handshake: embedder: ":                  {Routes: beacon, Handshake: &Handshake{Embedders: []string{"*"}}},
-		"feature_flags: no <meta> is named":      {Routes: beacon, FeatureFlags: &FeatureFlags{}},
-		"feature_flags: rate: its value is not ": {Routes: beacon, FeatureFlags: &FeatureFlags{Meta: "m", Flags: map[string]json.RawMessage{"rate": json.RawMessage("x")}}},
+		"nothing is gated":                             {},
+		"preset: there is none":                        {Preset: "fxb"},
+		"route /x: methods: none given":                {Routes: []Route{{Path: "/x"}}},
+		"route x: path: ":                              {Routes: []Route{{Methods: []string{"GET"}, Path: "x"}}},
+		"route /x: answer: status 500":                 {Routes: []Route{{Methods: []string{"GET"}, Path: "/x", Answer: &Answer{Status: 500}}}},
+		"route /Beacon/: POST /Beacon/ is there twice": {Routes: append(beacon, Route{Methods: []string{"POST"}, Path: "/Beacon/"})},
+		"signal: \"a b\" is not the name":              {Routes: beacon, Signal: Signal{Cookies: []string{"a b"}}},
+		"handshake: timeout: is negative":              {Routes: beacon, Handshake: &Handshake{Timeout: -1}},
+		"handshake: embedder: ":                        {Routes: beacon, Handshake: &Handshake{Embedders: []string{"*"}}},
+		"feature_flags: no <meta> is named":            {Routes: beacon, FeatureFlags: &FeatureFlags{}},
+		"feature_flags: rate: its value is not ":       {Routes: beacon, FeatureFlags: &FeatureFlags{Meta: "m", Flags: map[string]json.RawMessage{"rate": json.RawMessage("x")}}},
 	} {
 		g, err := New(config)
 		if err == nil || g != nil || !strings.HasPrefix(err.Error(), want) {

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"github.com/metricsgate/metricsgate/browser"
 	"github.com/metricsgate/metricsgate/policy"
@@ -105,6 +106,14 @@ type Host struct {
 	// that it may read later, is shared with r. The context takes the place of
 	// r's own. Default: what net/http needs.
 	Detach func(ctx context.Context, r *http.Request) *http.Request
+
+	// Original returns the method and the URL that a request came with, where
+	// handlers in front of the gate rewrote them; neither is to be changed. A
+	// request that matches no route by what it is now is gated if it does by
+	// these. A nil URL is for a request that was not rewritten, and for one that
+	// is no longer the client's own: an error page, or what this gate has
+	// decided before. Default: no request was rewritten.
+	Original func(r *http.Request) (method string, u *url.URL)
 
 	// StatusOf returns the HTTP status with which an error of the handlers
 	// behind will be answered. Default: 500 for every error.

@@ -2,31 +2,40 @@ package gate
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
-	"path"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // Route is a gated route: requests that are non-essential metrics, or that
-// hand out experiment assignments. Everything else is never touched.
+// hand out experiment assignments. Or it is an exception from wider ones, of
+// class essential. Everything else is never touched.
 type Route struct {
-	// Methods of the requests, in capitals. At least one; GET includes HEAD,
-	// which applications answer with the same code, unless another route
-	// names it. OPTIONS cannot be gated,
-	// since a browser's CORS preflight carries no metrics.
+	// Methods of the requests, in capitals; requests match in any letter case.
+	// At least one; GET includes HEAD, which applications answer with the same
+	// code, unless another route names it. OPTIONS cannot be gated, since a
+	// browser's CORS preflight carries no metrics.
 	Methods []string `json:"methods,omitempty"`
 
-	// Path of the requests. It matches in any letter case and with or without
-	// one trailing slash, as the routes of an Express application do. A path
-	// that ends in /* matches everything below it; exact paths are tried
-	// first, then the longest such prefix.
+	// Path of the requests. A * for a whole segment stands for one segment, a
+	// last /* for everything below. The route with more segments other than *
+	// wins, then the earlier one.
+	//
+	// Requests match in every spelling that a server behind the gate may take
+	// for the path: in any letter case, with or without one slash at the end,
+	// with escapes, dots and repeated slashes resolved, without ;parameters,
+	// and without the first part of //host/path.
 	Path string `json:"path,omitempty"`
 
-	// Class is "metrics" (default) or "experiment". A blocked experiment
-	// request always gets its answer, which should be the control group's.
+	// Class is "metrics" (default), "experiment" or "essential". A blocked
+	// experiment request always gets its answer, which should be the control
+	// group's. What is essential is never gated; it matches as the path is
+	// written only, and other spellings of it are what a wider route takes
+	// them for.
 	Class string `json:"class,omitempty"`
 
 	// Answer is what a blocked request gets instead of the application.
@@ -39,39 +48,35 @@ type Route struct {
 	Reply string `json:"reply,omitempty"`
 }
 
+// maxSegments is how many segments the path of a route has at most.
+const maxSegments = 30
+
 // The classes of routes, as configurations and metrics spell them.
 const (
 	// ClassMetrics are non-essential metrics.
 	ClassMetrics = "metrics"
 	// ClassExperiment hands out experiment assignments.
 	ClassExperiment = "experiment"
+	// ClassEssential is never gated: an exception inside a wider route.
+	ClassEssential = "essential"
 )
 
-// Validate returns the first thing that is wrong with the route.
+// Validate returns the first thing that is wrong with the route by itself.
 func (r *Route) Validate() error {
-	if len(r.Methods) == 0 {
-		return wrongf("methods", "none given; write at least one, such as POST")
+	if err := r.validateMethods(); err != nil {
+		return wrong("methods", err)
 	}
-	for _, method := range r.Methods {
-		switch {
-		case method == http.MethodOptions:
-			return wrongf("methods", "OPTIONS always passes and cannot be gated; leave it out")
-		case method == "" || strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "":
-			return wrongf("methods", "%q is not a method; write it in capitals, such as POST", method)
+	if err := r.validatePath(); err != nil {
+		return wrong("path", err)
+	}
+	switch r.Class {
+	case "", ClassMetrics, ClassExperiment:
+	case ClassEssential:
+		if r.Answer != nil || r.Reply != "" {
+			return wrongf("class", "what is essential is never blocked or hidden; leave answer and reply out")
 		}
-	}
-	switch {
-	case !strings.HasPrefix(r.Path, "/"):
-		return wrongf("path", "%q does not start with /", r.Path)
-	case strings.Contains(strings.TrimSuffix(r.Path, "/*"), "*"):
-		return wrongf("path", "%q has a * elsewhere than at its end as /*", r.Path)
-	case strings.ContainsAny(r.Path, "{}?#%"):
-		return wrongf("path", "%q must be a plain path, without placeholder, query or escape", r.Path)
-	case cleanPath(strings.TrimSuffix(r.Path, "*")) != strings.TrimSuffix(r.Path, "*"):
-		return wrongf("path", "%q is not clean; write %s", r.Path, cleanPath(r.Path))
-	}
-	if r.Class != "" && r.Class != ClassMetrics && r.Class != ClassExperiment {
-		return wrongf("class", "%q is neither metrics nor experiment", r.Class)
+	default:
+		return wrongf("class", "%q is not one of metrics, experiment, essential", r.Class)
 	}
 	switch {
 	case r.Reply != "" && r.Class == ClassExperiment:
@@ -82,6 +87,64 @@ func (r *Route) Validate() error {
 	return wrong("answer", r.Answer.validate())
 }
 
+func (r *Route) validateMethods() error {
+	if len(r.Methods) == 0 {
+		return errors.New("none given; write at least one, such as POST")
+	}
+	for i, method := range r.Methods {
+		switch {
+		case method == http.MethodOptions:
+			return errors.New("OPTIONS always passes and cannot be gated; leave it out")
+		case method == "" || strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "":
+			return fmt.Errorf("%q is not a method; write it in capitals, such as POST", method)
+		case slices.Contains(r.Methods[:i], method):
+			return fmt.Errorf("%s is there twice; leave one out", method)
+		}
+	}
+	return nil
+}
+
+func (r *Route) validatePath() error {
+	clean := resolved(&url.URL{Path: strings.TrimSuffix(r.Path, "*")})
+	if strings.HasSuffix(r.Path, "*") {
+		clean += "*"
+	}
+	isPartly := func(segment string) bool { return segment != "*" && strings.Contains(segment, "*") }
+	switch {
+	case !strings.HasPrefix(r.Path, "/"):
+		return fmt.Errorf("%q does not start with /", r.Path)
+	case slices.ContainsFunc(strings.Split(r.Path, "/"), isPartly):
+		return fmt.Errorf("%q has a * that is part of a segment; write /*/ for one segment, or /* at the end for all that follow", r.Path)
+	case strings.HasSuffix(r.Path, "/*/"):
+		return fmt.Errorf("%q ends in /*/, which may mean one segment or all that follow; write %s for all", r.Path, strings.TrimSuffix(r.Path, "/"))
+	case strings.ContainsAny(r.Path, `{}?#%;\`):
+		return fmt.Errorf("%q must be a plain path, without placeholder, query, parameter, backslash or escape", r.Path)
+	case strings.Count(r.Path, "/") > maxSegments:
+		return fmt.Errorf("%q has more than %d segments", r.Path, maxSegments)
+	case clean != r.Path:
+		return fmt.Errorf("%q is not clean; write %s", r.Path, clean)
+	}
+	return nil
+}
+
+// ValidateAfter returns what makes the route useless after an earlier one of
+// the same configuration.
+func (r *Route) ValidateAfter(earlier *Route) error {
+	before, after := earlier.prepare(), r.prepare()
+	for _, method := range r.Methods {
+		switch {
+		case !slices.Contains(earlier.Methods, method):
+		case before.covers(after) && after.covers(before) && before.essential != after.essential:
+			return fmt.Errorf("%s %s is gated and essential at once; leave one out", method, r.Path)
+		case before.covers(after) && after.covers(before):
+			return fmt.Errorf("%s %s is there twice; leave one out", method, r.Path)
+		case before.literals == after.literals && before.covers(after):
+			return fmt.Errorf("%s %s takes nothing, since %s before it takes it all; write it first, or leave it out", method, r.Path, earlier.Path)
+		}
+	}
+	return nil
+}
+
 // ClassOrDefault returns the class, ClassMetrics where none is set.
 func (r *Route) ClassOrDefault() string { return cmp.Or(r.Class, ClassMetrics) }
 
@@ -89,139 +152,217 @@ func (r *Route) ClassOrDefault() string { return cmp.Or(r.Class, ClassMetrics) }
 // in any spelling that the gate knows.
 func (r *Route) Takes(method, urlPath string) bool {
 	var table routeTable
-	return table.add(r.prepare()) == nil && table.match(method, urlPath) != nil
+	table.add(r.prepare())
+	return table.match(method, urlPath) != nil
 }
 
 // gatedRoute is a Route made ready for requests.
 type gatedRoute struct {
-	index      int // in Gate.Routes
+	index      int // in Gate.Routes; of no meaning where it is essential
 	methods    []string
-	path       string // as matched: without the *, or without a trailing slash
-	below      bool   // takes everything below path
+	path       string   // without a slash at its end, or the * there
+	parts      []string // of path, between which a * stands for a segment
+	segments   []string // of path
+	below      bool     // takes everything below path
+	slash      bool     // was written with a slash at its end
+	literals   int      // segments other than *
 	experiment bool
+	essential  bool
 	answer     *answer
 	reply      string
 }
 
 func (r *Route) prepare() *gatedRoute {
 	path, below := strings.CutSuffix(r.Path, "*")
-	if !below && len(path) > 1 {
-		path = strings.TrimSuffix(path, "/")
+	slash := false
+	if !below && path != "/" {
+		path, slash = strings.CutSuffix(path, "/")
+	}
+	var segments []string
+	if names := strings.Trim(path, "/"); names != "" {
+		segments = strings.Split(names, "/")
+	}
+	literals := len(segments) - strings.Count(path, "*")
+	if path == "/" && !below {
+		literals++ // so that it stands out of /*
 	}
 	return &gatedRoute{
 		methods:    r.Methods,
 		path:       path,
+		parts:      strings.Split(path, "*"),
+		segments:   segments,
 		below:      below,
+		slash:      slash,
+		literals:   literals,
 		experiment: r.Class == ClassExperiment,
+		essential:  r.Class == ClassEssential,
 		answer:     r.Answer.prepare(),
 		reply:      r.Reply,
 	}
 }
 
-// routeTable finds the gated route of a request. Most requests are not
-// gated, so the way to "no" is short: most paths end as no gated path does,
-// and of the others only those of the right length are compared.
-type routeTable struct {
-	exact    map[int][]*gatedRoute // by length of the path
-	prefixes []*gatedRoute         // longest first
-
-	// endings are how the exact paths end, see ending.
-	endings [256]bool
+// takesMethod says whether one of the route's methods is this one. Servers
+// differ in whether patch is PATCH, and browsers send it as it was written.
+func (g *gatedRoute) takesMethod(method string) bool {
+	for _, own := range g.methods {
+		if len(own) == len(method) && strings.EqualFold(own, method) {
+			return true
+		}
+	}
+	return false
 }
 
-// ending is a hash of a path's last two bytes, in either case of letters. No
-// way of writing a path changes them, other than to end it with a slash or a
-// dot segment: those have an ending of their own, zero, and so has the path
-// whose letters have cases beyond ASCII.
+// takes says whether the route takes a path that is read in one way, and
+// whether the path is spelt as the route is.
+func (g *gatedRoute) takes(path string) (taken, asWritten bool) {
+	asWritten = true
+	for i, part := range g.parts {
+		if i > 0 { // a * stands for what is left of a segment
+			segment := strings.IndexByte(path, '/')
+			if segment < 0 {
+				segment = len(path)
+			}
+			if segment == 0 {
+				return false, false
+			}
+			path = path[segment:]
+		}
+		if len(path) < len(part) || !strings.EqualFold(path[:len(part)], part) {
+			return false, false
+		}
+		asWritten = asWritten && path[:len(part)] == part
+		path = path[len(part):]
+	}
+	if g.below {
+		return true, asWritten
+	}
+	return path == "" || path == "/", asWritten && (path == "/") == g.slash
+}
+
+// covers says whether the route takes every path that the other one takes.
+func (g *gatedRoute) covers(other *gatedRoute) bool {
+	taken, _ := g.takes(other.path) // in which only a * takes a *
+	return taken && (g.below || !other.below)
+}
+
+// routeTable finds the route of a request. Most requests are not gated, so the
+// way to "no" is short: most paths end as no route's path does.
+type routeTable struct {
+	routes []*gatedRoute // in the order in which they are tried
+
+	// initials are the first letters of the methods, endings how the paths end,
+	// see both. A route for everything below a path takes any ending, and so
+	// does / alone, since all the rest may be a host.
+	initials  [32]bool
+	endings   [256]bool
+	anyEnding bool
+}
+
+// add puts a route into the table: behind those with as many literals.
+func (t *routeTable) add(route *gatedRoute) {
+	t.routes = append(t.routes, route)
+	slices.SortStableFunc(t.routes, func(a, b *gatedRoute) int { return cmp.Compare(b.literals, a.literals) })
+	for _, method := range route.methods {
+		t.initials[initial(method)] = true
+		t.initials[initial(http.MethodHead)] = t.initials[initial(http.MethodHead)] || method == http.MethodGet
+	}
+	t.endings[ending(route.path)] = true
+	t.anyEnding = t.anyEnding || route.below || route.path == "/"
+}
+
+// has says whether the table has a route of this method and path.
+func (t *routeTable) has(method string, route *gatedRoute) bool {
+	return slices.ContainsFunc(t.routes, func(own *gatedRoute) bool {
+		return own.covers(route) && route.covers(own) &&
+			(own.takesMethod(method) || method == http.MethodHead && own.takesMethod(http.MethodGet))
+	})
+}
+
+// initial is the first letter of a method, in either case.
+func initial(method string) uint8 {
+	if method == "" {
+		return 0
+	}
+	return method[0] & 31
+}
+
+// ending is a hash of a path's last two bytes, in either case of letters. Few
+// ways of writing a path change them; where one may, or where letters have
+// cases beyond ASCII, it is zero.
 func ending(path string) uint8 {
 	last := len(path) - 1
-	if last < 1 || path[last] == '/' || path[last] == '.' || path[last] >= utf8.RuneSelf || path[last-1] >= utf8.RuneSelf {
+	if last < 1 || path[last] == '/' || path[last] == '.' || path[last] >= utf8.RuneSelf || path[last-1] >= utf8.RuneSelf ||
+		path[last] == '\\' || path[last-1] == '\\' {
 		return 0
 	}
 	return max(1, path[last]|0x20^(path[last-1]|0x20)<<3)
 }
 
-// add puts a route into the table and refuses one that repeats another's
-// method and path.
-func (t *routeTable) add(route *gatedRoute) error {
-	siblings := t.prefixes
-	if !route.below {
-		siblings = t.exact[len(route.path)]
-	}
-	for _, other := range siblings {
-		for _, method := range route.methods {
-			if strings.EqualFold(other.path, route.path) && slices.Contains(other.methods, method) {
-				return fmt.Errorf("%s %s is gated twice; leave one out", method, route.path)
-			}
-		}
-	}
-	if !route.below {
-		if t.exact == nil {
-			t.exact = map[int][]*gatedRoute{}
-		}
-		t.exact[len(route.path)] = append(siblings, route)
-		t.endings[ending(route.path)] = true
-		return nil
-	}
-	t.prefixes = append(t.prefixes, route)
-	slices.SortStableFunc(t.prefixes, func(a, b *gatedRoute) int { return cmp.Compare(len(b.path), len(a.path)) })
-	return nil
+// match is matchURL of a path that has nothing escaped.
+func (t *routeTable) match(method, urlPath string) *gatedRoute {
+	return t.matchURL(method, &url.URL{Path: urlPath})
 }
 
-// match returns the gated route of a request, or nil. The path is the
-// decoded one of the URL. It is matched as the application behind would
-// match it, or something in front of it would make it: /METRICS, /metrics/,
-// //metrics, /./metrics and /%6detrics are all /metrics. So a path is tried
-// with dots and slashes resolved, and then as it came: /beacon/..%2fx is /x
-// for one application, and below /beacon for another. A route for GET is one
-// for HEAD as well, unless HEAD has its own.
-func (t *routeTable) match(method, urlPath string) *gatedRoute {
-	if end := ending(urlPath); end != 0 && !t.endings[end] && len(t.prefixes) == 0 {
+// matchURL returns the route of a request, or nil.
+func (t *routeTable) matchURL(method string, u *url.URL) *gatedRoute {
+	if !t.initials[initial(method)] {
 		return nil
 	}
-	if urlPath == "" { // of a target like http://host, which proxies send on as /
-		urlPath = "/"
+	if !t.anyEnding && u.RawPath == "" {
+		// What is behind a semicolon may not be the path's end.
+		if end := ending(u.Path); end != 0 && !t.endings[end] && strings.IndexByte(u.Path, ';') < 0 {
+			return nil
+		}
 	}
-	var route *gatedRoute
-	if strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/.") {
-		route = t.spelt(method, cleanPath(urlPath))
-	}
-	if route == nil {
-		route = t.spelt(method, urlPath)
-	}
-	if route == nil && method == http.MethodHead {
-		return t.match(http.MethodGet, urlPath)
+	return t.lookUp(method, u)
+}
+
+// lookUp is matchURL without its short ways to "no". A route for GET is one for
+// HEAD as well, unless HEAD has its own.
+func (t *routeTable) lookUp(method string, u *url.URL) *gatedRoute {
+	route := t.read(method, u)
+	if route == nil && strings.EqualFold(method, http.MethodHead) {
+		route = t.read(http.MethodGet, u)
 	}
 	return route
 }
 
-// spelt is match for one spelling of the path.
-func (t *routeTable) spelt(method, urlPath string) *gatedRoute {
-	exactPath := urlPath
-	if n := len(urlPath) - 1; n > 0 && urlPath[n] == '/' {
-		exactPath = urlPath[:n]
+// read is lookUp for one method. Where servers read the path differently, what
+// one of them may take for a gated route is gated.
+func (t *routeTable) read(method string, u *url.URL) *gatedRoute {
+	if isPlain(u) {
+		return t.spelt(method, u.Path)
 	}
-	for _, route := range t.exact[len(exactPath)] {
-		if strings.EqualFold(route.path, exactPath) && slices.Contains(route.methods, method) {
-			return route
+	route := t.spelt(method, resolved(u))
+	if route != nil && !route.essential {
+		return route
+	}
+	for _, other := range t.routes {
+		if (route == nil || !other.essential) && other.takesMethod(method) && other.mayTake(u) {
+			if !other.essential {
+				return other
+			}
+			route = other
 		}
 	}
-	for _, route := range t.prefixes {
-		if len(urlPath) >= len(route.path) && strings.EqualFold(route.path, urlPath[:len(route.path)]) &&
-			slices.Contains(route.methods, method) {
-			return route
-		}
-	}
-	return nil
+	return route
 }
 
-// cleanPath resolves dots and repeated slashes as RFC 3986, section 5.2.4,
-// does: it keeps a trailing slash, and makes one of a dot segment at the end.
-func cleanPath(p string) string {
-	cleaned := path.Clean("/" + p)
-	isFolder := strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..")
-	if isFolder && cleaned != "/" {
-		cleaned += "/"
+// spelt is read for a path that is read in one way. Servers do not agree in
+// the case of letters and in a slash at the end either, so there, too, what is
+// gated wins, unless it is spelt as the essential route is.
+func (t *routeTable) spelt(method, path string) (essential *gatedRoute) {
+	for _, route := range t.routes {
+		if !route.takesMethod(method) {
+			continue
+		}
+		switch taken, asWritten := route.takes(path); {
+		case !taken:
+		case asWritten || !route.essential:
+			return route
+		case essential == nil:
+			essential = route
+		}
 	}
-	return cleaned
+	return essential
 }

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -37,13 +38,20 @@ func TestGatedPaths(t *testing.T) {
 		{"GET", "/metrics", 0},
 		{"OPTIONS", "/metrics", 0},
 		{"PUT", "/metrics", 0},
-		{"post", "/metrics", 0},
+		{"post", "/metrics", 204},
+		{"Post", "/metrics", 204},
 		{"POST", "/metricsx", 0},
 		{"POST", "/metrics/x", 0},
 		{"POST", "/metrics-flow", 0},
 		{"POST", "/v1/metrics", 0},
-		{"POST", "/metrics;a", 0},
-		{"POST", "metrics", 0},
+		{"POST", "/metrics;a", 204},
+		{"POST", "/metrics;/a", 204},
+		{"POST", "/;a/metrics", 204},
+		{"POST", "/x;/metrics/a", 0},
+		{"POST", "//host/metrics", 204},
+		{"POST", "//host/x/metrics", 0},
+		{"POST", "/x\\..\\metrics", 204},
+		{"POST", "metrics", 204},
 		{"POST", "", 0},
 		{"POST", "*", 0},
 		{"HEAD", "/metrics-errors", 204},
@@ -98,30 +106,32 @@ func TestOwnRouteTakesThePlaceOfThePresets(t *testing.T) {
 	}
 }
 
-// FuzzRouteEnding holds the short way to "not gated" against the long one,
-// which a table with a prefix route takes.
+// FuzzRouteEnding holds the short ways to "not gated" against the long one.
 func FuzzRouteEnding(f *testing.F) {
-	var short, long routeTable
-	for _, path := range []string{"/metrics", "/b", "/", "/ünicode/É", "/x/Flags", "/k"} {
-		for _, table := range []*routeTable{&short, &long} {
-			if err := table.add(&gatedRoute{methods: []string{"GET"}, path: path}); err != nil {
-				f.Fatal(err)
-			}
-		}
-	}
-	if err := long.add(&gatedRoute{methods: []string{"NONE"}, path: "/", below: true}); err != nil {
-		f.Fatal(err)
+	var table routeTable
+	for _, path := range []string{"/metrics", "/b", "/ünicode/É", "/x/Flags", "/x/*/k", "/k"} {
+		table.add((&Route{Methods: []string{"GET", "PATCH"}, Path: path}).prepare())
 	}
 	for _, path := range []string{
 		"/metrics", "/METRICS/", "//metrics", "/x/../metrics", "/metrics/x/..", "/metrics/.", "/metricſ", "/\u212a",
 		"/ÜNICODE/é", "/x/flags", "/", "", ".", "/b/", "/B", "metrics", "/metrics.js", "/static/app.js",
+		"/metrics;a.js", "/;a/metrics", "/metrics;/static/app.js", "//h", "/\\h", "//host/metrics", "/x\\k", "/x\\y\\k", "/k\\", "/x/y/k",
+		"/x/y%2fz/k", "/a%2fb/../k", "/k%2f", "/x%5ck", "/k%3bx", "/%2e%2e/k", "http:k", "*",
+		"/.#", `\00`, "/..//b",
 	} {
-		f.Add(path)
+		f.Add("GET", path)
+		f.Add("pAtCh", path)
+		f.Add("head", path)
 	}
-	f.Fuzz(func(t *testing.T, path string) {
-		got, want := short.match("GET", path), long.match("GET", path)
-		if (got == nil) != (want == nil) || got != nil && got.path != want.path {
-			t.Errorf("%q: %v, want %v", path, got, want)
+	f.Fuzz(func(t *testing.T, method, target string) {
+		urls := []*url.URL{{Path: target}}
+		if u, err := url.ParseRequestURI(target); err == nil { // as a server does
+			urls = append(urls, u)
+		}
+		for _, u := range urls {
+			if got, want := table.matchURL(method, u), table.lookUp(method, u); got != want {
+				t.Errorf("%s %+v: %v, want %v", method, u, got, want)
+			}
 		}
 	})
 }

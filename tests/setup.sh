@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
 # Chromium, for the tests of what a browser does and sees, PostgreSQL, of which
-# tests start servers of their own, and the C compiler without which Go has no
-# race detector. On Debian it does so by itself where it may.
+# tests start servers of their own, Node.js, for servers that stand behind the
+# gate, and the C compiler without which Go has no race detector. On Debian it
+# does so by itself where it may. "tests/setup.sh spellings" brings what make
+# spellings needs besides.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 missing=()
 for browser in firefox-esr chromium; do
@@ -15,12 +18,22 @@ command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/
 # arguments, such as "clang -m64".
 compiler=$(go env CC)
 echo '#include <stdlib.h>' | $compiler -fsyntax-only -xc - 2>/dev/null || missing+=("${compiler%% *}" libc6-dev)
-[ ${#missing[@]} = 0 ] && exit 0
-if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+if [ "${1:-}" = spellings ]; then
+	command -v javac >/dev/null || missing+=(default-jdk-headless)
+	[ -e /usr/share/java/tomcat10-embed-core.jar ] || missing+=(libtomcat10-embed-java)
+	/usr/bin/python3 -c 'import flask' 2>/dev/null || missing+=(python3-flask)
+fi
+if [ ${#missing[@]} != 0 ]; then
+	if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+		echo "tests/setup.sh: the tests need ${missing[*]}; install it (Debian: sudo apt-get install ${missing[*]}) and run this again" >&2
+		exit 1
+	fi
 	echo "tests/setup.sh: installing ${missing[*]} for the tests"
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-	exit 0
 fi
-echo "tests/setup.sh: the tests need ${missing[*]}; install it (Debian: sudo apt-get install ${missing[*]}) and run this again" >&2
-exit 1
+# npm's own copy of the lock file says what was installed last.
+cd spellings
+[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent
