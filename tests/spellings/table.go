@@ -61,20 +61,20 @@ func Write(titles map[byte]string, took func(Server, Request) string) string {
 		fmt.Fprintf(&text, "# %c is %s\n", server.Letter, titles[server.Letter])
 	}
 	for _, request := range requests {
-		row := request.String()
+		var routes strings.Builder
 		for _, route := range Routes {
-			letters := ""
+			var letters []byte
 			for _, server := range Servers {
 				if took(server, request) == route.Path {
-					letters += string(server.Letter)
+					letters = append(letters, server.Letter)
 				}
 			}
-			if letters != "" {
-				row += " " + route.Path + "=" + letters
+			if len(letters) > 0 {
+				fmt.Fprintf(&routes, " %s=%s", route.Path, letters)
 			}
 		}
-		if row != request.String() {
-			text.WriteString(row + "\n")
+		if routes.Len() > 0 {
+			fmt.Fprintf(&text, "%s%s\n", request, &routes)
 		}
 	}
 	return text.String()
