@@ -53,8 +53,8 @@ type Gate struct {
 	// for the same method and path takes the place of the preset's.
 	Preset string `json:"preset,omitempty" placeholder:"refused"`
 
-	// Routes are the gated routes. Without any, and without a preset, the
-	// configuration is refused, since nothing would be gated.
+	// Routes are the gated routes, and the exceptions from them. Without any
+	// that is gated, and without a preset, the configuration is refused.
 	Routes []gate.Route `json:"routes,omitempty"`
 
 	// BlockWith is what happens to blocked metrics requests: "drop" (default)

@@ -26,8 +26,8 @@ type Config struct {
 	// Default: none.
 	Preset string
 
-	// Routes are the gated routes. Without any, and without a preset, New
-	// refuses the configuration, since nothing would be gated.
+	// Routes are the gated routes, and the exceptions from them. Without any
+	// that is gated, and without a preset, New refuses the configuration.
 	Routes []Route
 
 	// Reject answers blocked metrics requests with 403 and an

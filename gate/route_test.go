@@ -92,6 +92,101 @@ func TestGatedPaths(t *testing.T) {
 	}
 }
 
+// A * is a segment, what is more literal wins, then what is earlier, and what
+// is essential passes as it is written.
+func TestRoutesWithStars(t *testing.T) {
+	t.Parallel()
+	var table routeTable
+	for _, route := range []Route{
+		{Methods: []string{"POST"}, Path: "/submit/*/*/*"},
+		{Methods: []string{"POST"}, Path: "/submit/*/deletion-request/*", Class: ClassEssential},
+		{Methods: []string{"POST"}, Path: "/a/b/*"},
+		{Methods: []string{"POST"}, Path: "/a/*/c"},
+		{Methods: []string{"POST"}, Path: "/a/*/d"},
+		{Methods: []string{"POST"}, Path: "/a/b/d"},
+		{Methods: []string{"GET"}, Path: "/*"},
+		{Methods: []string{"GET"}, Path: "/", Class: ClassEssential},
+		{Methods: []string{"GET"}, Path: "/keep/", Class: ClassEssential},
+		{Methods: []string{"GET"}, Path: "/Keep/this", Class: ClassEssential},
+		{Methods: []string{"GET"}, Path: "/keep/that", Class: ClassExperiment},
+	} {
+		table.add(route.prepare())
+	}
+	for _, c := range []struct{ method, target, path string }{
+		{"POST", "/submit/app/events/1", "/submit/*/*/"},
+		{"POST", "/submit/app/events/1/2/", "/submit/*/*/"},
+		{"POST", "/submit/app/events/", "/submit/*/*/"},
+		{"POST", "/submit/app/events", ""},
+		{"POST", "/submit//events/1", ""},
+		{"POST", "/submit/app/deletion-request/1", "essential"},
+		{"POST", "/submit/app/Deletion-Request/1", "/submit/*/*/"},
+		{"POST", "/submit/app/deletion-request;x/1", "/submit/*/*/"},
+		{"POST", "/submit/app/events/../deletion-request/1", "/submit/*/*/"},
+		{"POST", "/submit/app%2fx/deletion-request/1", "/submit/*/*/"},
+		{"POST", "/a/b/c", "/a/b/"}, // as literal as the next, and earlier
+		{"POST", "/a/x/c", "/a/*/c"},
+		{"POST", "/a/x/C/", "/a/*/c"},
+		{"POST", "/a/x%2fy/c", "/a/*/c"}, // one segment for Express
+		{"POST", `/a/x\y/c`, "/a/*/c"},
+		{"POST", "/a//c", ""},
+		{"POST", "/a/x/y/c", ""},
+		{"POST", "/a/b/d", "/a/b/d"},
+		{"POST", "/a/b/e", "/a/b/"},
+		{"POST", "/a/b", ""},
+		{"GET", "/", "essential"},
+		{"GET", "//", "/"},
+		{"GET", "/x", "/"},
+		{"GET", "*", "/"},
+		{"GET", "/keep/", "essential"},
+		{"GET", "/keep", "/"},
+		{"GET", "/Keep/this", "essential"},
+		{"get", "/Keep/this", "essential"},
+		{"HEAD", "/Keep/this", "essential"},
+		{"GET", "/Keep/this/", "/"},
+		{"GET", "/keep/this", "/"},
+		{"GET", "/Keep/this/../that", "/keep/that"},
+		{"OPTIONS", "/x", ""},
+	} {
+		u, err := url.ParseRequestURI(c.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		switch route := table.matchURL(c.method, u); {
+		case route != nil && route.essential:
+			got = "essential"
+		case route != nil:
+			got = route.path
+		}
+		if got != c.path {
+			t.Errorf("%s %s: %q, want %q", c.method, c.target, got, c.path)
+		}
+	}
+}
+
+// What nobody can follow is gated: more than a server reads, and more steps up
+// than are counted.
+func TestPathsBeyondReading(t *testing.T) {
+	t.Parallel()
+	table := readingTable()
+	for target, gated := range map[string]bool{
+		"/" + strings.Repeat("x", longestRead):                                      false, // every server reads that alike
+		"/;" + strings.Repeat("x", longestRead):                                     true,
+		"/x" + strings.Repeat("/..", 100) + "/beacon":                               true,
+		"/c" + strings.Repeat("/y", 70) + strings.Repeat("/..", 70) + "/z;":         true,
+		"/c" + strings.Repeat("/y", 60) + strings.Repeat("/..", 60) + "/z;":         false,
+		"/c/.." + strings.Repeat("/y", 60) + strings.Repeat("/..", 60) + "/beacon;": true,
+	} {
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := table.matchURL("GET", u) != nil; got != gated {
+			t.Errorf("%.40s, of %d bytes: %v", target, len(target), got)
+		}
+	}
+}
+
 func TestOwnRouteTakesThePlaceOfThePresets(t *testing.T) {
 	t.Parallel()
 	g := newGate(t, Config{
