@@ -65,6 +65,7 @@ func init() {
 //			secret       <secret>
 //			key          <pem>
 //			jwks         <url|file>
+//			allow_http
 //			issuer       <iss>...
 //			audience     <aud>...
 //			leeway       <duration>
@@ -84,6 +85,7 @@ func init() {
 //			client    <id>...
 //			timeout   <duration>
 //			max_age   <duration>
+//			allow_http
 //		}
 //		session user <placeholder>
 //		body_uid <json-field>
@@ -103,6 +105,7 @@ func init() {
 //			max_entries <number>
 //			concurrency <number>
 //			follow      on|off
+//			allow_http
 //		}
 //		signal {
 //			cookie <name> [<regexp>]
@@ -311,6 +314,7 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 		"max_entries": grammar.Number(&profile.MaxEntries),
 		"concurrency": grammar.Number(&profile.Concurrency),
 		"follow":      grammar.OnOff(func(on bool) { profile.Follow = &on }),
+		"allow_http":  grammar.Flag(&profile.AllowHTTP),
 	}.Parse(d, where)
 	if err != nil {
 		return err

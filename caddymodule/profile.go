@@ -24,6 +24,11 @@ type Profile struct {
 	// at start.
 	URL string `json:"url,omitempty"`
 
+	// AllowHTTP takes a URL by http to other machines too, where nobody can
+	// read or change what is on the way. Default: false, so that http is for
+	// this machine only.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+
 	// API is how the profile server is asked. "fxa" is today's Firefox
 	// Accounts: the gate asks <url>/profile with the session's own token
 	// (Auth.Forward) and reads the field metricsEnabled, where false means
@@ -190,7 +195,7 @@ func (p *Profile) validateFxA() error {
 // profileSettings is all that makes two profiles the same, resolved.
 type profileSettings struct {
 	URL, API, Field                string
-	Inverted                       bool
+	Inverted, AllowHTTP            bool
 	MintKey, Bearer                string
 	Forward                        bool
 	ClientID, Issuer, Audience     string
@@ -205,6 +210,7 @@ func (p *Profile) settings(onlyNamed bool) profileSettings {
 	settings := profileSettings{
 		OnlyNamed:          onlyNamed,
 		URL:                p.URL,
+		AllowHTTP:          p.AllowHTTP,
 		API:                p.API,
 		Field:              p.Field,
 		Inverted:           p.Inverted,
@@ -246,6 +252,7 @@ func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Clie
 		}
 		return profileclient.New(profileclient.Config{
 			URL:         settings.URL,
+			AllowHTTP:   settings.AllowHTTP,
 			API:         api,
 			Field:       settings.Field,
 			Inverted:    settings.Inverted,

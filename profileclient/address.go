@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 const uidPlaceholder = "{uid}"
@@ -20,7 +21,7 @@ type address struct {
 	changes string // the change feed, which only one URL for all has
 }
 
-func parseAddress(text string, api API) (address, error) {
+func parseAddress(text string, api API, allowHTTP bool) (address, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		// A *url.Error repeats the URL, which may hold a password.
@@ -29,10 +30,13 @@ func parseAddress(text string, api API) (address, error) {
 		}
 		return address{}, fmt.Errorf("it is not a URL: %w", err)
 	}
+	if u.Host == "" {
+		return address{}, errors.New("it must start with https:// and a host, such as https://profile.example.org/v1")
+	}
+	if err := token.CheckTransport(u, allowHTTP); err != nil {
+		return address{}, err
+	}
 	switch {
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		return address{}, errors.New("it must start with https:// or http:// and a host, " +
-			"such as https://profile.example.org/v1")
 	case u.User != nil:
 		return address{}, errors.New("it holds a user name or password; give the credential with auth")
 	case u.Fragment != "":

@@ -126,7 +126,7 @@ func BenchmarkEvent(b *testing.B) {
 			teller, events := &teller{silent: true}, make(chan struct{}, 1024)
 			bench := newBench(b, func(c *profileclient.Config) {
 				teller.memory = c.Transport.(*memory)
-				c.URL, c.Auth, c.Transport = "http://profile.test/v1", profileclient.Mint(minter(b, longSecret)), teller
+				c.URL, c.Auth, c.Transport = "https://profile.test/v1", profileclient.Mint(minter(b, longSecret)), teller
 				c.Follow = true
 				c.Observer.FeedEvent = func(profileclient.FeedEvent) { events <- struct{}{} }
 			})

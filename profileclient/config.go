@@ -25,8 +25,14 @@ const (
 type Config struct {
 	// URL of the profile server: <URL>/metrics_optout is asked for the
 	// subject of the token. Where it holds {uid}, it is the address itself,
-	// with the account in that place, escaped.
+	// with the account in that place, escaped. It is https, or http on
+	// loopback or with AllowHTTP.
 	URL string
+
+	// AllowHTTP takes a URL by http to other machines too. Whoever is on the way
+	// to them can then read the credential, and allow for anybody. Default:
+	// false.
+	AllowHTTP bool
 
 	// Field is the JSON field of the answer that holds the preference.
 	// Default: metrics_optout.
@@ -110,7 +116,7 @@ func wrong(setting, how string) error { return &ConfigError{setting, errors.New(
 
 // validate returns the address that URL names, or all that is wrong.
 func (c Config) validate() (address, error) {
-	target, err := parseAddress(c.URL, c.API)
+	target, err := parseAddress(c.URL, c.API, c.AllowHTTP)
 	oneForAll := err == nil && !target.perAccount
 	if err != nil {
 		err = &ConfigError{"url", err}

@@ -176,7 +176,7 @@ func unfollowed(t *testing.T, configure func(*profileclient.Config), test func(t
 		teller := &teller{changed: map[string]time.Time{}, exact: map[string]time.Time{}}
 		b := newBench(t, func(config *profileclient.Config) {
 			teller.memory = config.Transport.(*memory)
-			config.URL = "http://profile.test/v1"
+			config.URL = "https://profile.test/v1"
 			config.Auth = profileclient.Mint(minter(t, longSecret))
 			config.Transport = teller
 			config.Follow = true

@@ -113,7 +113,7 @@ func FuzzAddress(f *testing.F) {
 	for _, seed := range []string{"ann", "..", "a/../../b", `\..\`, "a?b#c", "%2e%2e", "%2F..%2F", "\x00", "é", "a b", "/"} {
 		f.Add(seed)
 	}
-	where, err := parseAddress("https://profile.example.org/users/{uid}/privacy?for={uid}&fields=1", MetricsOptOut)
+	where, err := parseAddress("https://profile.example.org/users/{uid}/privacy?for={uid}&fields=1", MetricsOptOut, false)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -265,7 +265,7 @@ func runLate(t *testing.T, exact bool, script []lateStep) error {
 		server.held[uid] = []heldSince{{time.Now(), time.Now(), "null"}}
 	}
 	client, err := profileclient.New(profileclient.Config{
-		URL:  "http://profile.test/v1",
+		URL:  "https://profile.test/v1",
 		Auth: profileclient.Mint(minter(t, longSecret)), Follow: true, Transport: server,
 		MaxAge: lateMaxAge, Concurrency: 2,
 	})

@@ -30,7 +30,7 @@ func (c *canned) RoundTrip(*http.Request) (*http.Response, error) {
 func cannedClient(t *testing.T, preference string) (*Client, *canned) {
 	t.Helper()
 	server := &canned{body: `{"metrics_optout":` + preference + `}`}
-	client, err := New(Config{URL: "http://profile.test/{uid}", Auth: Bearer("secret"), Transport: server})
+	client, err := New(Config{URL: "https://profile.test/{uid}", Auth: Bearer("secret"), Transport: server})
 	if err != nil {
 		t.Fatal(err)
 	}

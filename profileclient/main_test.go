@@ -217,7 +217,7 @@ func newBench(t testing.TB, configure func(*profileclient.Config)) bench {
 	t.Helper()
 	b := bench{server: &memory{preferences: map[string]string{}}, counts: &counts{}}
 	config := profileclient.Config{
-		URL:       "http://profile.test/v1/metrics_optout?uid={uid}",
+		URL:       "https://profile.test/v1/metrics_optout?uid={uid}",
 		Auth:      profileclient.Bearer("secret"),
 		Transport: b.server,
 		Observer:  b.counts.observer(),

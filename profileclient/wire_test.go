@@ -219,13 +219,13 @@ func TestUnreachable(t *testing.T) {
 		says      string
 	}{
 		"refused": {"http://" + closed + "/users/{uid}/privacy", nil, "unreachable", "connection refused"},
-		"an error with the URL": {"http://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
+		"an error with the URL": {"https://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
 			return &url.Error{Op: "Get", URL: r.URL.String(), Err: io.ErrUnexpectedEOF}
 		}), "unreachable", "the connection broke"},
-		"an error with the URL in front": {"http://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
+		"an error with the URL in front": {"https://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
 			return &url.Error{Op: "Get", URL: r.URL.String(), Err: &net.OpError{Op: "dial", Err: io.ErrClosedPipe}}
 		}), "unreachable", "io: read/write on closed pipe"},
-		"a timeout of its own": {"http://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
+		"a timeout of its own": {"https://profile.test/users/{uid}/privacy", roundTrip(func(r *http.Request) error {
 			return &url.Error{Op: "Get", URL: r.URL.String(), Err: context.DeadlineExceeded}
 		}), "timeout", "within 10s"},
 	} {

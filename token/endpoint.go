@@ -15,15 +15,15 @@ type endpoint struct {
 	client *http.Client
 }
 
-func newEndpoint(address string, client *http.Client) (*endpoint, error) {
+func newEndpoint(address string, allowHTTP bool, client *http.Client) (*endpoint, error) {
 	parsed, err := url.Parse(address)
 	if err != nil || parsed.Hostname() == "" {
 		return nil, errors.New("its URL cannot be read; write one that starts with https://")
 	}
-	switch {
-	case parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLoopback(parsed.Hostname())):
-		return nil, fmt.Errorf("whoever can change an answer of %s://%s can sign in as anybody; write a URL that starts with https:// (http:// is for loopback only)", parsed.Scheme, parsed.Host)
-	case parsed.User != nil:
+	if err := CheckTransport(parsed, allowHTTP); err != nil {
+		return nil, err
+	}
+	if parsed.User != nil {
 		return nil, errors.New("its URL holds a user name or password; write it without them")
 	}
 	limited := *client
@@ -33,6 +33,19 @@ func newEndpoint(address string, client *http.Client) (*endpoint, error) {
 		source: (&url.URL{Scheme: parsed.Scheme, Host: parsed.Host, Path: parsed.Path}).String(),
 		client: &limited,
 	}, nil
+}
+
+// CheckTransport refuses an address where others than its server could answer.
+// That is http, but for this machine's own and where it is allowed.
+func CheckTransport(address *url.URL, allowHTTP bool) error {
+	switch {
+	case address.Scheme == "https", address.Scheme == "http" && (allowHTTP || isLoopback(address.Hostname())):
+		return nil
+	case address.Scheme == "http":
+		return fmt.Errorf("whoever is on the way to http://%s can read what is asked and write what is answered; "+
+			"write a URL that starts with https://, or allow_http where you trust the way (http:// alone is for this machine)", address.Host)
+	}
+	return fmt.Errorf("%s:// is no way to ask; write a URL that starts with https://", address.Scheme)
 }
 
 func isLoopback(host string) bool {

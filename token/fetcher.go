@@ -47,8 +47,8 @@ type fetcher struct {
 	done chan struct{}
 }
 
-func newFetcher(address string, client *http.Client, take func([]byte) error, onError func(error)) (*fetcher, error) {
-	endpoint, err := newEndpoint(address, client)
+func newFetcher(address string, allowHTTP bool, client *http.Client, take func([]byte) error, onError func(error)) (*fetcher, error) {
+	endpoint, err := newEndpoint(address, allowHTTP, client)
 	if err != nil {
 		return nil, err
 	}

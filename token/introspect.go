@@ -52,8 +52,13 @@ const (
 // required. Two configurations with the same JSON answer alike; that JSON
 // holds the credential.
 type IntrospectionConfig struct {
-	// URL is where the server answers: https, or http on loopback.
+	// URL is where the server answers: https, or http on loopback or with
+	// AllowHTTP.
 	URL string
+
+	// AllowHTTP takes a URL by http to other machines too. Whoever is on the way
+	// to them can then read tokens, and sign in as anybody. Default: false.
+	AllowHTTP bool
 
 	// Manner is how it is asked. Default: FxA where the path of URL ends in
 	// /verify, else RFC7662.
@@ -145,7 +150,7 @@ func NewIntrospector(config IntrospectionConfig) (*Introspector, error) {
 	if config.OnError == nil {
 		config.OnError = func(error) {}
 	}
-	endpoint, err := newEndpoint(config.URL, cmp.Or(config.Client, introspectionClient(config.Concurrency)))
+	endpoint, err := newEndpoint(config.URL, config.AllowHTTP, cmp.Or(config.Client, introspectionClient(config.Concurrency)))
 	if err != nil {
 		return nil, &ConfigError{"url", err}
 	}

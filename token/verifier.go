@@ -97,10 +97,14 @@ type Config struct {
 	PEM [][]byte
 
 	// JWKSURL is where a JSON Web Key Set (RFC 7517) is fetched: https, or
-	// http on loopback. The verifier fetches it in the background, again
+	// http on loopback or with AllowHTTP. The verifier fetches it in the background, again
 	// every 15 minutes, and at most every 30 seconds for a key that it does
 	// not know. While that fails, the keys of the last success are used.
 	JWKSURL string
+
+	// AllowHTTP takes a JWKSURL by http from other machines too. Whoever is on
+	// the way to them can then sign in as anybody. Default: false.
+	AllowHTTP bool
 
 	// JWKS is the JSON of a key set that does not change.
 	JWKS []byte
@@ -191,7 +195,7 @@ func (v *Verifier) useKeySet(config Config) error {
 		return nil
 	}
 	var err error
-	v.keys, err = newFetcher(config.JWKSURL, cmp.Or(config.KeySetClient, ownClient()), set.replace, config.OnKeySetError)
+	v.keys, err = newFetcher(config.JWKSURL, config.AllowHTTP, cmp.Or(config.KeySetClient, ownClient()), set.replace, config.OnKeySetError)
 	if err != nil {
 		return &ConfigError{"jwks", err}
 	}

@@ -382,7 +382,7 @@ func TestRefusedConfigs(t *testing.T) {
 			token.Config{PEM: [][]byte{pemOf("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(x25519.PublicKey())))}}, "not supported; use RSA",
 		},
 
-		"key set over http":        {token.Config{JWKSURL: "http://id.example.org/jwks"}, "jwks: whoever can change an answer of http://id.example.org"},
+		"key set over http":        {token.Config{JWKSURL: "http://id.example.org/jwks"}, "jwks: whoever is on the way to http://id.example.org"},
 		"key set of a scheme":      {token.Config{JWKSURL: "file://host/etc/jwks"}, "https://"},
 		"key set without a host":   {token.Config{JWKSURL: "https:///jwks"}, "jwks: its URL cannot be read"},
 		"key set URL is broken":    {token.Config{JWKSURL: "https://id.example.org/\x00"}, "jwks: its URL cannot be read"},

@@ -31,6 +31,7 @@ func init() {
 //			secret   <secret>
 //			key      <pem>
 //			jwks     <url|file>
+//			allow_http
 //			issuer   <iss>...
 //			audience <aud>...
 //			leeway   <duration>
@@ -45,6 +46,7 @@ func init() {
 //			client   <id>...
 //			timeout  <duration>
 //			max_age  <duration>
+//			allow_http
 //		}
 //		trusted_client  <id>...
 //		operator_client <id>...
@@ -54,6 +56,7 @@ func init() {
 //			issuer   <iss>...
 //			key      <pem>
 //			jwks     <url|file>
+//			allow_http
 //			audience <aud>...
 //		}
 //		unset null|204
@@ -155,10 +158,11 @@ func (p *ProfileServer) parseEvents(d *caddyfile.Dispenser) error {
 	const where = "profile_server › events"
 	events := new(Events)
 	err := grammar.Options{
-		"issuer":   grammar.List("<iss>...", &events.Issuer),
-		"key":      grammar.List("{file./path/to/public.pem}", &events.Key),
-		"jwks":     grammar.Text("<url|file>", &events.JWKS),
-		"audience": grammar.List("<aud>...", &events.Audience),
+		"issuer":     grammar.List("<iss>...", &events.Issuer),
+		"key":        grammar.List("{file./path/to/public.pem}", &events.Key),
+		"jwks":       grammar.Text("<url|file>", &events.JWKS),
+		"allow_http": grammar.Flag(&events.AllowHTTP),
+		"audience":   grammar.List("<aud>...", &events.Audience),
 	}.Parse(d, where)
 	if err != nil {
 		return err

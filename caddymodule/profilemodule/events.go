@@ -24,8 +24,13 @@ type Events struct {
 	// usually as {file./path}. Several are for rotation: any may verify.
 	Key []string `json:"key,omitempty"`
 
-	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
+	// JWKS is the URL of a JSON Web Key Set, https or http on this machine, or
+	// the path of a file with one.
 	JWKS string `json:"jwks,omitempty"`
+
+	// AllowHTTP takes a JWKS by http from other machines too, where nobody can
+	// change what is on the way. Default: false.
+	AllowHTTP bool `json:"allow_http,omitempty"`
 
 	// Audience lists the accepted values of the claim aud, one of which must
 	// be there: with Firefox Accounts, the client_id of the relier. Default:
@@ -41,7 +46,7 @@ const eventLeeway = 24 * time.Hour
 // jwt says how the tokens are verified.
 func (e *Events) jwt() *JWT {
 	leeway := caddy.Duration(eventLeeway)
-	return &JWT{Issuer: e.Issuer, Key: e.Key, JWKS: e.JWKS, Audience: e.Audience, Leeway: &leeway}
+	return &JWT{Issuer: e.Issuer, Key: e.Key, JWKS: e.JWKS, AllowHTTP: e.AllowHTTP, Audience: e.Audience, Leeway: &leeway}
 }
 
 // validate makes sure that there is one source of keys.

@@ -20,6 +20,10 @@ type Introspect struct {
 	// Placeholders such as {env.NAME} are resolved at start. Required.
 	URL string `json:"url,omitempty"`
 
+	// AllowHTTP takes a URL by http to other machines too, where nobody can
+	// read or change what is on the way. Default: false.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+
 	// Manner is how it is asked: "fxa" is POST /v1/verify of Firefox Accounts,
 	// "rfc7662" is OAuth 2.0 Token Introspection. Default: fxa where the
 	// URL's path ends in /verify, else rfc7662.
@@ -82,11 +86,12 @@ func (i *Introspect) Parse(d *caddyfile.Dispenser, where string, more grammar.Op
 			}
 			return nil
 		}},
-		"issuer":   grammar.List("<iss>", &i.Issuer),
-		"audience": grammar.List("<aud>", &i.Audience),
-		"client":   grammar.List("<id>", &i.Client),
-		"timeout":  grammar.Duration(time.Millisecond, func(timeout caddy.Duration) { i.Timeout = timeout }),
-		"max_age":  grammar.Duration(time.Millisecond, func(age caddy.Duration) { i.MaxAge = age }),
+		"issuer":     grammar.List("<iss>", &i.Issuer),
+		"audience":   grammar.List("<aud>", &i.Audience),
+		"client":     grammar.List("<id>", &i.Client),
+		"timeout":    grammar.Duration(time.Millisecond, func(timeout caddy.Duration) { i.Timeout = timeout }),
+		"max_age":    grammar.Duration(time.Millisecond, func(age caddy.Duration) { i.MaxAge = age }),
+		"allow_http": grammar.Flag(&i.AllowHTTP),
 	}
 	maps.Copy(words, more)
 	return words.Parse(d, where)
@@ -98,6 +103,7 @@ func (i *Introspect) Parse(d *caddyfile.Dispenser, where string, more grammar.Op
 func (i *Introspect) Config(logger string) (token.IntrospectionConfig, error) {
 	config := token.IntrospectionConfig{
 		URL:       i.URL,
+		AllowHTTP: i.AllowHTTP,
 		Manner:    token.Manner(i.Manner),
 		Bearer:    i.Bearer,
 		Issuers:   i.Issuer,

@@ -27,10 +27,15 @@ type JWT struct {
 	Key []string `json:"key,omitempty"`
 
 	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
-	// A URL is fetched in the background, again every 15 minutes, and at once
+	// A URL is https, or http on this machine. It is fetched in the background,
+	// again every 15 minutes, and at once
 	// (at most every 30 seconds) for a key that is not known yet. A file is
 	// read when the configuration is loaded.
 	JWKS string `json:"jwks,omitempty"`
+
+	// AllowHTTP takes a JWKS by http from other machines too, where nobody can
+	// change what is on the way. Default: false.
+	AllowHTTP bool `json:"allow_http,omitempty"`
 
 	// Issuer lists the accepted values of the claim iss. Default: any, with a
 	// warning at start.
@@ -52,13 +57,14 @@ type JWT struct {
 // Options are the words that say how a token is verified.
 func (j *JWT) Options() grammar.Options {
 	return grammar.Options{
-		"secret":   grammar.Text("{env.NAME} or {file./path}", &j.Secret),
-		"key":      grammar.List("{file./path/to/public.pem}", &j.Key),
-		"jwks":     grammar.Text("<url|file>", &j.JWKS),
-		"issuer":   grammar.List("<iss>", &j.Issuer),
-		"audience": grammar.List("<aud>", &j.Audience),
-		"leeway":   grammar.Duration(0, func(leeway caddy.Duration) { j.Leeway = &leeway }),
-		"typ":      grammar.Text("<type>", &j.Typ),
+		"secret":     grammar.Text("{env.NAME} or {file./path}", &j.Secret),
+		"key":        grammar.List("{file./path/to/public.pem}", &j.Key),
+		"jwks":       grammar.Text("<url|file>", &j.JWKS),
+		"allow_http": grammar.Flag(&j.AllowHTTP),
+		"issuer":     grammar.List("<iss>", &j.Issuer),
+		"audience":   grammar.List("<aud>", &j.Audience),
+		"leeway":     grammar.Duration(0, func(leeway caddy.Duration) { j.Leeway = &leeway }),
+		"typ":        grammar.Text("<type>", &j.Typ),
 	}
 }
 
@@ -79,6 +85,7 @@ const defaultLeeway = time.Minute
 func (j *JWT) Config(logger string) (token.Config, error) {
 	config := token.Config{
 		Secret:        []byte(j.Secret),
+		AllowHTTP:     j.AllowHTTP,
 		Leeway:        defaultLeeway,
 		Type:          j.Typ,
 		Issuers:       slices.Clone(j.Issuer),
