@@ -326,8 +326,8 @@ func (g *Gate) validateAlone() error {
 // it is to do and cannot.
 func (g *Gate) validateProfile() error {
 	hasToken := slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.credential() != nil })
-	if mint := g.Profile.Auth.Mint; mint != nil && slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.JWT != nil && s.JWT.Secret == mint.Key }) {
-		return located.Errorf("profile › auth mint › key", "is the secret of session jwt as well, so that the gate's own tokens would be sessions; write a key of its own")
+	if mint := g.Profile.Auth.Mint; mint != nil && slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.accepts(mint) }) {
+		return located.Errorf("profile › auth mint › key", "is what session jwt verifies with as well, so that the gate's own tokens would be sessions; write a key of its own")
 	}
 	switch {
 	case g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:

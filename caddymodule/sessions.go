@@ -169,6 +169,15 @@ func (s *Session) user() (session.Source, error) {
 	}}, nil
 }
 
+// accepts says whether the signature of what the gate mints would be a session's.
+func (s *Session) accepts(mint *MintAuth) bool {
+	if s.JWT == nil {
+		return false
+	}
+	config, err := s.JWT.Config(gateID)
+	return err == nil && token.ShareKey(config, token.MinterConfig{Key: []byte(mint.Key)})
+}
+
 // kind is the session's name in metrics.
 func (s *Session) kind() string {
 	switch {

@@ -1,6 +1,7 @@
 package token_test
 
 import (
+	"crypto"
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/x509"
@@ -39,6 +40,45 @@ func decode(t testing.TB, part string) fields {
 		t.Fatal(err)
 	}
 	return decoded
+}
+
+// TestShareKey holds that whoever can sign for one of two is found, and nobody
+// else.
+func TestShareKey(t *testing.T) {
+	t.Parallel()
+	other := []byte("another secret of more than 32 bytes")
+	pems := func(keys ...crypto.Signer) (config token.Config) {
+		for _, key := range keys {
+			config.PEM = append(config.PEM, publicPEM(key))
+		}
+		return config
+	}
+	mint := func(key []byte) token.MinterConfig { return token.MinterConfig{Key: key} }
+	set := token.Config{JWKS: []byte(keySet(publish(p256Key.Public(), "a", nil), publish(rsaKey.Public(), "b", nil)))}
+	for name, test := range map[string]struct {
+		a, b token.KeyHolder
+		want bool
+	}{
+		"one secret":              {token.Config{Secret: secret}, mint(secret), true},
+		"two secrets":             {token.Config{Secret: secret}, mint(other), false},
+		"a pair":                  {pems(edKey), mint(privatePEM(edKey)), true},
+		"a pair, SEC 1":           {pems(p256Key), mint(pemOf("EC PRIVATE KEY", must(x509.MarshalECPrivateKey(p256Key)))), true},
+		"a pair among several":    {pems(p384Key, edKey, rsaKey), mint(privatePEM(rsaKey)), true},
+		"none among several":      {pems(p384Key, edKey, rsaKey), mint(privatePEM(p256Key)), false},
+		"a pair by a key set":     {set, mint(privatePEM(rsaKey)), true},
+		"none in a key set":       {set, mint(privatePEM(edKey)), false},
+		"a key set to be fetched": {token.Config{JWKSURL: keySetURL}, mint(privatePEM(rsaKey)), false},
+		"what cannot be read":     {token.Config{PEM: [][]byte{secret}, JWKS: secret}, mint(secret), false},
+		"nothing":                 {token.Config{}, mint(nil), false},
+		"two verify with one":     {pems(edKey), pems(p256Key, edKey), true},
+		"by PEM and a key set":    {pems(rsaKey), set, true},
+		"two verify alike":        {token.Config{Secret: secret}, token.Config{Secret: secret}, true},
+		"two verify each":         {pems(edKey), pems(p256Key), false},
+	} {
+		if token.ShareKey(test.a, test.b) != test.want || token.ShareKey(test.b, test.a) != test.want {
+			t.Errorf("%s: not %v", name, test.want)
+		}
+	}
 }
 
 // TestMint mints with every kind of key and in every form of file.

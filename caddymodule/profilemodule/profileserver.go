@@ -180,6 +180,7 @@ func (p *ProfileServer) provision(logger *zap.Logger) error {
 		problem(err, located.Numbered("tokens "+tokens.kind(), i, len(options.Tokens)))
 		config.Tokens = append(config.Tokens, verifier)
 	}
+	problem(options.checkKeys())
 	if options.Events != nil {
 		config.Events, err = options.Events.verifier(&p.leases)
 		problem(err, "events")
@@ -290,6 +291,27 @@ func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
 		return nil, err
 	}
 	return introspectors.Acquire(held, config, func() (*token.Introspector, error) { return token.NewIntrospector(config) })
+}
+
+// checkKeys refuses a key that stands in two blocks. Each is for an issuer of its
+// own, and one who signs users' sessions must not be able to sign for a gate.
+func (p *ProfileServer) checkKeys() error {
+	var seen []token.Config
+	for i, tokens := range p.Tokens {
+		if tokens.JWT == nil {
+			continue
+		}
+		config, err := tokens.JWT.Config(moduleID)
+		if err != nil {
+			continue // the verifier's business
+		}
+		if slices.ContainsFunc(seen, func(other token.Config) bool { return token.ShareKey(config, other) }) {
+			return located.Errorf(located.Numbered("tokens jwt", i, len(p.Tokens)),
+				"its key stands in another tokens jwt as well, so that whoever signs for one signs for both; write a key of its own")
+		}
+		seen = append(seen, config)
+	}
+	return nil
 }
 
 func acquireVerifier(held *pool.Leases, config token.Config) (*token.Verifier, error) {
