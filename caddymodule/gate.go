@@ -277,10 +277,15 @@ func (g *Gate) warn(ctx caddy.Context) {
 		g.logger.Warn("no profile is set, so the preference of an account that only a body names is always unknown; write profile <url>",
 			zap.String("body_uid", field))
 	}
+	if g.bodyUID() != "" && showsMetrics(ctx) {
+		g.logger.Warn("a site that others can reach serves Caddy's metrics, whose counters tell whoever names an account whether it opted out; " +
+			"take metrics out of it, since the admin API serves them as well, or bind that site to 127.0.0.1")
+	}
 	for i, configured := range g.Sessions {
 		where := "metrics_gate › " + located.Numbered("session "+configured.kind(), i, len(g.Sessions))
-		configured.warn(g.logger, where)
-		if resolved := g.options.Sessions[i]; resolved.JWT != nil {
+		resolved := &g.options.Sessions[i]
+		configured.warn(g.logger, where, resolved.credential())
+		if resolved.JWT != nil {
 			bearertoken.WarnOfDemoKey(ctx, g.logger, where, resolved.JWT.Secret)
 		}
 	}

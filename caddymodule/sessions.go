@@ -222,13 +222,14 @@ func (s *Session) lookedFor() string {
 // redacted are the headers that Caddy keeps out of its logs by itself.
 var redacted = []string{"Authorization", "Cookie", "Proxy-Authorization", "Set-Cookie"}
 
-// warn says at start what the configuration leaves open.
-func (s *Session) warn(logger *zap.Logger, where string) {
+// warn says at start what the configuration leaves open. The credential is that
+// of s with what placeholders stand for, since a header's name may be one.
+func (s *Session) warn(logger *zap.Logger, where string, c *Credential) {
 	if strings.HasPrefix(s.User, headerPlaceholder) {
 		logger.Warn("a header proves somebody only where whoever stands in front of Caddy removes what clients send by that name; make sure of it",
 			zap.String("where", where))
 	}
-	if c := s.credential(); c != nil && c.Header != "" && !slices.Contains(redacted, http.CanonicalHeaderKey(c.Header)) {
+	if c != nil && c.Header != "" && !slices.Contains(redacted, http.CanonicalHeaderKey(c.Header)) {
 		logger.Warn("Caddy's access logs keep this header, and so the whole credential; delete it in the log's format filter: request>headers>"+
 			http.CanonicalHeaderKey(c.Header)+" delete", zap.String("where", where))
 	}

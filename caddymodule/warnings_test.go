@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,6 +24,13 @@ func TestWarnings(t *testing.T) {
 	jwt := func(words string) string {
 		return "session jwt {\nsecret {file.testdata/keys/shared.secret}\nissuer id\naudience web\n" + words + "\n}\n" + bearer
 	}
+	written := func(text string) string {
+		file := filepath.Join(t.TempDir(), "text")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
 	user := func(placeholder string) string { return "session user " + placeholder + "\n" + bearer }
 	for _, test := range []struct{ options, want string }{
 		{jwt("cookie session"), ""},
@@ -29,6 +38,8 @@ func TestWarnings(t *testing.T) {
 		{jwt("header cookie"), ""},
 		{jwt("header X-Sess"), logged},
 		{jwt("cookie session\nheader x-sess"), "request>headers>X-Sess delete"},
+		{jwt("header {file." + written("x-named") + "}"), "request>headers>X-Named delete"},
+		{jwt("header {file." + written("Authorization") + "} Bearer"), ""},
 		{user("{http.auth.user.id}"), ""},
 		{user("{http.request.header.X-User}"), header},
 		{user("{http.request.tls.client.subject}"), ""},

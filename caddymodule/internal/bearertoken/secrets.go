@@ -2,6 +2,7 @@ package bearertoken
 
 import (
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -30,16 +31,15 @@ const demoKey = "DEMO-ONLY-"
 // everybody can read, in a site that others than this machine can reach.
 func WarnOfDemoKey(ctx caddy.Context, logger *zap.Logger, where, secret string) {
 	server, known := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !known || !strings.HasPrefix(secret, demoKey) {
-		return
+	if known && strings.HasPrefix(secret, demoKey) && IsPublic(server) {
+		logger.Warn("the secret is the demonstration's, which everybody can read, and this site listens to more than this machine; make one of your own",
+			zap.String("where", where))
 	}
-	for _, listen := range server.Listen {
-		if !isLoopback(listen) {
-			logger.Warn("the secret is the demonstration's, which everybody can read, and this site listens to more than this machine; make one of your own",
-				zap.String("where", where))
-			return
-		}
-	}
+}
+
+// IsPublic says whether more than this machine can reach a site.
+func IsPublic(server *caddyhttp.Server) bool {
+	return slices.ContainsFunc(server.Listen, func(listen string) bool { return !isLoopback(listen) })
 }
 
 // isLoopback says whether only this machine can reach a listener.
