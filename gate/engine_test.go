@@ -3,6 +3,7 @@ package gate
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,35 @@ func BenchmarkCachedDecision(b *testing.B) {
 		if g.engine.decide(r, now, question{wait: true}).decision.Action != policy.Block {
 			b.Fatal("collected")
 		}
+	}
+}
+
+// BenchmarkCachedDecisions is the same of a request with several credentials, of
+// as many accounts, none of which opted out, so that all of them are looked at.
+func BenchmarkCachedDecisions(b *testing.B) {
+	config := fxaConfig(b)
+	nobodyChose := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	b.Cleanup(nobodyChose.Close)
+	config.Profile = clientOf(b, nobodyChose.URL, 5*time.Second)
+	g := newGate(b, config)
+	for _, n := range []int{1, 2, 4} {
+		b.Run(fmt.Sprintf("credentials=%d", n), func(b *testing.B) {
+			cookies := []string{"lang=en"}
+			for i := range n {
+				cookies = append(cookies, sessionOf(b, fmt.Sprintf("%032x", i)))
+			}
+			r, w := request("POST", "/metrics", "", map[string]string{"Cookie": strings.Join(cookies, "; ")})
+			if err := g.ServeHTTP(w, r, new(upstream)); err != nil {
+				b.Fatal(err)
+			}
+			now := time.Now()
+			b.ReportAllocs()
+			for b.Loop() {
+				if g.engine.decide(r, now, question{wait: true}).decision.Action != policy.Collect {
+					b.Fatal("blocked")
+				}
+			}
+		})
 	}
 }
 

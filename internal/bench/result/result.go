@@ -32,6 +32,9 @@ const (
 	Settings Mode = "settings"
 	// Solo loads one contender after the other as fast as they answer.
 	Solo Mode = "solo"
+	// Answer is Solo with an application that takes its time, for how long a
+	// client waits.
+	Answer Mode = "answer"
 	// Rate loads the contenders at a fixed rate, each for a moment in turn, so
 	// that whatever disturbs the machine for longer disturbs all alike. Two at
 	// the same moment would slow each other down.

@@ -83,6 +83,14 @@ var columns = map[Mode][]column{
 		median("passed on %", "%.0f", func(s Sample) float64 { return 100 * s.Passed }),
 		failures,
 	},
+	Answer: {
+		contender,
+		of("p50 µs", "%.0f", P50),
+		over("÷ bare", "", P50),
+		of("p99 µs", "%.0f", P99),
+		median("passed on %", "%.0f", func(s Sample) float64 { return 100 * s.Passed }),
+		failures,
+	},
 	Rate: {
 		contender,
 		of("p50 µs", "%.0f", P50),

@@ -28,15 +28,36 @@ func Handler(role, profile string) http.Handler {
 var page = "<!doctype html><html lang=en><head><meta charset=utf-8><title>Sign in</title></head><body>" +
 	strings.Repeat("<p>lorem ipsum dolor sit amet, consectetur adipiscing elit</p>\n", 128) + "</body></html>"
 
+// delay is a time that a server takes. POST /delay/5 has it take so many ms.
+type delay struct{ atomic.Int64 }
+
+func (d *delay) wait() {
+	if d := d.Load(); d > 0 {
+		<-time.After(time.Duration(d))
+	}
+}
+
+func (d *delay) on(mux *http.ServeMux) {
+	mux.HandleFunc("POST /delay/{ms}", func(_ http.ResponseWriter, r *http.Request) {
+		ms, _ := strconv.Atoi(r.PathValue("ms"))
+		d.Store(int64(ms) * int64(time.Millisecond))
+	})
+}
+
 // upstream is the application. GET /count says how many beacons it got.
 func upstream() http.Handler {
 	mux := http.NewServeMux()
-	var beacons atomic.Int64
+	var (
+		beacons atomic.Int64
+		takes   delay
+	)
+	takes.on(mux)
 	reply := func(kind, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, "/metrics") {
 				beacons.Add(1)
 				_, _ = io.Copy(io.Discard, r.Body)
+				takes.wait()
 			}
 			w.Header().Set("Content-Type", kind)
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -53,26 +74,23 @@ func upstream() http.Handler {
 
 // profileServer answers for the account that a header names, or else for the
 // subject of the bearer token, which it does not verify: that is not what is
-// measured. GET /count says how often it was asked, POST /delay/5 has its
-// answers take so many ms.
+// measured. GET /count says how often it was asked.
 func profileServer() http.Handler {
 	mux := http.NewServeMux()
-	var lookups, delay atomic.Int64
+	var (
+		lookups atomic.Int64
+		takes   delay
+	)
+	takes.on(mux)
 	mux.HandleFunc("GET /v1/metrics_optout", func(w http.ResponseWriter, r *http.Request) {
 		lookups.Add(1)
-		if d := delay.Load(); d > 0 {
-			<-time.After(time.Duration(d))
-		}
+		takes.wait()
 		preference := Preference(subject(r))
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("ETag", `"`+preference+`"`)
 		fmt.Fprintf(w, `{"metrics_optout":%s}`, preference)
 	})
 	mux.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, lookups.Load()) })
-	mux.HandleFunc("POST /delay/{ms}", func(_ http.ResponseWriter, r *http.Request) {
-		ms, _ := strconv.Atoi(r.PathValue("ms"))
-		delay.Store(int64(ms) * int64(time.Millisecond))
-	})
 	return mux
 }
 

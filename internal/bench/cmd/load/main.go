@@ -243,9 +243,9 @@ func (r *rig) contender(name string) *contender {
 	return nil
 }
 
-// delayProfiles has the profile server take that long for an answer.
-func (r *rig) delayProfiles(d time.Duration) {
-	response, err := http.Post("http://"+r.profile+"/delay/"+strconv.FormatInt(d.Milliseconds(), 10), "", nil)
+// delay has the application or the profile server take that long for an answer.
+func delay(addr string, d time.Duration) {
+	response, err := http.Post("http://"+addr+"/delay/"+strconv.FormatInt(d.Milliseconds(), 10), "", nil)
 	if err != nil {
 		panic(err)
 	}

@@ -39,6 +39,9 @@ func scenarios(warm int) []*scenario {
 		kind("body", result.Pair, 16, []string{"caddy bare again", "caddy bare, request_buffers", "metrics_gate body_uid", "metrics_gate body_uid, request_buffers"},
 			"beacons of 2 KB whose body names the account; the application's reply is discarded",
 			func() [][]byte { return known.of(others, naming) }),
+		kind("answer", result.Answer, 1, []string{bareCaddy, "caddy bare again", "metrics_gate body_uid", "metrics_gate body_uid, request_buffers"},
+			fmt.Sprintf("the same, one after the other, with an application that takes %v", applicationDelay),
+			func() [][]byte { return known.of(others, naming) }),
 		kind("page", result.Pair, 16, []string{"caddy bare again", "metrics_gate inject off", "metrics_gate handshake"},
 			"pages of 8 KB, into which the handshake puts its script",
 			func() [][]byte { return known.of(anybody, page) }),
@@ -56,8 +59,9 @@ func scenarios(warm int) []*scenario {
 }
 
 const (
-	fixedRate    = 1000
-	profileDelay = time.Duration(result.ProfileDelay * float64(time.Second))
+	fixedRate        = 1000
+	applicationDelay = time.Millisecond
+	profileDelay     = time.Duration(result.ProfileDelay * float64(time.Second))
 )
 
 // round loads every member once.
@@ -96,9 +100,14 @@ func (r *rig) measure(s *scenario, c *contender, round int) result.Sample {
 	case result.Solo:
 		under.closed(r.seconds / 4) // wakes what has been idle
 		return r.observed(c, func() answers { return under.closed(r.seconds) })
+	case result.Answer:
+		delay(r.upstream, applicationDelay)
+		defer delay(r.upstream, 0)
+		under.closed(r.seconds / 4)
+		return r.observed(c, func() answers { return under.closed(r.seconds) })
 	default: // first touch
-		r.delayProfiles(profileDelay)
-		defer r.delayProfiles(0)
+		delay(r.profile, profileDelay)
+		defer delay(r.profile, 0)
 		first := loadOf(c.addr, s.Connections, newcomers(round, r.warm).of(anybody, beacon))
 		defer first.close()
 		return r.observed(c, first.once)
