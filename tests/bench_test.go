@@ -11,11 +11,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -219,4 +221,50 @@ func skipAnswer(r *bufio.Reader) (first []byte, err error) {
 			return first, err
 		}
 	}
+}
+
+// Whether the time until an answer tells somebody who names an account what the
+// account chose, with an application that takes 40 ms: of 400 pairs of a beacon
+// that is blocked and one that is collected, in any order, the share in which
+// the collected one took longer. Half of them tells nothing.
+func BenchmarkTimeTells(b *testing.B) {
+	const pairs = 400
+	application := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-time.After(40 * time.Millisecond)
+		_, _ = io.WriteString(w, `{"success":true}`)
+	}))
+	b.Cleanup(application.Close)
+	profile, addr := newProfile(b), testcaddy.FreeAddr(b)
+	testcaddy.Start(b, testcaddy.Site(addr, testcaddy.Gate("preset fxa", profile.block(patient)), testcaddy.ProxyTo(application.Listener.Addr().String())))
+	accounts := []string{profile.account(optOut), profile.account(allow)}
+	beacon := func(which int) time.Duration {
+		began := time.Now()
+		response, err := testcaddy.Client.Post("http://"+addr+"/metrics", "text/plain", strings.NewReader(`{"uid":"`+accounts[which]+`"}`))
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		return time.Since(began)
+	}
+	for which := range accounts { // both are cached, and a connection stands
+		beacon(which)
+	}
+	var took [2][]time.Duration
+	longer := 0
+	for b.Loop() {
+		for range pairs {
+			var pair [2]time.Duration
+			for _, which := range rand.Perm(2) {
+				pair[which] = beacon(which)
+				took[which] = append(took[which], pair[which])
+			}
+			if pair[1] > pair[0] {
+				longer++
+			}
+		}
+	}
+	b.ReportMetric(float64(longer)/float64(len(took[0])), "collected-longer")
+	b.ReportMetric(milliseconds(quantile(took[0], 0.5)), "ms-p50-blocked")
+	b.ReportMetric(milliseconds(quantile(took[1], 0.5)), "ms-p50-collected")
 }

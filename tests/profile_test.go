@@ -45,7 +45,7 @@ type profileAsked struct {
 // one of an application at /users/<uid>/privacy, for a fixed bearer token. A
 // token that is not as docs/reference.md says fails the test.
 type profile struct {
-	t      *testing.T
+	t      testing.TB
 	addr   string
 	server *http.Server
 
@@ -63,7 +63,7 @@ type profile struct {
 
 const bearerToken = "the-application-trusts-whoever-knows-this"
 
-func newProfile(t *testing.T) *profile {
+func newProfile(t testing.TB) *profile {
 	p := &profile{t: t, addr: testcaddy.FreeAddr(t), held: map[string]preference{}, versions: map[string]int{}}
 	p.up()
 	t.Cleanup(func() { _ = p.server.Close() })
