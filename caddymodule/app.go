@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -13,7 +14,8 @@ func init() { caddy.RegisterModule(App{}) }
 // own: the first gate that is provisioned brings it. A register of the process
 // would mix the gates of the old and the new configuration during a reload.
 type App struct {
-	gates []*Gate
+	gates     []*Gate
+	tripwires []*Tripwire
 }
 
 // appName is the App's module id.
@@ -27,8 +29,15 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Start is there for Caddy; gates start by themselves.
-func (*App) Start() error { return nil }
+// Start refuses what only a configuration as a whole can show to be wrong.
+// Gates start by themselves.
+func (a *App) Start() error {
+	problems := make([]error, len(a.tripwires))
+	for i, tripwire := range a.tripwires {
+		problems[i] = tripwire.checkGates(a.gates)
+	}
+	return errors.Join(problems...)
+}
 
 // Stop is there for Caddy; gates end by themselves.
 func (*App) Stop() error { return nil }
@@ -40,13 +49,21 @@ func (a *App) Gates() []*Gate { return slices.Clone(a.gates) }
 // joinSiblings makes a gate known to its configuration's App. Caddy provisions
 // the modules of a configuration one after the other.
 func joinSiblings(ctx caddy.Context, g *Gate) error {
-	app, err := ctx.App(appName)
+	siblings, err := appOf(ctx)
 	if err != nil {
-		return fmt.Errorf("loading the app that lists a configuration's gates: %w", err)
+		return err
 	}
-	siblings := app.(*App)
 	siblings.gates = append(siblings.gates, g)
 	return nil
+}
+
+// appOf returns the App of the configuration.
+func appOf(ctx caddy.Context) (*App, error) {
+	app, err := ctx.App(appName)
+	if err != nil {
+		return nil, fmt.Errorf("loading the app that lists a configuration's gates: %w", err)
+	}
+	return app.(*App), nil
 }
 
 // Interface guards

@@ -36,6 +36,11 @@ var (
 		Help: "Collected requests on their way to the application whose client has been answered.",
 	}, []string{"gate"})
 
+	tripwireTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_tripwire_total",
+		Help: "Requests that a gate would gate and that no gate decided, found by metrics_gate_tripwire. Anything but 0 is a gate that is bypassed.",
+	}, []string{"route", "gate"})
+
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_profile_lookups_total",
 		Help: "Lookups of preferences that were not cached, by outcome.",
@@ -129,7 +134,7 @@ func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 // registerMetrics registers the gate's collectors with a configuration's
 // registry.
 func registerMetrics(registry *prometheus.Registry) error {
-	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, lookupsTotal, lookupSeconds, writeBacksTotal,
+	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, tripwireTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
 		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
 }
 

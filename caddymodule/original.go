@@ -86,6 +86,7 @@ var leavesAlone = map[caddy.ModuleID]bool{
 	"http.handlers.templates":             true,
 	"http.handlers.timeouts":              true,
 	"http.handlers.tracing":               true,
+	tripwireID:                            true,
 	"http.handlers.vars":                  true,
 }
 

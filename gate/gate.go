@@ -2,7 +2,6 @@ package gate
 
 import (
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"time"
@@ -171,26 +170,52 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 			return nil
 		}
 	}
-	switch route := g.routes.matchURL(r.Method, r.URL); {
-	case route != nil && !route.essential:
+	page := isPage(r)
+	switch route := g.gatedRoute(r, page); {
+	case route != nil:
 		return g.serveGated(w, r, route, next)
-	case isPage(r):
+	case page:
 		return g.servePage(w, r, next)
-	case route == nil && g.host.Original != nil:
-		if method, u := g.host.Original(r); u != nil {
-			return g.serveOriginal(w, r, method, u, next)
-		}
 	}
 	return next.ServeHTTP(w, r)
 }
 
-// serveOriginal decides a request that is gated by what it came with, if it is,
+// gatedRoute returns the route that gates a request, or nil: by its present
+// method and URL or, where no route takes those, by what the request came with
 // before handlers in front of the gate rewrote it.
-func (g *Gate) serveOriginal(w http.ResponseWriter, r *http.Request, method string, u *url.URL, next Next) error {
-	if route := g.routes.matchURL(method, u); route != nil && !route.essential {
-		return g.serveGated(w, r, route, next)
+func (g *Gate) gatedRoute(r *http.Request, page bool) *gatedRoute {
+	route := g.routes.matchURL(r.Method, r.URL)
+	if route == nil && !page && g.host.Original != nil {
+		if method, u := g.host.Original(r); u != nil {
+			route = g.routes.matchURL(method, u)
+		}
 	}
-	return next.ServeHTTP(w, r)
+	if route == nil || route.essential {
+		return nil
+	}
+	return route
+}
+
+// RouteOf returns the index in Routes of the route that gates a request, for
+// those who look whether requests get past the gate. It decides nothing.
+func (g *Gate) RouteOf(r *http.Request) (index int, gated bool) {
+	route := g.gatedRoute(r, isPage(r))
+	if route == nil {
+		return NoRoute, false
+	}
+	return route.index, true
+}
+
+// AnswerUndecided answers a request with what a blocked one of the route gets,
+// without a decision: for a request that nothing may pass on, because it got
+// past the gate. Index is that of RouteOf.
+func (g *Gate) AnswerUndecided(w http.ResponseWriter, r *http.Request, index int) {
+	for _, route := range g.routes.routes {
+		if route.index == index && !route.essential {
+			drain(r, true)
+			g.answer(w, r, route, route.answer)
+		}
+	}
 }
 
 // gatedBodyTime is how long the body of a gated request may take to arrive: it

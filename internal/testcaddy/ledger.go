@@ -9,7 +9,7 @@ import (
 
 // patience is how long a test waits for something that must happen. It is no
 // measure of speed: what happens at all happens long before.
-const Patience = 30 * time.Second
+const Patience = 60 * time.Second
 
 // Ledger is what came in, in order: log lines, requests, writes. A test waits
 // for an entry rather than for a time to pass.
