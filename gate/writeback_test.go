@@ -106,7 +106,7 @@ func TestLateWriteBack(t *testing.T) {
 					server.preference = test.holds
 				}
 				client, err := profileclient.New(profileclient.Config{
-					URL: "http://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Hour,
+					URL: "https://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Hour,
 				})
 				if err != nil {
 					t.Fatal(err)

@@ -44,7 +44,7 @@ const contendingUsers = 10_000
 // does: processor time of an operation, as if all processors were busy.
 func BenchmarkContention(b *testing.B) {
 	client, err := profileclient.New(profileclient.Config{
-		URL: "http://profile.test/{uid}", Auth: profileclient.Bearer("x"), MaxAge: 24 * time.Hour, Transport: answers{},
+		URL: "https://profile.test/{uid}", Auth: profileclient.Bearer("x"), MaxAge: 24 * time.Hour, Transport: answers{},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for something that must happen. It is no
+// Patience is how long a test waits for something that must happen. It is no
 // measure of speed: what happens at all happens long before.
 const Patience = 60 * time.Second
 
