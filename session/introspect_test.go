@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,6 +17,10 @@ import (
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/token"
 )
+
+// asked is when the requests of these tests came. It is ahead of every clock, so
+// that a source takes it for this moment, however slow the test is.
+var asked = noon.AddDate(100, 0, 0)
 
 // verifyServer answers as POST /v1/verify of Firefox Accounts does to the
 // tokens good, expired, long and broken, and to all others.
@@ -78,7 +84,7 @@ func TestWhatAnOpaqueTokenProves(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			source := newIntrospected(t, url, BearerConfig{Cookie: "session"})
-			found, outcome := twice(t, source, withCookie(test.raw), noon)
+			found, outcome := twice(t, source, withCookie(test.raw), asked)
 			want := Found{Session: sessionOf(test.want), Hiding: test.want == TooLong} // an expired one names nobody
 			if test.want == Verified {
 				want.Subject = Subject{UID: alice, Token: "good"}
@@ -93,12 +99,63 @@ func TestWhatAnOpaqueTokenProves(t *testing.T) {
 	}
 }
 
+// TestSlowTokensHideNone: three tokens that take the server its time leave none
+// for a fourth, whose account could have opted out. That is what a sender can
+// bring about, other than a server that does not answer.
+func TestSlowTokensHideNone(t *testing.T) {
+	t.Parallel()
+	for crowded, want := range map[bool]Found{
+		true:  {Session: policy.Unverifiable, Hiding: true},
+		false: {Session: policy.Unverifiable},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := roundTripper(func(r *http.Request) (*http.Response, error) {
+				body, _ := io.ReadAll(r.Body)
+				wait := 100 * time.Millisecond
+				if strings.Contains(string(body), "hangs") {
+					wait = time.Hour
+				}
+				select {
+				case <-time.After(wait):
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				}
+				return &http.Response{StatusCode: 400, Body: io.NopCloser(strings.NewReader(`{"code":400,"errno":108}`))}, nil
+			})
+			verifier, err := token.NewIntrospector(token.IntrospectionConfig{
+				URL: "https://id.example.org/v1/verify", Timeout: 350 * time.Millisecond, Client: &http.Client{Transport: server},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			source := NewBearer(verifier, BearerConfig{Cookie: "session"})
+			defer source.Close()
+			sent, outcomes := "1; session=2; session=3; session=4", []Outcome{BadSignature, BadSignature, BadSignature, TooMany}
+			if !crowded {
+				sent, outcomes = "hangs", []Outcome{KeysUnavailable}
+			}
+			came := time.Now()
+			found, got := find(source, withCookie(sent), came)
+			if diff := cmp.Diff(want, found); diff != "" || !slices.Equal(got, outcomes) {
+				t.Errorf("it is %v, want %v; found (-want +got):\n%s", got, outcomes, diff)
+			}
+			if took := time.Since(came); took > 350*time.Millisecond {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestOpaqueTokenInAHeader(t *testing.T) {
 	t.Parallel()
 	url, _ := verifyServer(t)
 	source := newIntrospected(t, url, BearerConfig{UIDClaim: "client_id"})
 	r := &http.Request{Header: http.Header{"Authorization": {"bearer good"}}}
-	if found, outcome := twice(t, source, r, noon); outcome != Verified || found.Subject.UID != "98e6508e88680e1a" {
+	if found, outcome := twice(t, source, r, asked); outcome != Verified || found.Subject.UID != "98e6508e88680e1a" {
 		t.Errorf("%v: %+v", outcome, found)
 	}
 }
@@ -110,10 +167,10 @@ func TestOpaqueTokensAreAskedAboutAgain(t *testing.T) {
 	source := newIntrospected(t, url, BearerConfig{Cookie: "session"})
 	for _, test := range []struct {
 		after time.Duration
-		asked int32
+		times int32
 	}{{0, 1}, {59 * time.Second, 1}, {time.Minute, 2}, {119 * time.Second, 2}, {2 * time.Minute, 3}} {
-		if _, outcomes := find(source, withCookie("good"), noon.Add(test.after)); outcomes[0] != Verified || requests.Load() != test.asked {
-			t.Errorf("after %v: %v, asked %d times, want %d", test.after, outcomes, requests.Load(), test.asked)
+		if _, outcomes := find(source, withCookie("good"), asked.Add(test.after)); outcomes[0] != Verified || requests.Load() != test.times {
+			t.Errorf("after %v: %v, asked %d times, want %d", test.after, outcomes, requests.Load(), test.times)
 		}
 	}
 }
@@ -122,10 +179,10 @@ func TestCachedOpaqueTokenAllocatesNothing(t *testing.T) {
 	url, _ := verifyServer(t)
 	sources := Sources{newIntrospected(t, url, BearerConfig{Cookie: "session"})}
 	r, observe := withCookie("good"), func(int, Outcome) {}
-	if found := sources.Find(r, noon, observe); found.Session != policy.Verified {
+	if found := sources.Find(r, asked, observe); found.Session != policy.Verified {
 		t.Fatalf("%+v", found)
 	}
-	if n := testing.AllocsPerRun(100, func() { sources.Find(r, noon, observe) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { sources.Find(r, asked, observe) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -136,7 +193,7 @@ func BenchmarkIntrospect(b *testing.B) {
 	r, observe := withCookie("good"), func(int, Outcome) {}
 	b.ReportAllocs()
 	for b.Loop() {
-		if found := sources.Find(r, noon, observe); found.Session != policy.Verified {
+		if found := sources.Find(r, asked, observe); found.Session != policy.Verified {
 			b.Fatal(found)
 		}
 	}

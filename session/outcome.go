@@ -40,8 +40,9 @@ const (
 	// TooLong means that it is longer than token.MaxTokenBytes and was not
 	// read.
 	TooLong
-	// TooMany means that it is one more than MaxCredentials and was not looked
-	// at.
+	// TooMany means that it was not looked at: it is one more than
+	// MaxCredentials, or an opaque token for which nobody could be asked in time
+	// because others had taken the time or every slot.
 	TooMany
 	// Conflicting means that it proves another account than a credential before
 	// it, so that the request proves several.
@@ -70,8 +71,8 @@ var outcomeNames = [OutcomeCount]string{
 // String returns the outcome as metrics spell it.
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// failures maps the errors of token, each of which wraps exactly one of
-// these, to outcomes.
+// failures maps the errors of token to outcomes; the first that an error wraps
+// counts.
 var failures = []struct {
 	err     error
 	outcome Outcome
@@ -84,6 +85,7 @@ var failures = []struct {
 	{token.ErrWrongIssuer, WrongIssuer},
 	{token.ErrWrongAudience, WrongAudience},
 	{token.ErrUnknownKey, UnknownKey},
+	{token.ErrBusy, TooMany}, // before what it wraps
 	{token.ErrUnavailable, KeysUnavailable},
 	{token.ErrTooLong, TooLong},
 }

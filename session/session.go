@@ -66,8 +66,8 @@ type Found struct {
 	// Unlearnt says that, beside an account that is proven, a credential could
 	// not be asked about: it may be another account's.
 	Unlearnt bool
-	// Hiding says that there is a credential that is too long, or one too many,
-	// which can hide an account.
+	// Hiding says that there is a credential that is too long, or one too many, or
+	// that others left no time or slot for, which can hide an account.
 	Hiding bool
 }
 
@@ -91,7 +91,9 @@ type Source interface {
 	Credentials(r *http.Request) (first string, more []string)
 
 	// Verify says what came of a credential, and whose it is: proven where it is
-	// Verified, named where it is Expired.
+	// Verified, named where it is Expired. A source that has to ask somebody
+	// counts the time for that from now, when the request came, so that all
+	// credentials of one request share it.
 	Verify(credential string, now time.Time) (Subject, Outcome)
 }
 
@@ -136,23 +138,23 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 			raw, more = more[0], more[1:]
 		}
 	}
-	if found.Session == policy.Verified {
-		for _, c := range seen[:n] {
-			found.Unlearnt = found.Unlearnt || c.unasked && !c.verified
-		}
+	for _, c := range seen[:n] {
+		found.Unlearnt = found.Unlearnt || c.unasked && !c.verified && found.Session == policy.Verified
+		found.Hiding = found.Hiding || c.crowdedOut && !c.verified
 	}
 	return found
 }
 
 // credential is one that was looked at.
 type credential struct {
-	raw               string
-	verified, unasked bool
+	raw                           string
+	verified, unasked, crowdedOut bool
 }
 
 func (c *credential) note(outcome Outcome) {
 	c.verified = c.verified || outcome == Verified || outcome == Conflicting
 	c.unasked = c.unasked || outcome == KeysUnavailable
+	c.crowdedOut = c.crowdedOut || outcome == TooMany
 }
 
 func indexOf(seen []credential, raw string) int {

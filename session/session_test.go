@@ -80,6 +80,16 @@ func TestAllSourcesCount(t *testing.T) {
 			session.Sources{fixed{"verified b"}, fixed{"keys_unavailable"}},
 			with(proven("b"), func(f *session.Found) { f.Unlearnt = true }), "0 verified, 1 keys_unavailable",
 		},
+		{
+			"one that others left no time or slot for hides",
+			session.Sources{fixed{"too_many"}, fixed{"verified b"}},
+			with(proven("b"), func(f *session.Found) { f.Hiding = true }), "0 too_many, 1 verified",
+		},
+		{
+			"also alone",
+			session.Sources{fixed{"too_many"}},
+			with(unverifiable, func(f *session.Found) { f.Hiding = true }), "0 too_many",
+		},
 		{"alone it is unverifiable", session.Sources{fixed{"keys_unavailable"}}, unverifiable, "0 keys_unavailable"},
 		{
 			"an expired name accompanies the session that another proves",

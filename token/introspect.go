@@ -46,6 +46,10 @@ const (
 
 	// tellEvery is how often a failure that goes on is told.
 	tellEvery = time.Minute
+
+	// hurriedBelow is how much of Config.Timeout, in tenths, a token has left
+	// where other tokens of its request have not used it up.
+	hurriedBelow = 9
 )
 
 // IntrospectionConfig says who is asked about tokens, and how. Only URL is
@@ -85,8 +89,8 @@ type IntrospectionConfig struct {
 	// it here. Default: any.
 	ClientIDs []string
 
-	// Timeout is how long one request to the server may take, and so how long
-	// Verify can wait. Default: 300ms.
+	// Timeout is how long one request to the server may take, and how long
+	// after now Verify waits for it. Default: 300ms.
 	Timeout time.Duration
 
 	// MaxAge is how long the word that a token is good is taken, and so how
@@ -98,7 +102,7 @@ type IntrospectionConfig struct {
 	MaxEntries int
 
 	// Concurrency bounds the requests in flight, of which each token has one
-	// at most. Beyond it nothing is learnt about a token: ErrUnavailable.
+	// at most. Who finds no slot free in time learns nothing: ErrBusy.
 	// Default: 64.
 	Concurrency int
 
@@ -126,6 +130,8 @@ type Introspector struct {
 
 	closing context.Context
 	close   func()
+	mu      sync.Mutex // guards what may be added to work
+	work    sync.WaitGroup
 }
 
 // verdict is what became of a token.
@@ -170,10 +176,10 @@ func NewIntrospector(config IntrospectionConfig) (*Introspector, error) {
 	var end context.CancelFunc
 	i.closing, end = context.WithCancel(context.Background())
 	i.close = sync.OnceFunc(func() {
+		i.mu.Lock()
 		end()
-		for range cap(i.slots) { // whoever holds one gives it back first
-			i.slots <- struct{}{}
-		}
+		i.mu.Unlock()
+		i.work.Wait()
 		endpoint.client.CloseIdleConnections()
 	})
 	return i, nil
@@ -248,7 +254,9 @@ func (c *IntrospectionConfig) validate() error {
 // ErrExpired, and with no other error, there may be claims too: where the
 // server still says whose the token was.
 //
-// It can wait up to Config.Timeout for the server.
+// It waits for the server until Config.Timeout after now, which is when the
+// caller's own request came: so all tokens of one request together wait no
+// longer than one. For whom those before have left too little, it is ErrBusy.
 func (i *Introspector) Verify(raw string, now time.Time) (*Claims, error) {
 	switch {
 	case len(raw) > MaxTokenBytes:
@@ -275,13 +283,28 @@ func (i *Introspector) known(key Digest, now time.Time) (*verdict, bool) {
 	return i.refused.get(key, now)
 }
 
-// learn joins the request about the token that is in flight, or sends one.
+// learn joins the request about the token that is in flight, or sends one, and
+// waits for it as long as the caller may. A request that the caller cannot wait
+// for goes on: others may, and the next one finds its answer.
 func (i *Introspector) learn(key Digest, raw string, now time.Time) *verdict {
-	learnt, _, _ := i.inFlight.Do(string(key[:]), func() (any, error) {
+	left := min(i.config.Timeout-time.Since(now), i.config.Timeout)
+	patience, late := i.config.Timeout, (<-chan time.Time)(nil)
+	if left < i.config.Timeout/10*hurriedBelow {
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		late = timer.C
+	} else {
+		patience = left
+	}
+	answer := i.inFlight.DoChan(string(key[:]), func() (any, error) {
 		if known, ok := i.known(key, now); ok {
 			return known, nil // the last request ended as this caller came
 		}
-		learnt := i.judge(raw, now)
+		if !i.begin() {
+			return &verdict{err: unavailable("nobody is asked any more")}, nil
+		}
+		defer i.work.Done()
+		learnt := i.judge(raw, now, patience)
 		switch {
 		case learnt.err == nil:
 			i.good.put(key, learnt)
@@ -290,12 +313,29 @@ func (i *Introspector) learn(key Digest, raw string, now time.Time) *verdict {
 		}
 		return learnt, nil
 	})
-	return learnt.(*verdict)
+	select {
+	case learnt := <-answer:
+		return learnt.Val.(*verdict)
+	case <-late:
+		return &verdict{err: fmt.Errorf("%w: other tokens of the request took the time", ErrBusy)}
+	}
+}
+
+// begin registers a request that Close waits for. After Close it registers
+// nothing and reports false.
+func (i *Introspector) begin() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closing.Err() != nil {
+		return false
+	}
+	i.work.Add(1)
+	return true
 }
 
 // judge asks about the token and holds the answer against the rules.
-func (i *Introspector) judge(raw string, now time.Time) *verdict {
-	answer, err := i.ask(raw)
+func (i *Introspector) judge(raw string, now time.Time, patience time.Duration) *verdict {
+	answer, err := i.ask(raw, patience)
 	if err != nil {
 		return &verdict{err: err, until: now.Add(refusedFor)}
 	}
@@ -321,19 +361,18 @@ func (i *Introspector) accepts(claims *Claims) bool {
 
 // ask returns what the server says of a token that is good. Whatever keeps it
 // from saying so is ErrUnavailable, and is told.
-func (i *Introspector) ask(raw string) (jwt.MapClaims, error) {
+func (i *Introspector) ask(raw string, patience time.Duration) (jwt.MapClaims, error) {
 	var answer jwt.MapClaims
 	var err error
-	patience := time.NewTimer(i.config.Timeout)
-	defer patience.Stop()
+	// Not the caller's context: others wait for the same answer.
+	ctx, cancel := context.WithTimeout(i.closing, patience)
+	defer cancel()
 	select {
 	case i.slots <- struct{}{}:
-		answer, err = i.exchange(raw)
+		answer, err = i.exchange(ctx, raw)
 		<-i.slots
-	case <-patience.C:
-		err = unavailable("%d requests were in flight all the time, as many as may be", cap(i.slots))
-	case <-i.closing.Done():
-		err = unavailable("nobody is asked any more")
+	case <-ctx.Done():
+		err = fmt.Errorf("%w: %d requests were in flight all the time, as many as may be", ErrBusy, cap(i.slots))
 	}
 	if errors.Is(err, ErrUnavailable) && i.closing.Err() == nil {
 		i.failing.Do(func() { i.config.OnError(fmt.Errorf("introspection by %s: %w", i.endpoint.source, err)) })
@@ -341,10 +380,7 @@ func (i *Introspector) ask(raw string) (jwt.MapClaims, error) {
 	return answer, err
 }
 
-func (i *Introspector) exchange(raw string) (jwt.MapClaims, error) {
-	// Not the caller's context: others wait for the same answer.
-	ctx, cancel := context.WithTimeout(i.closing, i.config.Timeout)
-	defer cancel()
+func (i *Introspector) exchange(ctx context.Context, raw string) (jwt.MapClaims, error) {
 	request, err := i.request(ctx, raw)
 	if err != nil {
 		return nil, unavailable("the request cannot be written")

@@ -575,8 +575,9 @@ func TestBusy(t *testing.T) {
 		began := time.Now()
 		waited := make(chan time.Duration, 10)
 		ask := func(n int, want error) {
+			now := time.Now()
 			go func() {
-				if _, err := i.Verify(fmt.Sprint("token", n), began); !errors.Is(err, want) {
+				if _, err := i.Verify(fmt.Sprint("token", n), now); !errors.Is(err, want) {
 					t.Errorf("token%d: %v, want %v", n, err, want)
 				}
 				waited <- time.Since(began)
@@ -595,13 +596,58 @@ func TestBusy(t *testing.T) {
 		ask(2, token.ErrUnavailable)
 		pass(2 * time.Second)
 		ask(3, token.ErrUnavailable)
-		ask(4, token.ErrUnavailable)
-		for _, want := range []time.Duration{4 * time.Second, 6 * time.Second, 8 * time.Second} {
+		ask(4, token.ErrBusy)
+		for _, want := range []time.Duration{4 * time.Second, 6 * time.Second, 6 * time.Second} {
 			if took := <-waited; took != want {
 				t.Errorf("given up after %v, want %v", took, want)
 			}
 		}
 	})
+}
+
+// TestTokensOfOneRequestShareItsTime: however many there are, the request waits
+// for no longer than with one; whom the others left too little counts as crowded
+// out, and what was asked about it is remembered for the next request.
+func TestTokensOfOneRequestShareItsTime(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		takes time.Duration // until the server answers
+		want  []error
+		took  time.Duration
+		again []error
+	}{
+		"in time":   {time.Second, []error{nil, nil, nil, nil}, 4 * time.Second, []error{nil, nil, nil, nil}},
+		"two of it": {1900 * time.Millisecond, []error{nil, nil, token.ErrBusy, token.ErrBusy}, 4 * time.Second, []error{nil, nil, nil, nil}},
+		"one of it": {3900 * time.Millisecond, []error{nil, token.ErrBusy, token.ErrBusy, token.ErrBusy}, 4 * time.Second, []error{nil, nil, nil, nil}},
+		"hanging": {
+			time.Hour, []error{token.ErrUnavailable, token.ErrBusy, token.ErrBusy, token.ErrBusy}, 4 * time.Second,
+			[]error{token.ErrUnavailable, token.ErrBusy, token.ErrBusy, token.ErrBusy},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := publishing()
+				p.says(answer{status: 200, body: activeAnswer(nil), after: test.takes})
+				i := newIntrospector(t, token.IntrospectionConfig{URL: introspectionURL, Client: &http.Client{Transport: p}, Timeout: 4*time.Second + 1})
+				request := func(want []error) {
+					came := time.Now()
+					for n, want := range want {
+						_, err := i.Verify(fmt.Sprint("token", n), came)
+						if !errors.Is(err, want) || errors.Is(err, token.ErrBusy) != (want == token.ErrBusy) {
+							t.Errorf("token %d: %v, want %v", n, err, want)
+						}
+					}
+					if took := time.Since(came).Round(time.Millisecond); took > test.took {
+						t.Errorf("the request waited %v, of at most %v", took, test.took)
+					}
+				}
+				request(test.want)
+				pass(5 * time.Second) // until what nobody waits for any more has been answered
+				request(test.again)
+			})
+		})
+	}
 }
 
 // TestOtherClients: a token proves its user, but not to everybody.

@@ -36,7 +36,8 @@ import (
 // what common servers accept as the size of all headers together.
 const MaxTokenBytes = 8 << 10
 
-// Every error of Verify wraps exactly one of these.
+// Every error of Verify wraps exactly one of these, but for ErrBusy, which
+// wraps another.
 var (
 	// ErrTooLong: the token was not read.
 	ErrTooLong = errors.New("the token is longer than 8 KiB")
@@ -54,6 +55,10 @@ var (
 	// said about the token: no key set has been fetched yet, or introspection
 	// failed.
 	ErrUnavailable = errors.New("nobody could be asked about the token")
+	// ErrBusy is an ErrUnavailable that whoever sends tokens can bring about:
+	// so many were asked about that this one found no slot free, or no time
+	// left, because others of its request took it.
+	ErrBusy = fmt.Errorf("%w: too many are asked about", ErrUnavailable)
 	// ErrInactive: whoever has issued it, or should have, says by introspection
 	// that it is not good.
 	ErrInactive = errors.New("the token is not active")
