@@ -22,6 +22,13 @@ check: ## builds, vets and runs the tests that need no browser and no database
 test: ## every test, with the race detector; installs what they need
 	./tests/setup.sh
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
+	go test -timeout 20m ./tests/faults
+
+# Under the race detector, where all else runs, a request costs eight times as
+# much; so make test sends the many without it.
+FAULTS ?= 1000000
+faults: ## FAULTS (1000000) requests of every kind, while everything fails that can
+	FAULTS=$(FAULTS) go test -v -count=1 -timeout 2h ./tests/faults
 
 spellings: ## learns anew what real servers take for a route (tests/spellings/table.txt)
 	./tests/setup.sh spellings

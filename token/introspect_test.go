@@ -634,7 +634,7 @@ func TestTokensOfOneRequestShareItsTime(t *testing.T) {
 					came := time.Now()
 					for n, want := range want {
 						_, err := i.Verify(fmt.Sprint("token", n), came)
-						if !errors.Is(err, want) || errors.Is(err, token.ErrBusy) != (want == token.ErrBusy) {
+						if !errors.Is(err, want) || errors.Is(err, token.ErrBusy) != errors.Is(want, token.ErrBusy) {
 							t.Errorf("token %d: %v, want %v", n, err, want)
 						}
 					}
