@@ -2,7 +2,9 @@ package session_test
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -142,6 +145,119 @@ func TestAllSourcesCount(t *testing.T) {
 			}
 		})
 	}
+}
+
+// worded is a source that finds credentials as a Bearer does, and makes an
+// outcome of any word.
+type worded struct {
+	*session.Bearer
+	index int
+}
+
+func (w worded) Verify(credential string, _ time.Time) (session.Subject, session.Outcome) {
+	hash := fnv.New32a()
+	_, _ = fmt.Fprint(hash, w.index, credential)
+	outcomes := []session.Outcome{
+		session.Verified, session.Verified, session.Expired, session.BadSignature, session.KeysUnavailable, session.TooLong, session.TooMany,
+	}
+	n := hash.Sum32()
+	return session.Subject{UID: fmt.Sprint("account", n/7%3)}, outcomes[n%7]
+}
+
+// FuzzCredentials holds what is found in any cookies and headers against a slow
+// second opinion, which first lists all credentials and then asks about each:
+// whatever the order, none of the first four is left out, and nobody is found
+// who is not there.
+func FuzzCredentials(f *testing.F) {
+	for _, seed := range []string{
+		"session=a", "session=a; second=b", "second=a; session=b; session=c", "session=a; session=a; second=a", "session=1;session=2;session=3;session=4;second=5",
+	} {
+		f.Add(seed, "session=x; second=y", "Bearer z", "bearer a")
+		f.Add("a=b", seed, "Basic q", "")
+	}
+	bearers := []*session.Bearer{
+		session.NewBearer(nil, session.BearerConfig{Cookie: "session", Header: "Authorization"}),
+		session.NewBearer(nil, session.BearerConfig{Cookie: "second"}),
+	}
+	f.Fuzz(func(t *testing.T, cookies, moreCookies, authorization, moreAuthorization string) {
+		r := &http.Request{Header: http.Header{"Cookie": {cookies, moreCookies}, "Authorization": {authorization, moreAuthorization}}}
+		want := session.Found{Session: policy.NoSession}
+		type asked struct {
+			source int
+			raw    string
+		}
+		outcomes, looked, proves := map[asked]session.Outcome{}, map[string]bool{}, map[string]bool{}
+		var sources session.Sources
+		var proven []string
+		var refused, expired bool
+		for i, bearer := range bearers {
+			source := worded{bearer, i}
+			sources = append(sources, source)
+			var found []string
+			for pair := range strings.SplitSeq(cookies+";"+moreCookies, ";") {
+				name, value, _ := strings.Cut(pair, "=")
+				if value = strings.Trim(value, " \t\r\n"); len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
+					value = value[1 : len(value)-1]
+				}
+				if strings.Trim(name, " \t\r\n") == []string{"session", "second"}[i] {
+					found = append(found, value)
+				}
+			}
+			if i == 0 {
+				found = append(found, token.FromHeader(authorization, "Bearer"), token.FromHeader(moreAuthorization, "Bearer"))
+			}
+			for _, raw := range found {
+				switch {
+				case raw == "" || proves[raw]:
+					continue
+				case !looked[raw] && len(looked) == session.MaxCredentials:
+					want.Hiding, refused = true, true
+					continue
+				}
+				if _, twice := outcomes[asked{i, raw}]; twice {
+					continue
+				}
+				looked[raw] = true
+				subject, outcome := source.Verify(raw, noon)
+				outcomes[asked{i, raw}] = outcome
+				switch outcome {
+				case session.Verified:
+					proves[raw] = true
+					proven = append(proven, subject.UID)
+				case session.Expired:
+					want.Named = append(want.Named, subject.UID)
+					expired = true
+				default:
+					want.Hiding = want.Hiding || outcome == session.TooLong
+					refused = true
+				}
+			}
+		}
+		for asked, outcome := range outcomes {
+			want.Unlearnt = want.Unlearnt || len(proven) > 0 && !proves[asked.raw] && outcome == session.KeysUnavailable
+			want.Hiding = want.Hiding || !proves[asked.raw] && outcome == session.TooMany
+		}
+		switch {
+		case len(proven) > 0:
+			want.Session = policy.Verified
+		case refused:
+			want.Session = policy.Unverifiable
+		case expired:
+			want.Session = policy.Expired
+		}
+		got := sources.Find(r, noon, func(int, session.Outcome) {})
+		for i, uid := range proven {
+			switch {
+			case i == 0:
+				want.Subject.UID = uid
+			case uid != want.Subject.UID && !slices.Contains(want.Others, session.Subject{UID: uid}):
+				want.Others, want.Several = append(want.Others, session.Subject{UID: uid}), true
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("found (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestUser(t *testing.T) {
