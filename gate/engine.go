@@ -138,7 +138,9 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 
 // decideOthers goes on with what further credentials say, each by its own row:
 // another account that is proven, one that could not be asked about, and one
-// that was not looked at. All lookups together wait as long as one may.
+// that was not looked at. All lookups together wait as long as one may; an
+// account that the others leave no time for is hidden, as whoever sends them can
+// have them do so.
 func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time.Time) {
 	v.decision.WriteBack = false
 	ctx := r.Context()
@@ -158,7 +160,11 @@ func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time
 		if v.decision.Action == policy.Block {
 			return
 		}
-		also(e.preference(ctx, &v.found.Others[i], &lookup, now))
+		preference := e.preference(ctx, &v.found.Others[i], &lookup, now)
+		if preference == policy.Unknown && ctx.Err() != nil {
+			preference = policy.Hidden
+		}
+		also(preference)
 	}
 	if v.found.Unlearnt {
 		also(policy.Unknown)
@@ -189,7 +195,8 @@ func (e *engine) preference(ctx context.Context, subject *session.Subject, q *qu
 // decideNamed goes on with a decision that collects: it looks up the accounts
 // that the request only names, an expired session's before the body's. Together
 // they may wait for as long as the lookup for the session has left; that a body
-// comes slowly takes nothing of it.
+// comes slowly takes nothing of it. What could not be learnt because others had
+// taken a tenth of the time or more is hidden, as in decideOthers.
 func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began time.Time) {
 	if q.withhold {
 		if slices.ContainsFunc(v.found.Named, func(name string) bool { return !v.found.Proves(name) }) {
@@ -208,8 +215,12 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 			return policy.Unknown
 		}
 		now := time.Now()
-		defer func() { left -= time.Since(now) }()
-		return e.profile.LookupNamed(r.Context(), name, now, left)
+		hurried := left < e.profile.Timeout()*9/10
+		preference := e.profile.LookupNamed(r.Context(), name, now, left)
+		if left -= time.Since(now); preference == policy.Unknown && hurried && left <= 0 {
+			return policy.Hidden
+		}
+		return preference
 	}
 	for _, name := range v.found.Named {
 		if v.decision.Action == policy.Collect && !v.found.Proves(name) {
