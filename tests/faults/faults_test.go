@@ -156,8 +156,9 @@ func (m *matrix) arrives(request head) {
 		c := theCombination(n)
 		m.complain("while the authority is %v there arrived %v", m.stage.Load().fault, &c)
 	}
-	if decided := string(request.decision); (kind == other) != (decided == "") {
-		m.complain("%q arrived with the decision %q", request.first, decided)
+	if decided := string(request.decision); (kind == other) != (decided == "") || kind == told && decided != "block" {
+		c := theCombination(n)
+		m.complain("while the authority is %v there arrived, with the decision %q, %v", m.stage.Load().fault, decided, &c)
 	}
 }
 
@@ -310,7 +311,7 @@ func (m *matrix) count() {
 				t.Errorf("%s %s: %d were sent and %v counted", s, path, sent, counted)
 			}
 		}
-		for _, kind := range []kind{must, page, other} {
+		for _, kind := range []kind{must, page, told, other} {
 			lost := float64(m.kinds[i][kind].Load() - m.arrived[i][kind].Load())
 			if lost < 0 || lost > dropped() || kind != must && lost != 0 {
 				t.Errorf("%s: of what has to arrive (%c) %v are missing, and %v were dropped", s, kind, lost, dropped())

@@ -139,6 +139,7 @@ const (
 	must  kind = 'c' // it has to arrive
 	never kind = 'n' // it must not arrive
 	page  kind = 'p' // a page, which has to arrive
+	told  kind = 't' // a page that has to arrive, and to tell that metrics are blocked
 	other kind = 'o' // neither gated nor a page: it has to arrive
 )
 
@@ -185,18 +186,29 @@ func (c *combination) String() string {
 		sent, states[c.name.state], c.name.body, c.signal.cookie+c.signal.header)
 }
 
-// kind is what the rules say of it, whatever is wrong with the authority. An
+// kind is what becomes of it. What is not known yet of an account is unknown to
+// a page, since that does not wait.
+func (c *combination) kind(turned bool) kind {
+	decided := c.decided(turned)
+	switch {
+	case c.route.isPage() && decided == never && !sites[c.site].lenient:
+		return told
+	case c.route.isPage():
+		return page
+	case c.route.path == "":
+		return other
+	default:
+		return decided
+	}
+}
+
+// decided is what the rules say of it, whatever is wrong with the authority. An
 // account that is turning has opted out for good once what was known before is
 // too old. Where on_unknown collects, accounts that opted out are known before
 // anything fails, but for those of opaque tokens: who is meant may be unknown.
-func (c *combination) kind(turned bool) kind {
+func (c *combination) decided(turned bool) kind {
 	s, r := &sites[c.site], c.route
-	switch {
-	case r.isPage():
-		return page
-	case r.path == "":
-		return other
-	case len(c.credentials) > 4:
+	if len(c.credentials) > 4 {
 		return never
 	}
 	blocks := func(state byte) bool {
