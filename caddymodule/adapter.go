@@ -8,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/browser"
 	"github.com/metricsgate/metricsgate/gate"
@@ -66,13 +65,7 @@ func (g *Gate) observer(kinds []string) gate.Observer {
 		Choice: func(choice browser.Choice, result browser.ChoiceResult) {
 			choicesTotal.WithLabelValues(choice.String(), result.String(), label).Inc()
 		},
-		NobodyRecognised: func(requests int) {
-			if len(g.lookedFor) == 0 {
-				return // a gate for signals only recognises nobody by design
-			}
-			g.logger.Warn("no account was recognised in any gated request so far, so nobody's preference was asked for; check the names",
-				zap.Int("requests", requests), zap.Strings("looked_for", g.lookedFor))
-		},
+		Warn: func(warning gate.Warning) { g.logWarning(kinds, warning) },
 	}
 }
 

@@ -29,7 +29,7 @@ type engine struct {
 	writeBack, reportsWrite bool
 
 	observeSession func(source int, outcome session.Outcome)
-	recognition    *recognition
+	watch          *watch
 }
 
 // verdict is what the gate knows of a request, and decides.
@@ -75,8 +75,9 @@ type question struct {
 // Gated decides a gated request; it may wait for lookups. On experiment routes,
 // whose reply tells, accounts that are only named are not looked up.
 func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
-	v := e.decide(r, time.Now(), question{wait: true, body: e.namesDecide(route), withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
-	e.recognition.heard(v.recognised)
+	now := time.Now()
+	v := e.decide(r, now, question{wait: true, body: e.namesDecide(route), withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
+	e.watch.gated(now, route.index, v.recognised)
 	return v
 }
 
@@ -84,7 +85,9 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
 // those who opted out: then it waits as an experiment does. Accounts that are only named
 // are not looked up, since the page would tell what they prefer.
 func (e *engine) Page(r *http.Request) verdict {
-	return e.decide(r, time.Now(), question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite})
+	now := time.Now()
+	e.watch.page(now)
+	return e.decide(r, now, question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite})
 }
 
 // Standing is what is decided for whoever asks, as far as it may be told to

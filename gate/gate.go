@@ -54,7 +54,7 @@ func New(config Config) (*Gate, error) {
 	if g.log == nil {
 		g.log = zap.NewNop()
 	}
-	g.addRoutes(&config)
+	ownRoutes := g.addRoutes(&config)
 	if !config.Shadow {
 		if config.Handshake != nil {
 			g.handshake = newHandshake(config.Handshake)
@@ -66,27 +66,32 @@ func New(config Config) (*Gate, error) {
 		rules = *config.Rules
 	}
 	g.engine = engine{
-		rules:          rules,
-		sessions:       config.Sessions,
-		signals:        config.Signal.reader(),
-		names:          config.bodyName(),
-		profile:        config.Profile,
-		pagesWait:      g.pages.private,
-		writeBack:      config.WriteBack && config.Profile != nil && !config.Shadow,
-		reportsWrite:   g.handshake != nil,
-		observeSession: g.observer.Session,
-		recognition:    &recognition{nobody: g.observer.NobodyRecognised},
+		rules:        rules,
+		sessions:     config.Sessions,
+		signals:      config.Signal.reader(),
+		names:        config.bodyName(),
+		profile:      config.Profile,
+		pagesWait:    g.pages.private,
+		writeBack:    config.WriteBack && config.Profile != nil && !config.Shadow,
+		reportsWrite: g.handshake != nil,
+	}
+	g.engine.watch = newWatch(time.Now(), len(g.configs), ownRoutes, len(config.Sessions), g.observer.Warn)
+	g.engine.observeSession = func(source int, outcome session.Outcome) {
+		g.engine.watch.session(source, outcome)
+		g.observer.Session(source, outcome)
 	}
 	g.engine.signals.Probing = g.handshake != nil
 	return g, nil
 }
 
 // addRoutes adds the routes of one's own, and then those of the preset that
-// none of them takes the place of.
-func (g *Gate) addRoutes(config *Config) {
+// none of them takes the place of. It returns how many of the gated ones are
+// one's own.
+func (g *Gate) addRoutes(config *Config) (own int) {
 	for _, route := range config.Routes {
 		g.addRoute(route)
 	}
+	own = len(g.configs)
 	for _, route := range presets[config.Preset].Routes {
 		ready := route.prepare()
 		route.Methods = slices.DeleteFunc(slices.Clone(route.Methods), func(method string) bool { return g.routes.has(method, ready) })
@@ -94,6 +99,7 @@ func (g *Gate) addRoutes(config *Config) {
 			g.addRoute(route)
 		}
 	}
+	return own
 }
 
 func (g *Gate) addRoute(route Route) {

@@ -532,9 +532,9 @@ func TestNobodyIsRecognised(t *testing.T) {
 			t.Parallel()
 			told := 0
 			config := fxaConfig(t)
-			config.Observer.NobodyRecognised = func(requests int) {
-				if told++; requests != unrecognisedRequests {
-					t.Errorf("told of %d requests", requests)
+			config.Observer.Warn = func(w Warning) {
+				if told++; w != (Warning{Trouble: NobodyRecognised, Requests: unrecognisedRequests}) {
+					t.Errorf("told %+v", w)
 				}
 			}
 			g := newGate(t, config)

@@ -51,10 +51,8 @@ type Observer struct {
 	// Choice is called for every choice made on the preference page.
 	Choice func(choice browser.Choice, result browser.ChoiceResult)
 
-	// NobodyRecognised is called once, when that many gated requests came and
-	// none of them proved or named an account, which is what a wrong name of a
-	// cookie looks like.
-	NobodyRecognised func(requests int)
+	// Warn is called when a Trouble begins to show, and when it has ended.
+	Warn func(warning Warning)
 }
 
 // orNobody has nobody told where nobody listens.
@@ -83,8 +81,8 @@ func (o Observer) orNobody() Observer {
 	if o.Choice == nil {
 		o.Choice = func(browser.Choice, browser.ChoiceResult) {}
 	}
-	if o.NobodyRecognised == nil {
-		o.NobodyRecognised = func(int) {}
+	if o.Warn == nil {
+		o.Warn = func(Warning) {}
 	}
 	return o
 }

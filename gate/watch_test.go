@@ -1,0 +1,100 @@
+package gate
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// TestWarnings plays windows of ten minutes. The gate has two routes of its own
+// and two of a preset, and one kind of session.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	type counts struct {
+		pages            int
+		anonymous, known [4]int // by route
+		outcomes         map[session.Outcome]int
+	}
+	busy := [4]int{200, 200, 200, 0} // of a preset, an application need not have all
+	healthy := counts{pages: 500, known: busy, outcomes: map[session.Outcome]int{session.Verified: 600}}
+	const route, other, preset = 0, 1, 2
+	for name, c := range map[string]struct {
+		windows []counts
+		want    []Warning
+	}{
+		"all is well":      {[]counts{healthy, healthy}, nil},
+		"nothing comes":    {[]counts{{}, {}, {}}, nil},
+		"too little comes": {[]counts{{pages: 99, anonymous: [4]int{20, 20, 20, 20}, outcomes: map[session.Outcome]int{session.UnknownKey: 99}}}, nil},
+		"a cookie is renamed, and named as before again": {
+			[]counts{healthy, {pages: 500, anonymous: busy}, {pages: 500, anonymous: busy}, healthy},
+			[]Warning{{Trouble: NobodyRecognised, Requests: 600}, {Trouble: NobodyRecognised, Ended: true, Requests: 600}},
+		},
+		"a night in between, and it goes on": {
+			[]counts{{anonymous: busy}, {}, {anonymous: busy}},
+			[]Warning{{Trouble: NobodyRecognised, Requests: 600}},
+		},
+		"one route without the credential": {
+			[]counts{{pages: 500, anonymous: [4]int{0, 150}, known: [4]int{200, 0, 200}}, healthy},
+			[]Warning{{Trouble: NobodyRecognisedOnRoute, Route: other, Requests: 150}, {Trouble: NobodyRecognisedOnRoute, Ended: true, Route: other, Requests: 200}},
+		},
+		"a route past the edge": {
+			[]counts{{pages: 500, known: [4]int{0, 200, 200}}, healthy},
+			[]Warning{{Trouble: RouteSilent, Route: route, Requests: 500}, {Trouble: RouteSilent, Ended: true, Route: route, Requests: 500}},
+		},
+		"all of a preset past the edge": {
+			[]counts{{pages: 500, known: [4]int{200, 200}}},
+			[]Warning{{Trouble: RouteSilent, Route: preset, Requests: 500}},
+		},
+		"a key is rotated": {
+			[]counts{
+				{known: busy, outcomes: map[session.Outcome]int{session.Verified: 90, session.UnknownKey: 300, session.Malformed: 20, session.Absent: 900, session.Expired: 900}},
+				healthy,
+			},
+			[]Warning{
+				{Trouble: SessionsFail, Outcome: session.UnknownKey, Requests: 320},
+				{Trouble: SessionsFail, Ended: true, Outcome: session.Malformed},
+			},
+		},
+		"some junk beside what verifies": {
+			[]counts{{known: busy, outcomes: map[session.Outcome]int{session.Verified: 301, session.BadSignature: 300}}}, nil,
+		},
+		"everybody has expired": {
+			[]counts{{known: busy, outcomes: map[session.Outcome]int{session.Expired: 300, session.Absent: 300}}, healthy},
+			[]Warning{
+				{Trouble: EverybodyExpired, Outcome: session.Expired, Requests: 300},
+				{Trouble: EverybodyExpired, Ended: true, Outcome: session.Expired},
+			},
+		},
+		"two accounts at once have verified": {
+			[]counts{{known: busy, outcomes: map[session.Outcome]int{session.Conflicting: 300, session.BadSignature: 200}}}, nil,
+		},
+	} {
+		var told []Warning
+		now := time.Unix(1_800_000_000, 0)
+		w := newWatch(now, 4, 2, 1, func(warning Warning) { told = append(told, warning) })
+		for _, window := range c.windows {
+			for i := range 4 {
+				for n := range window.anonymous[i] + window.known[i] {
+					w.gated(now, i, n >= window.anonymous[i])
+				}
+			}
+			for range window.pages {
+				w.page(now)
+			}
+			for outcome, n := range window.outcomes {
+				for range n {
+					w.session(0, outcome)
+				}
+			}
+			now = now.Add(10 * time.Minute)
+			w.turn(now.Add(-time.Nanosecond))
+			w.turn(now)
+		}
+		if diff := cmp.Diff(c.want, told); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}
