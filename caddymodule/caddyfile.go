@@ -17,6 +17,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 func init() {
@@ -53,6 +54,7 @@ func init() {
 //		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] {
 //			answer <status> [<content-type>] [<body>]
 //			reply  hide|show
+//			names  off|{ ... }
 //		}
 //		reply      hide|show
 //		cors       <origin>...
@@ -88,7 +90,13 @@ func init() {
 //			allow_http
 //		}
 //		session user <placeholder>
-//		body_uid <json-field>
+//		names {
+//			body  <path>...
+//			query <parameter>...
+//			form  <field>[:<path>]...
+//			match <regexp>
+//			limit <size>
+//		}
 //		profile <url> {
 //			api         fxa
 //			field       <name> [inverted]
@@ -157,7 +165,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"on_unknown": grammar.Choice(&g.OnUnknown, "block", "collect"),
 		"on_unset":   grammar.Choice(&g.OnUnset, "collect", "block"),
 		"session":    {Usage: "jwt { ... } | introspect <url> [{ ... }] | user <placeholder>", Repeats: true, Parse: g.parseSession},
-		"body_uid":   grammar.Text("<json-field>", &g.BodyUID),
+		"names":      {Usage: namesUsage, Parse: func(d *caddyfile.Dispenser) error { return parseNames(d, "metrics_gate › names", &g.Names) }},
 		"profile":    {Usage: "<url> { ... }", Parse: g.parseProfile},
 		"signal":     {Usage: "{ cookie|header <name> [<regexp>] | gpc | dnt }", Parse: g.parseSignal},
 		"write_back": grammar.OnOff(func(on bool) { g.WriteBack = &on }),
@@ -173,7 +181,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}.Parse(d, "metrics_gate")
 }
 
-const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] { answer <status> [<content-type>] [<body>] ; reply hide|show }"
+const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] { answer <status> [<content-type>] [<body>] ; reply hide|show ; names off|{ ... } }"
 
 func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 	var methods string
@@ -205,6 +213,16 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 			return nil
 		}},
 		"reply": grammar.Choice(&route.Reply, gate.ReplyHide, gate.ReplyShow),
+		"names": {Usage: "off|" + namesUsage, Parse: func(d *caddyfile.Dispenser) error {
+			if !d.NextArg() {
+				return parseNames(d, "metrics_gate › route › names", &route.Names)
+			}
+			if d.Val() != "off" {
+				return grammar.ErrUsage
+			}
+			route.Names = new(session.NamesConfig)
+			return nil
+		}},
 	}.Parse(d, "metrics_gate › route")
 	if err != nil {
 		return err
@@ -217,6 +235,30 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 		return d.WrapErr(at(err, "metrics_gate", "route "+route.Path))
 	}
 	g.Routes = append(g.Routes, route)
+	return nil
+}
+
+const namesUsage = "{ body <path>... ; query <parameter>... ; form <field>[:<path>]... ; match <regexp> ; limit <size> }"
+
+func parseNames(d *caddyfile.Dispenser, where string, target **session.NamesConfig) error {
+	var names session.NamesConfig
+	err := grammar.Options{
+		"body":  grammar.List("<path>...", &names.Body),
+		"query": grammar.List("<parameter>...", &names.Query),
+		"form":  grammar.List("<field>[:<path>]...", &names.Form),
+		"match": grammar.Text("<regexp>", &names.Match),
+		"limit": grammar.Size(&names.Limit),
+	}.Parse(d, where)
+	if err != nil {
+		return err
+	}
+	switch read, err := session.NewNames(names); {
+	case err != nil && !placeholder.Has(names.Match):
+		return d.WrapErr(at(err, where))
+	case err == nil && read == nil:
+		return grammar.ErrUsage
+	}
+	*target = &names
 	return nil
 }
 

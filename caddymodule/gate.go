@@ -20,6 +20,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 func init() { caddy.RegisterModule(Gate{}) }
@@ -48,9 +49,10 @@ type Gate struct {
 	// together. Default: "default".
 	Label string `json:"label,omitempty" placeholder:"refused"`
 
-	// Preset adds the gated routes of a known application: "fxa" is the
-	// Firefox Accounts content server, with BodyUID uid. A route of your own
-	// for the same method and path takes the place of the preset's.
+	// Preset adds the gated routes of a known application, and where their
+	// requests name accounts: "fxa" is the Firefox Accounts content server. A
+	// route of your own for the same method and path takes the place of the
+	// preset's.
 	Preset string `json:"preset,omitempty" placeholder:"refused"`
 
 	// Routes are the gated routes, and the exceptions from them. Without any
@@ -88,15 +90,15 @@ type Gate struct {
 	// named accounts count.
 	Sessions []Session `json:"sessions,omitempty" word:""`
 
-	// BodyUID is the top-level string field of a JSON body that names an
-	// account. A name can cause a block of a metrics request, nothing else.
-	// Where it is set, clients get the route's answer to collected metrics
-	// requests as well, so that nobody can ask for another account's
-	// preference by naming it. Default: none; "uid" with the preset fxa.
-	BodyUID string `json:"body_uid,omitempty"`
+	// Names says where requests of metrics routes name accounts, but for routes
+	// that say it themselves and those of the preset. A name can cause a block
+	// of a metrics request, nothing else. Where it is set, clients get the
+	// route's answer to collected metrics requests as well, so that nobody can
+	// ask for another account's preference by naming it. Default: nowhere.
+	Names *session.NamesConfig `json:"names,omitempty"`
 
 	// Profile is the service that owns the preference. Required where there
-	// are sessions or a BodyUID, unless every session has an optout_claim.
+	// are sessions or names, unless every session has an optout_claim.
 	Profile *Profile `json:"profile,omitempty"`
 
 	// Signal adds to where the browser's word is found. Default: the cookie
@@ -203,7 +205,7 @@ func (g *Gate) provision() error {
 		Reply:            options.Reply,
 		CORS:             options.CORS,
 		Rules:            &rules,
-		BodyUID:          options.BodyUID,
+		Names:            options.Names,
 		Signal:           options.Signal,
 		WriteBack:        options.Profile.canWrite(),
 		Handshake:        options.Handshake.config(),
@@ -225,9 +227,6 @@ func (g *Gate) provision() error {
 		kinds = append(kinds, configured.kind())
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
 	}
-	if field := options.bodyUID(); field != "" {
-		g.lookedFor = append(g.lookedFor, "body field "+field)
-	}
 	var err error
 	if options.Profile != nil {
 		config.Profile, err = options.Profile.client(len(options.Sessions) == 0, &g.leases)
@@ -240,6 +239,7 @@ func (g *Gate) provision() error {
 	if g.gate, err = gate.New(config); err != nil {
 		return err
 	}
+	g.lookedFor = append(g.lookedFor, g.gate.Names()...)
 	for _, route := range g.gate.Routes() {
 		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, ModeEnforce), g.label()))
 	}
@@ -261,23 +261,18 @@ func (g *Gate) rules() policy.Rules {
 	return rules
 }
 
-// bodyUID is the field of bodies that names accounts, or "".
-func (g *Gate) bodyUID() string {
-	preset, _ := gate.PresetNamed(g.Preset)
-	return cmp.Or(g.BodyUID, preset.BodyUID)
-}
-
 // warn says at start what an operator should not learn from an incident.
 func (g *Gate) warn(ctx caddy.Context) {
 	if g.shadow {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
 			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
 	}
-	if field := g.bodyUID(); g.Profile == nil && field != "" {
-		g.logger.Warn("no profile is set, so the preference of an account that only a body names is always unknown; write profile <url>",
-			zap.String("body_uid", field))
+	names := g.gate.Names()
+	if g.Profile == nil && len(names) > 0 {
+		g.logger.Warn("no profile is set, so the preference of an account that a request only names is always unknown; write profile <url>",
+			zap.Strings("names", names))
 	}
-	if g.bodyUID() != "" && showsMetrics(ctx) {
+	if len(names) > 0 && showsMetrics(ctx) {
 		g.logger.Warn("a site that others can reach serves Caddy's metrics, whose counters tell whoever names an account whether it opted out; " +
 			"take metrics out of it, since the admin API serves them as well, or bind that site to 127.0.0.1")
 	}
@@ -302,9 +297,10 @@ func (g *Gate) warn(ctx caddy.Context) {
 
 // Validate makes sure that what the options say together makes sense.
 func (g *Gate) Validate() error {
-	err := g.options.validateAlone()
+	names := g.gate.Names()
+	err := g.options.validateAlone(names)
 	if g.Profile != nil {
-		err = g.options.validateProfile()
+		err = g.options.validateProfile(names)
 	}
 	if err == nil && g.OnUnset == policy.Block.String() && g.OnUnknown == policy.Collect.String() {
 		err = located.Errorf("on_unknown", "collect beside on_unset block would make a session that does not verify worth more than none; leave on_unknown out")
@@ -313,14 +309,13 @@ func (g *Gate) Validate() error {
 }
 
 // validateAlone refuses a gate without a profile that needs one.
-func (g *Gate) validateAlone() error {
+func (g *Gate) validateAlone(names []string) error {
 	claimed := len(g.Sessions) > 0 && !slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.JWT == nil || s.JWT.OptOutClaim == "" })
-	field := g.bodyUID()
 	switch {
 	case len(g.Sessions) > 0 && !claimed:
 		return located.Errorf("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
-	case field != "" && !claimed:
-		return located.Errorf("profile", "none given, so the preference of an account that a body names (body_uid %s) could never be learnt; write profile <url>", field)
+	case len(names) > 0 && !claimed:
+		return located.Errorf("profile", "none given, so the preference of an account that a request names (%s) could never be learnt; write profile <url>", names[0])
 	case g.WriteBack != nil && *g.WriteBack:
 		return located.Errorf("write_back", "there is no profile to write into; write profile <url>, or leave it out")
 	}
@@ -329,7 +324,7 @@ func (g *Gate) validateAlone() error {
 
 // validateProfile refuses a profile that nobody could be asked about, and what
 // it is to do and cannot.
-func (g *Gate) validateProfile() error {
+func (g *Gate) validateProfile(names []string) error {
 	hasToken := slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.credential() != nil })
 	if mint := g.Profile.Auth.Mint; mint != nil && slices.ContainsFunc(g.Sessions, func(s Session) bool { return s.accepts(mint) }) {
 		return located.Errorf("profile › auth mint › key", "is what session jwt verifies with as well, so that the gate's own tokens would be sessions; write a key of its own")
@@ -337,8 +332,8 @@ func (g *Gate) validateProfile() error {
 	switch {
 	case g.Profile.isReadOnly() && g.WriteBack != nil && *g.WriteBack:
 		return located.Errorf("write_back", "api fxa is never written to; leave write_back out")
-	case len(g.Sessions) == 0 && g.bodyUID() == "":
-		return located.Errorf("profile", "nothing says whose preference to ask for; write session, or body_uid <field>")
+	case len(g.Sessions) == 0 && len(names) == 0:
+		return located.Errorf("profile", "nothing says whose preference to ask for; write session, or names { body <path> }")
 	case g.Profile.Auth.Forward && !hasToken:
 		return located.Errorf("profile › auth forward", "no session has a token to forward; write session jwt or session introspect, or use auth mint")
 	}
@@ -377,10 +372,12 @@ func (g *Gate) check() error {
 	return errors.Join(problems...)
 }
 
+// validateRoutes leaves out what placeholders may stand for.
 func validateRoutes(routes []gate.Route) error {
 	problems := make([]error, len(routes))
-	for i := range routes {
-		problems[i] = at(routes[i].Validate(), "route "+routes[i].Path)
+	for i, route := range routes {
+		route.Names = nil
+		problems[i] = at(route.Validate(), "route "+route.Path)
 	}
 	return errors.Join(problems...)
 }

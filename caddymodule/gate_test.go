@@ -244,7 +244,7 @@ func TestSilentGateWarnsOnce(t *testing.T) {
 	if got := logs.Len(); got != 1 {
 		t.Fatalf("%d warnings", got)
 	}
-	if text := fmt.Sprint(logs.All()[0].ContextMap()); !strings.Contains(text, "cookie session") || !strings.Contains(text, "body field uid") {
+	if text := fmt.Sprint(logs.All()[0].ContextMap()); !strings.Contains(text, "cookie session") || !strings.Contains(text, "body uid") {
 		t.Errorf("the warning does not say what was looked for: %s", text)
 	}
 }

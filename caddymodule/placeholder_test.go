@@ -7,6 +7,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholdertest"
 	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 // TestPlaceholdersInEveryOption goes through all texts of the configuration; a
@@ -14,7 +15,10 @@ import (
 func TestPlaceholdersInEveryOption(t *testing.T) {
 	t.Parallel()
 	valid := func() *Gate {
-		return &Gate{OnUnset: "collect", Routes: []gate.Route{{Methods: []string{"POST"}, Path: "/beacon", Answer: &gate.Answer{Status: 200}}}}
+		names := func() *session.NamesConfig { return &session.NamesConfig{Body: []string{"uid"}} }
+		return &Gate{OnUnset: "collect", Names: names(), Routes: []gate.Route{{
+			Methods: []string{"POST"}, Path: "/beacon", Answer: &gate.Answer{Status: 200}, Names: names(),
+		}}}
 	}
 	placeholdertest.Run(t, valid, func(module *Gate) (*Gate, error) {
 		err := module.Provision(newContext(t))
@@ -41,7 +45,9 @@ func TestResolvedNamesCount(t *testing.T) {
 			issuer id
 			audience web
 		}
-		body_uid {file.`+folder+`/field}
+		names {
+			body {file.`+folder+`/field}
+		}
 		profile `+profiles(t).URL+`/{uid} {
 			auth bearer {file.testdata/keys/shared.secret}
 			timeout 5s

@@ -149,7 +149,7 @@ func checkUser(user string) error {
 	}
 	if slices.ContainsFunc(fromClients, func(prefix string) bool { return strings.HasPrefix(user, prefix) }) {
 		return errors.New("clients write this themselves, so it proves nobody; write what an earlier handler has proven, such as {http.auth.user.id}, " +
-			"and body_uid for accounts that requests only name")
+			"and names for accounts that requests only name")
 	}
 	return nil
 }

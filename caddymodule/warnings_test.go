@@ -43,9 +43,9 @@ func TestWarnings(t *testing.T) {
 		{user("{http.auth.user.id}"), ""},
 		{user("{http.request.header.X-User}"), header},
 		{user("{http.request.tls.client.subject}"), ""},
-		{"body_uid uid\nprofile http://127.0.0.1:1/{uid} {\nauth bearer " + secret + "\n}", literal},
-		{"body_uid uid\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey " + secret + "\n}\n}", literal},
-		{"body_uid uid\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey {file.testdata/keys/ed25519.key}\n}\n}", ""},
+		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/{uid} {\nauth bearer " + secret + "\n}", literal},
+		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey " + secret + "\n}\n}", literal},
+		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey {file.testdata/keys/ed25519.key}\n}\n}", ""},
 	} {
 		module := newGate(t, "metrics_gate {\nroute POST /beacon\n"+test.options+"\n}")
 		core, logs := observer.New(zap.WarnLevel)

@@ -57,11 +57,11 @@ type Config struct {
 	// order in which they are tried. The caller closes them. Default: none.
 	Sessions session.Sources
 
-	// BodyUID is the top-level string field of a JSON body that names an
-	// account. A name can cause a block of a metrics request, nothing else, and
-	// where one counts, clients get the route's answer to collected requests as
-	// well. Default: the preset's, else none.
-	BodyUID string
+	// Names says where requests of metrics routes name accounts, but for routes
+	// that say it themselves and those of a preset. A name can cause a block of
+	// a metrics request, nothing else, and where one counts, clients get the
+	// route's answer to collected requests as well. Default: nowhere.
+	Names *session.NamesConfig
 
 	// Profile is asked for preferences. The caller closes it. Default: none, so
 	// that only the sessions' own claims say what accounts prefer.
@@ -135,6 +135,8 @@ func (c *Config) validate() error {
 		_, err := browser.ParseOrigin(origin)
 		problems = append(problems, wrong("cors", err))
 	}
+	_, err := namesOf(c.Names)
+	problems = append(problems, wrong("names", err))
 	for i := range c.Routes {
 		route := &c.Routes[i]
 		err := route.Validate()

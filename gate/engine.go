@@ -18,7 +18,6 @@ type engine struct {
 	rules    policy.Rules
 	sessions session.Sources
 	signals  *session.Signals
-	names    *session.BodyName     // nil: bodies name nobody
 	profile  *profileclient.Client // nil: only tokens say what accounts prefer
 
 	// pagesWait has pages wait for a preference, as experiments do.
@@ -66,8 +65,8 @@ type question struct {
 	reports bool
 	// withhold leaves out what the request only names.
 	withhold bool
-	// body says that the account that the body names counts.
-	body bool
+	// names are the accounts that the request names and that count; nil: none.
+	names *session.Names
 	// write has the browser's opt-out written back where the rules say so.
 	write bool
 }
@@ -76,7 +75,7 @@ type question struct {
 // whose reply tells, accounts that are only named are not looked up.
 func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
 	now := time.Now()
-	v := e.decide(r, now, question{wait: true, body: e.namesDecide(route), withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
+	v := e.decide(r, now, question{wait: true, names: route.names, withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
 	e.watch.gated(now, route.index, v.recognised)
 	return v
 }
@@ -99,13 +98,6 @@ func (e *engine) Standing(r *http.Request, read func(profileclient.Account) poli
 // Reported takes the handshake's report that the browser opted out.
 func (e *engine) Reported(r *http.Request) {
 	e.decide(r, time.Now(), question{wait: true, withhold: true, reports: true, write: e.writeBack})
-}
-
-// namesDecide says whether an account that a body names can decide over the
-// route. It cannot on experiment routes: there the reply is what is asked
-// for, so it would tell the preference of whoever is named.
-func (e *engine) namesDecide(route *gatedRoute) bool {
-	return e.names != nil && !route.experiment
 }
 
 // decide decides a request that came now.
@@ -133,7 +125,7 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 		e.profile.WriteBack(account(&v.found.Subject), now)
 	}
 	v.recognised = proven || len(v.found.Named) > 0
-	if v.decision.Action == policy.Collect && (len(v.found.Named) > 0 || q.body) {
+	if v.decision.Action == policy.Collect && (len(v.found.Named) > 0 || q.names != nil) {
 		e.decideNamed(r, &q, &v, now)
 	}
 	return v
@@ -196,10 +188,10 @@ func (e *engine) preference(ctx context.Context, subject *session.Subject, q *qu
 }
 
 // decideNamed goes on with a decision that collects: it looks up the accounts
-// that the request only names, an expired session's before the body's. Together
-// they may wait for as long as the lookup for the session has left; that a body
-// comes slowly takes nothing of it. What could not be learnt because others had
-// taken a tenth of the time or more is hidden, as in decideOthers.
+// that the request only names, those of expired sessions first. Together they
+// may wait for as long as the lookup for the session has left; that a body comes
+// slowly takes nothing of it. What could not be learnt because others had taken a
+// tenth of the time or more is hidden, as in decideOthers.
 func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began time.Time) {
 	if q.withhold {
 		if slices.ContainsFunc(v.found.Named, func(name string) bool { return !v.found.Proves(name) }) {
@@ -225,22 +217,24 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 		}
 		return preference
 	}
-	for _, name := range v.found.Named {
-		if v.decision.Action == policy.Collect && !v.found.Proves(name) {
-			v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+	decide := func(names []string) {
+		for _, name := range names {
+			if v.decision.Action == policy.Collect && !v.found.Proves(name) {
+				v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+			}
 		}
 	}
-	if v.decision.Action == policy.Block || !q.body {
+	decide(v.found.Named)
+	if v.decision.Action == policy.Block || q.names == nil {
 		return
 	}
-	switch name, result := e.names.Read(r); {
-	case result == session.NotLearnt:
+	named, learnt := q.names.Read(r)
+	v.recognised = v.recognised || len(named) > 0
+	if !learnt {
 		v.decision = e.rules.DecideNamed(v.decision, policy.Hidden)
-	case result == session.NoName, v.found.Proves(name), slices.Contains(v.found.Named, name):
-	default:
-		v.recognised = true
-		v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+		return
 	}
+	decide(slices.DeleteFunc(named, func(name string) bool { return slices.Contains(v.found.Named, name) }))
 }
 
 func account(subject *session.Subject) profileclient.Account {

@@ -159,8 +159,12 @@ func TestNobodyHidesBehindAnother(t *testing.T) {
 		{"five", "session=1; session=2; session=3; session=4; " + out, "", "", "block unverified_session", "block unverified_session"},
 		{"a body that cannot be read", "", "", `{"uid":`, "block unknown", "block unknown"},
 		{"a name of another type", "", "", `{"uid":[]}`, "block unknown", "block unknown"},
-		{"a body that is too long", allows, "", strings.Repeat(" ", 200<<10), "block unknown", "block unknown"},
+		{"a body that is too long", allows, "", "{}" + strings.Repeat(" ", 256<<10), "block unknown", "block unknown"},
 		{"a name that could not be learnt", "", "", `{"uid":"` + brokenUID + `"}`, "block unknown", "collect unknown"},
+		{"a second name", "", "", `{"uid":"` + allowedUID + `","data":{"uid":"` + optedOutUID + `"}}`, "block preference", "block preference"},
+		{"a second name behind one that could not be learnt", "", "", `{"uid":"` + brokenUID + `","data":{"uid":"` + optedOutUID + `"}}`, "block unknown", "block preference"},
+		{"several texts", "", "", `{"uid":"` + allowedUID + `"}` + "\n" + `{"uid":"` + optedOutUID + `"}`, "block preference", "block preference"},
+		{"names of nobody", "", "", `{"uid":"none","data":{"uid":null}}`, "collect default", "collect default"},
 		{"one of the proven is named", unset + "; " + allows, "", `{"uid":"` + allowedUID + `"}`, "collect default", "collect default"},
 	} {
 		for onUnknown, want := range map[policy.Action]string{policy.Block: c.block, policy.Collect: c.collect} {

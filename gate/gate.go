@@ -2,7 +2,6 @@ package gate
 
 import (
 	"net/http"
-	"regexp"
 	"slices"
 	"time"
 
@@ -69,7 +68,6 @@ func New(config Config) (*Gate, error) {
 		rules:        rules,
 		sessions:     config.Sessions,
 		signals:      config.Signal.reader(),
-		names:        config.bodyName(),
 		profile:      config.Profile,
 		pagesWait:    g.pages.private,
 		writeBack:    config.WriteBack && config.Profile != nil && !config.Shadow,
@@ -89,6 +87,9 @@ func New(config Config) (*Gate, error) {
 // one's own.
 func (g *Gate) addRoutes(config *Config) (own int) {
 	for _, route := range config.Routes {
+		if route.Names == nil && route.ClassOrDefault() == ClassMetrics {
+			route.Names = config.Names
+		}
 		g.addRoute(route)
 	}
 	own = len(g.configs)
@@ -108,23 +109,10 @@ func (g *Gate) addRoute(route Route) {
 		ready.reply = g.reply
 	}
 	ready.index = len(g.configs)
+	ready.names, _ = namesOf(route.Names) // validate has looked at it
 	g.routes.add(ready)
 	if !ready.essential {
 		g.configs = append(g.configs, route)
-	}
-}
-
-// bodyName is what reads the account that a body names, or nil.
-func (c *Config) bodyName() *session.BodyName {
-	preset := presets[c.Preset]
-	switch c.BodyUID {
-	case "", preset.BodyUID:
-		if preset.BodyUID == "" {
-			return nil
-		}
-		return &session.BodyName{Field: preset.BodyUID, Pattern: regexp.MustCompile(preset.bodyPattern)}
-	default:
-		return &session.BodyName{Field: c.BodyUID}
 	}
 }
 
@@ -132,6 +120,18 @@ func (c *Config) bodyName() *session.BodyName {
 // preset that they do not take the place of. What is essential is not among
 // them. It is not to be changed.
 func (g *Gate) Routes() []Route { return g.configs }
+
+// Names returns where requests name accounts, each place once, such as
+// "body uid".
+func (g *Gate) Names() (places []string) {
+	for i := range g.configs {
+		if names := g.configs[i].Names; names != nil {
+			places = append(places, names.Places()...)
+		}
+	}
+	slices.Sort(places)
+	return slices.Compact(places)
+}
 
 // Next is the rest of the way that a request goes: the application, or what
 // stands in front of it, such as Caddy's next handler. Its errors come back from

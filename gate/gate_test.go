@@ -29,6 +29,8 @@ const (
 	unsetUID    = "00000000000000000000000000000003"
 )
 
+var namesUID = &session.NamesConfig{Body: []string{"uid"}}
+
 // profiles is a profile server that knows three accounts. It answers
 // <server>/<uid>.
 func profiles(tb testing.TB) *httptest.Server {
@@ -423,7 +425,7 @@ const absent = "absent"
 func TestLookupsShareOneTimeout(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/"+allowedUID {
+		if r.URL.Path != "/"+optedOutUID {
 			<-r.Context().Done()
 			return
 		}
@@ -444,6 +446,12 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	}
 	if got := decide(nil); got.Reason != policy.ReasonPreference {
 		t.Errorf("by itself the name decides by %v", got.Reason)
+	}
+	// Whoever names an account that takes all the time hides none by it.
+	const never = "0000000000000000000000000000000a"
+	r, _ := request("POST", "/metrics", `{"uid":"`+allowedUID+`","data":{"uid":"`+never+`"}}`, nil)
+	if got := g.engine.Gated(r, g.routes.match("POST", "/metrics")).decision; got.Action != policy.Block || got.Reason != policy.ReasonUnknown {
+		t.Errorf("behind a name that took all the time another decides as %+v", got)
 	}
 }
 

@@ -38,7 +38,7 @@ func (g *Gate) hides(r *http.Request, route *gatedRoute, v *verdict) bool {
 	case route.reply != "":
 		return route.reply == ReplyHide
 	default:
-		return g.engine.namesDecide(route) || v.lookedUpNamed || g.fromElsewhere(r)
+		return route.names != nil || v.lookedUpNamed || g.fromElsewhere(r)
 	}
 }
 

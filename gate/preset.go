@@ -1,18 +1,17 @@
 package gate
 
-import "net/http"
+import (
+	"net/http"
 
-// Preset is what a known application needs: its gated routes, and where its
-// bodies name accounts. The answers are what the application itself says on
+	"github.com/metricsgate/metricsgate/session"
+)
+
+// Preset is what a known application needs: its gated routes, with where their
+// requests name accounts. The answers are what the application itself says on
 // success, so that neither beacons nor retries notice.
 type Preset struct {
 	// Routes are the gated routes.
 	Routes []Route
-	// BodyUID is the field of a body that names an account; empty: none does.
-	BodyUID string
-
-	// bodyPattern is what such a name must match.
-	bodyPattern string
 }
 
 // PresetNamed returns the preset of that name, and false where there is none.
@@ -27,8 +26,8 @@ var presets = map[string]Preset{
 	// 2016 and is a POST since; the page never looks at the reply.
 	"fxa": {
 		Routes: []Route{
-			{Methods: []string{http.MethodPost}, Path: "/metrics", Class: ClassMetrics, Answer: fxaSuccess},
-			{Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost}, Path: "/metrics-errors", Class: ClassMetrics, Answer: fxaSuccess},
+			{Methods: []string{http.MethodPost}, Path: "/metrics", Class: ClassMetrics, Answer: fxaSuccess, Names: fxaNames},
+			{Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost}, Path: "/metrics-errors", Class: ClassMetrics, Answer: fxaSuccess, Names: fxaNames},
 			{
 				Methods: []string{http.MethodGet}, Path: "/experiments.bundle.js", Class: ClassExperiment,
 				Answer: &Answer{Status: http.StatusOK, ContentType: "text/javascript; charset=utf-8"},
@@ -38,11 +37,11 @@ var presets = map[string]Preset{
 				Answer: &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"features":{},"nimbusUserId":""}`},
 			},
 		},
-		BodyUID:     "uid",
-		bodyPattern: `^[0-9a-f]{32}$`,
 	},
 }
 
 const fxaJSON = "application/json; charset=utf-8"
+
+var fxaNames = &session.NamesConfig{Body: []string{"uid", "data.uid"}, Match: `^[0-9a-f]{32}$`}
 
 var fxaSuccess = &Answer{Status: http.StatusOK, ContentType: fxaJSON, Body: `{"success":true}`}

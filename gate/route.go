@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/metricsgate/metricsgate/session"
 )
 
 // Route is a gated route: requests that are non-essential metrics, or that
@@ -46,6 +48,10 @@ type Route struct {
 	// application's reply, or "hide", the Answer, as if it had been blocked.
 	// Default: the gate's.
 	Reply string `json:"reply,omitempty"`
+
+	// Names says where requests of a metrics route name accounts; empty: nowhere.
+	// Default: the gate's.
+	Names *session.NamesConfig `json:"names,omitempty"`
 }
 
 // maxSegments is how many segments the path of a route has at most.
@@ -72,8 +78,8 @@ func (r *Route) Validate() error {
 	switch r.Class {
 	case "", ClassMetrics, ClassExperiment:
 	case ClassEssential:
-		if r.Answer != nil || r.Reply != "" {
-			return wrongf("class", "what is essential is never blocked or hidden; leave answer and reply out")
+		if r.Answer != nil || r.Reply != "" || r.Names != nil {
+			return wrongf("class", "what is essential is never blocked or hidden; leave answer, reply and names out")
 		}
 	default:
 		return wrongf("class", "%q is not one of metrics, experiment, essential", r.Class)
@@ -81,10 +87,23 @@ func (r *Route) Validate() error {
 	switch {
 	case r.Reply != "" && r.Class == ClassExperiment:
 		return wrongf("reply", "an experiment's reply is always shown; leave it out")
+	case r.Names != nil && r.Class == ClassExperiment:
+		return wrongf("names", "an experiment's reply would tell what an account prefers that is only named; leave them out")
 	case !isReply(r.Reply):
 		return wrongf("reply", "%q is neither hide nor show", r.Reply)
 	}
+	if _, err := namesOf(r.Names); err != nil {
+		return wrong("names", err)
+	}
 	return wrong("answer", r.Answer.validate())
+}
+
+// namesOf reads what is named as configured; nil reads nothing.
+func namesOf(config *session.NamesConfig) (*session.Names, error) {
+	if config == nil {
+		return nil, nil
+	}
+	return session.NewNames(*config)
 }
 
 func (r *Route) validateMethods() error {
@@ -170,6 +189,7 @@ type gatedRoute struct {
 	essential  bool
 	answer     *answer
 	reply      string
+	names      *session.Names // nil: requests name nobody
 }
 
 func (r *Route) prepare() *gatedRoute {

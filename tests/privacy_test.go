@@ -20,7 +20,7 @@ func TestNothingIsKept(t *testing.T) {
 	addr, bearer, down := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	accessLog := filepath.Join(t.TempDir(), "access.log")
 	logged := "log {\noutput file " + accessLog + "\n}"
-	named := "\nroute POST /api/beacon\nbody_uid uid"
+	named := "\nroute POST /api/beacon\nnames {\nbody uid\n}"
 	caddy := testcaddy.StartWith(t, "debug", // Caddy at its most talkative
 		testcaddy.Site(addr, logged, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block("timeout 500ms")), testcaddy.ProxyTo(behind.addr())),
 		testcaddy.Site(bearer, logged, testcaddy.Gate(named, testcaddy.SessionJWT(), profile.bearerBlock("timeout 500ms")), testcaddy.ProxyTo(behind.addr())),

@@ -126,7 +126,7 @@ func TestRules(t *testing.T) {
 	for _, options := range []policyOptions{{"block", "collect"}, {"block", "block"}, {"collect", "collect"}} {
 		addr := testcaddy.FreeAddr(t)
 		directives := []string{
-			testcaddy.SessionJWT(), profile.block(patient), "body_uid uid", "signal {\ngpc\ncookie banner C0002:0\n}",
+			testcaddy.SessionJWT(), profile.block(patient), "names {\nbody uid\n}", "signal {\ngpc\ncookie banner C0002:0\n}",
 			"on_unknown " + options.onUnknown, "on_unset " + options.onUnset,
 		}
 		for _, session_ := range []string{"none", "expired", "unverifiable", "verified"} {
@@ -161,7 +161,7 @@ func TestRules(t *testing.T) {
 						case "self":
 							c.body = `{"uid":"` + account + `","broker":"web"}`
 						case unlearnable:
-							c.body = `{"uid":7,"broker":"web"}`
+							c.body = `{"uid":[7],"broker":"web"}`
 							named = append(named, unlearnable)
 						default:
 							other := profile.account(inBody)
@@ -354,18 +354,23 @@ func TestNamesInBodies(t *testing.T) {
 		{"escaped key", `{"\u0075id":"` + out + `"}`, "block", nil},
 		{"escaped value", `{"uid":"\u00` + fmt.Sprintf("%x", out[0]) + out[1:] + `"}`, "block", nil},
 		{"white space", " \n\t{ \"uid\" : \"" + out + "\" } \n", "block", nil},
-		{"number", `{"uid":12}`, "block", nil},
-		{"null", `{"uid":null}`, "block", nil},
+		{"payments, opted out", `{"events":[],"data":{"uid":"` + out + `"}}`, "block", nil},
+		{"payments, allowed", `{"events":[],"data":{"uid":"` + in + `"}}`, "collect", nil},
+		{"one a line", `{"uid":"` + in + `"}` + "\n" + `{"uid":"` + out + `"}`, "block", nil},
+		{"fraction", `{"uid":1.5}`, "block", nil},
+		{"null", `{"uid":null}`, "collect", nil},
 		{"object", `{"uid":{}}`, "block", nil},
-		{"upper-case hex", `{"uid":"` + strings.ToUpper(in) + `"}`, "block", nil},
-		{"too short", `{"uid":"` + in[1:] + `"}`, "block", nil},
-		{"with a line end", `{"uid":"` + in + `\n"}`, "block", nil},
-		{"empty string", `{"uid":""}`, "block", nil},
+		{"upper-case hex", `{"uid":"` + strings.ToUpper(in) + `"}`, "collect", nil},
+		{"too short", `{"uid":"` + in[1:] + `"}`, "collect", nil},
+		{"with a line end", `{"uid":"` + in + `\n"}`, "collect", nil},
+		{"empty string", `{"uid":""}`, "collect", nil},
 		{"broken", `{"uid":"` + in + `",`, "block", nil},
 		{"cut short", `{"broker":"web`, "block", nil},
 		{"trailing garbage", `{"uid":"` + in + `"} x`, "block", nil},
 		{"not JSON", `uid=` + in, "block", nil},
-		{"too long", `{"uid":"` + in + `","more":"` + strings.Repeat("x", 200<<10) + `"}`, "block", nil},
+		{"too long", `{"uid":"` + in + `","more":"` + strings.Repeat("x", 256<<10) + `"}`, "block", nil},
+		{"gzip that nobody mentions, opted out", gzipped(`{"uid":"` + out + `"}`), "block", nil},
+		{"gzip that nobody mentions, allowed", gzipped(`{"uid":"` + in + `"}`), "collect", nil},
 		{"gzip, allowed", gzipped(`{"uid":"` + in + `"}`), "collect", []string{"Content-Encoding: gzip"}},
 		{"gzip, opted out", gzipped(`{"uid":"` + out + `"}`), "block", []string{"Content-Encoding: gzip"}},
 		{"x-gzip, opted out", gzipped(`{"uid":"` + out + `"}`), "block", []string{"Content-Encoding: x-gzip"}},
@@ -404,8 +409,8 @@ func TestAnswers(t *testing.T) {
 	routes := "route POST /api/beacon {\nanswer 202 text/plain taken\n}\nroute POST,PUT /t/plain\n" +
 		"route GET /flags experiment {\nanswer 200 application/json `{}`\n}"
 	testcaddy.Start(t,
-		testcaddy.Site(drop, testcaddy.Gate(routes, "body_uid uid", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
-		testcaddy.Site(reject, testcaddy.Gate(routes, "body_uid uid", "block_with reject", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(drop, testcaddy.Gate(routes, "names {\nbody uid\n}", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(reject, testcaddy.Gate(routes, "names {\nbody uid\n}", "block_with reject", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
 	)
 	out := testcaddy.Cookie(testcaddy.Session(profile.account(optOut)))
 	in := testcaddy.Cookie(testcaddy.Session(profile.account(allow)))

@@ -69,7 +69,7 @@ site other requests are counted in between; the upstream's log is the proof.`,
 	flags.StringVar(&c.allowed.token, "allow-token", "", "a session token of an account that allows metrics")
 	flags.StringVar(&c.optedOut.uid, "optout-uid", "", "the account that opted out, for a gate that reads it from the body")
 	flags.StringVar(&c.allowed.uid, "allow-uid", "", "the account that allows metrics, likewise")
-	flags.StringVar(&c.field, "field", "uid", "the field of the body that names the account (body_uid)")
+	flags.StringVar(&c.field, "field", "uid", "the field of the body that names the account (names)")
 	flags.StringVar(&c.cookie, "cookie", "session", "the cookie that carries the token")
 	flags.StringVar(&c.header, "header", "", "the header that carries the token, as a bearer token, instead of a cookie")
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")

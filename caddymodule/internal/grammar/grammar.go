@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 )
@@ -223,6 +225,24 @@ func Number(target *int) Option {
 			return ValueError(fmt.Sprintf("%q is not a whole number above zero", d.Val()))
 		}
 		*target = value
+		return nil
+	}}
+}
+
+// Size is an option whose argument is a number of bytes, at least one.
+func Size(target *int) Option {
+	return Option{Usage: "<size, such as 256KiB or 1MiB>", Parse: func(d *caddyfile.Dispenser) error {
+		if !d.NextArg() {
+			return ErrUsage
+		}
+		if placeholder.Has(d.Val()) {
+			return errPlaceholder
+		}
+		value, err := humanize.ParseBytes(d.Val())
+		if err != nil || value < 1 || value > math.MaxInt32 {
+			return ValueError(fmt.Sprintf("%q is not a size; write one such as 256KiB or 1MiB", d.Val()))
+		}
+		*target = int(value)
 		return nil
 	}}
 }

@@ -42,9 +42,9 @@ func contenders() []*contender {
 		// configuration.
 		{name: "caddy respond", bare: bareCaddy, program: "bare", config: "respond.caddyfile"},
 		{name: ownGate, bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkSessions},
-		{name: "metrics_gate body_uid", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", check: checkNames},
+		{name: "metrics_gate names", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", check: checkNames},
 		{name: "caddy bare, request_buffers", bare: bareCaddy, program: "bare", config: "bare.caddyfile", env: buffered},
-		{name: "metrics_gate body_uid, request_buffers", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", env: buffered, check: checkNames},
+		{name: "metrics_gate names, request_buffers", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", env: buffered, check: checkNames},
 		{name: "metrics_gate handshake", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", check: checkInjected},
 		{name: "metrics_gate inject off", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", env: []string{"BENCH_INJECT=off"}},
 		{name: bareNginx, program: "nginx", config: "nginx.conf"},

@@ -36,10 +36,10 @@ func scenarios(warm int) []*scenario {
 	collected := func() [][]byte { return known.of(others, beacon) }
 	return []*scenario{
 		kind("collected", result.Pair, 16, gates, "beacons of 2 KB that are collected", collected),
-		kind("body", result.Pair, 16, []string{"caddy bare again", "caddy bare, request_buffers", "metrics_gate body_uid", "metrics_gate body_uid, request_buffers"},
+		kind("body", result.Pair, 16, []string{"caddy bare again", "caddy bare, request_buffers", "metrics_gate names", "metrics_gate names, request_buffers"},
 			"beacons of 2 KB whose body names the account; the application's reply is discarded",
 			func() [][]byte { return known.of(others, naming) }),
-		kind("answer", result.Answer, 1, []string{bareCaddy, "caddy bare again", "metrics_gate body_uid", "metrics_gate body_uid, request_buffers"},
+		kind("answer", result.Answer, 1, []string{bareCaddy, "caddy bare again", "metrics_gate names", "metrics_gate names, request_buffers"},
 			fmt.Sprintf("the same, one after the other, with an application that takes %v", applicationDelay),
 			func() [][]byte { return known.of(others, naming) }),
 		kind("page", result.Pair, 16, []string{"caddy bare again", "metrics_gate inject off", "metrics_gate handshake"},

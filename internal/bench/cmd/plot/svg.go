@@ -75,7 +75,7 @@ func withoutNaN(values []float64) []float64 {
 func plots(steps *steps, load, memory *result.File) map[string]string {
 	kinds := []struct{ scenario, label, gate string }{
 		{"collected", "beacon, collected", gate},
-		{"body", "beacon that names", "metrics_gate body_uid"},
+		{"body", "beacon that names", "metrics_gate names"},
 		{"page", "page with script", "metrics_gate handshake"},
 		{"other", "neither", gate},
 	}

@@ -52,8 +52,8 @@ func targets(steps *steps, load, memory *result.File) string {
 		pairRatio(load, "collected", gate), pairRatio(load, "collected", control))
 	line("time that a cached decision adds ÷ Caddy's own, %", "≤ 0.4", "%.2f",
 		100*steps.get("bench Chain/collected/added", "added-ns")/steps.get("bench Chain/collected/proxied", "caddy-ns"))
-	line("CPU of a collected beacon of 2 KB with `body_uid` ÷ bare Caddy (pair)", "≤ 1.10", "%.3f",
-		pairRatio(load, "body", "metrics_gate body_uid"), pairRatio(load, "body", control))
+	line("CPU of a collected beacon of 2 KB with `names` ÷ bare Caddy (pair)", "≤ 1.10", "%.3f",
+		pairRatio(load, "body", "metrics_gate names"), pairRatio(load, "body", control))
 	line("request that is neither gated nor a page, added ns", "≤ 20", "%.1f",
 		steps.get("caddymodule ServeHTTP/not_gated", "ns/op")-steps.get("caddymodule ServeHTTP/bare", "ns/op"))
 	line("the same, allocations", "0", "%.0f", steps.get("caddymodule ServeHTTP/not_gated", "allocs/op"))
