@@ -2,12 +2,14 @@ package command
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/token"
@@ -82,6 +84,14 @@ func TestExplain(t *testing.T) {
 				t.Errorf("%s: %q is missing in\n%s", test.args, want, out)
 			}
 		}
+	}
+	out, err := run(explainCommand(), "--session", "none", "--named", "unknown", "--on-unknown", "collect", "--json")
+	want := `{"decision":"collect","reason":"unknown","write_back":false,"by_name":false,"doubt":"ours",
+		"row":{"session":"none, or expired","preference":"–","signal":"otherwise","decision":"by on_unset","reason":"default","write_back":false},
+		"then":["named account 1 (unknown): collect, unknown"]}`
+	var got, wanted any
+	if err != nil || json.Unmarshal([]byte(out), &got) != nil || json.Unmarshal([]byte(want), &wanted) != nil || !cmp.Equal(got, wanted) {
+		t.Errorf("--json: error %v\n%s", err, cmp.Diff(wanted, got))
 	}
 	for args, want := range map[string]string{
 		"--session maybe":                     "--session: \"maybe\" is not one of verified",

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -13,6 +14,7 @@ import (
 func explainCommand() *cobra.Command {
 	var session, preference, signal, onUnknown, onUnset string
 	var also, named []string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "explain",
 		Short: "Prints the decision for a request, its reason and the row of the rules table",
@@ -23,6 +25,9 @@ func explainCommand() *cobra.Command {
 			e, err := newExplanation(session, preference, signal, onUnknown, onUnset, also, named)
 			if err != nil {
 				return err
+			}
+			if asJSON {
+				return e.printJSON(cmd.OutOrStdout())
 			}
 			e.print(cmd.OutOrStdout())
 			return nil
@@ -36,6 +41,7 @@ func explainCommand() *cobra.Command {
 	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
 	flags.StringSliceVar(&also, "also", nil, "preferences of further accounts that the request proves, separated by commas")
 	flags.StringSliceVar(&named, "named", nil, "preferences of accounts that the request only names, separated by commas")
+	flags.BoolVar(&asJSON, "json", false, "print it as a JSON object")
 	return cmd
 }
 
@@ -117,6 +123,37 @@ func (e *explanation) print(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "\nthen:\n%s\n", strings.Join(e.steps, "\n"))
 	}
 }
+
+// doubts are how scripts read on whose side something was missing.
+var doubts = [...]string{policy.NoDoubt: "none", policy.OurDoubt: "ours", policy.SendersDoubt: "sender"}
+
+func (e *explanation) printJSON(w io.Writer) error {
+	type row struct {
+		Session    string `json:"session"`
+		Preference string `json:"preference"`
+		Signal     string `json:"signal"`
+		Decision   string `json:"decision"`
+		Reason     string `json:"reason"`
+		WriteBack  bool   `json:"write_back"`
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(struct {
+		Decision  string   `json:"decision"`
+		Reason    string   `json:"reason"`
+		WriteBack bool     `json:"write_back"`
+		ByName    bool     `json:"by_name"`
+		Doubt     string   `json:"doubt"`
+		Row       row      `json:"row"`
+		Then      []string `json:"then,omitempty"`
+	}{
+		e.decision.Action.String(), e.decision.Reason.String(), e.decision.WriteBack, e.decision.ByName, doubts[e.decision.Doubt],
+		row{e.row.Session, plain(e.row.Preference), e.row.Signal, plain(fmt.Sprint(e.row.Then)), e.row.Reason.String(), e.row.WriteBack}, e.steps,
+	})
+}
+
+// plain is a cell of the table without its markup.
+func plain(cell string) string { return strings.ReplaceAll(cell, "`", "") }
 
 func yesNo(yes bool) string {
 	if yes {
