@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/span"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
@@ -17,7 +18,7 @@ import (
 
 // host is what Caddy does for the gate.
 func (g *Gate) host() gate.Host {
-	host := gate.Host{
+	return gate.Host{
 		// Caddy looks at its trusted_proxies once for each request.
 		Trusts: func(r *http.Request) bool {
 			trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
@@ -36,11 +37,13 @@ func (g *Gate) host() gate.Host {
 			}
 			return http.StatusInternalServerError
 		},
+		Conceal: func(r *http.Request, route string) {
+			if !g.LogBlocked {
+				caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+			}
+			span.Conceal(r.Context(), route).End()
+		},
 	}
-	if !g.LogBlocked {
-		host.SkipLog = func(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true) }
-	}
-	return host
 }
 
 // observer counts what the gate does, and tells the handlers that follow what

@@ -171,7 +171,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 
 	if g.handshake != nil {
 		if serve := g.handshake.address(r.URL.Path); serve != nil {
-			g.host.SkipLog(r)
+			g.host.Conceal(r, r.URL.Path)
 			serve(g, w, r)
 			return nil
 		}

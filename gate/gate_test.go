@@ -573,7 +573,7 @@ func TestShadowChangesNothing(t *testing.T) {
 	config.Handshake = &Handshake{}
 	config.WriteBack = true
 	config.Observer.Decided = func(_ *http.Request, _ int, d policy.Decision) { decided = d }
-	config.Host.SkipLog = func(*http.Request) { t.Error("shadow mode takes a line from the access log") }
+	config.Host.Conceal = func(*http.Request, string) { t.Error("shadow mode takes a line from the access log") }
 	g := newGate(t, config)
 	app := new(upstream)
 	r, w := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, map[string]string{OutcomeHeader: "collect"})

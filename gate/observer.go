@@ -89,11 +89,12 @@ func (o Observer) orNobody() Observer {
 
 // Host is what the server around a Gate does for it. Every field may be nil.
 type Host struct {
-	// SkipLog keeps a request out of the access log: blocked ones, whose
-	// address beside "opted out" is itself a record of a person, and those for
-	// the gate's own addresses, since the size of a reply alone would tell.
-	// Default: nothing is done.
-	SkipLog func(r *http.Request)
+	// Conceal keeps a request out of the access log, and what tells of a person
+	// out of its trace: blocked ones, whose address beside "opted out" is itself
+	// a record of a person, and those for the gate's own addresses, since the
+	// size of a reply alone would tell. It is called before the answer. The
+	// route is the path as the configuration has it. Default: nothing is done.
+	Conceal func(r *http.Request, route string)
 
 	// Trusts says whether the request comes from a proxy whose
 	// X-Forwarded-Proto counts. Default: none is trusted.
@@ -120,8 +121,8 @@ type Host struct {
 
 // orPlain is what a plain net/http server does.
 func (h Host) orPlain() Host {
-	if h.SkipLog == nil {
-		h.SkipLog = func(*http.Request) {}
+	if h.Conceal == nil {
+		h.Conceal = func(*http.Request, string) {}
 	}
 	if h.Trusts == nil {
 		h.Trusts = func(*http.Request) bool { return false }

@@ -13,7 +13,7 @@ import (
 
 // block answers a request in the application's place.
 func (g *Gate) block(w http.ResponseWriter, r *http.Request, route *gatedRoute, v *verdict) {
-	g.host.SkipLog(r)
+	g.host.Conceal(r, g.configs[route.index].Path)
 	drain(r, v.lookedUpNamed)
 	// What a name caused looks like a success, and so does what another site's
 	// page sends: it must not learn that its visitor opted out here.

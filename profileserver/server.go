@@ -270,6 +270,18 @@ func (s *Server) at(path string) endpoint {
 	return s.endpoints[path]
 }
 
+// Route returns a path as the documentation writes it, without the account that
+// it may name, or "" for one that is not known here.
+func (s *Server) Route(path string) string {
+	switch {
+	case strings.HasPrefix(path, accountPath):
+		return accountPath + "{uid}"
+	case s.endpoints[path].handlers != nil:
+		return path
+	}
+	return ""
+}
+
 // Owns reports whether the request is for one of the server's own addresses:
 // /v1/metrics_optout and all below, /v1/changes, and of those where others may
 // have more to offer the one method that is ours. What is not belongs to

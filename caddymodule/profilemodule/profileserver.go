@@ -18,6 +18,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/span"
 	"github.com/metricsgate/metricsgate/profileserver"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -322,10 +323,17 @@ func acquireVerifier(held *pool.Leases, config token.Config) (*token.Verifier, e
 // rest, of which the profile gets the preference as a member.
 func (p *ProfileServer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	owned := p.server.Owns(r)
-	if owned || strings.HasPrefix(r.URL.Path, "/v1/account/") {
-		// This stays out of the access log: the address can name the account,
-		// and the size of an answer its preference.
-		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	if !owned && !strings.HasPrefix(r.URL.Path, "/v1/account/") {
+		return p.server.Merge(w, r, next.ServeHTTP)
+	}
+	// This stays out of the access log, and of traces: the address can name the
+	// account, and the size of an answer its preference.
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	concealed := span.Conceal(r.Context(), p.server.Route(r.URL.Path))
+	if concealed.IsRecording() {
+		answer := caddyhttp.NewResponseRecorder(w, nil, nil)
+		defer func() { span.End(concealed, answer.Status()) }()
+		w = answer
 	}
 	if !owned {
 		return p.server.Merge(w, r, next.ServeHTTP)

@@ -83,14 +83,15 @@ func buildFlags() (flags []string) {
 
 // Server is one running Caddy.
 type Server struct {
-	t       testing.TB
-	Admin   string // host:port
-	options string // global ones, besides those that every test needs
-	Dir     string
-	Log     Ledger[string]
-	cmd     *exec.Cmd
-	exited  chan error // the process has ended and its log is complete
-	ended   bool
+	t           testing.TB
+	Admin       string   // host:port
+	options     string   // global ones, besides those that every test needs
+	environment []string // besides Environment
+	Dir         string
+	Log         Ledger[string]
+	cmd         *exec.Cmd
+	exited      chan error // the process has ended and its log is complete
+	ended       bool
 
 	settling sync.Mutex
 	settled  time.Time // nothing was on its way then
@@ -150,8 +151,14 @@ func New(t testing.TB) *Server {
 // StartWith is Start with global options.
 func StartWith(t testing.TB, options string, sites ...string) *Server {
 	t.Helper()
+	return StartIn(t, nil, options, sites...)
+}
+
+// StartIn is StartWith with more in the environment, as NAME=value.
+func StartIn(t testing.TB, environment []string, options string, sites ...string) *Server {
+	t.Helper()
 	s := New(t)
-	s.options = options
+	s.environment, s.options = environment, options
 	config := filepath.Join(s.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(s.Caddyfile(sites...)), 0o600); err != nil {
 		t.Fatal(err)
@@ -167,7 +174,7 @@ func (s *Server) Run(cmd *exec.Cmd) {
 	t := s.t
 	t.Helper()
 	s.cmd = cmd
-	s.cmd.Env = Environment(s.Dir)
+	s.cmd.Env = append(Environment(s.Dir), s.environment...)
 	s.cmd.Dir = s.Dir
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
