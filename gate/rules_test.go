@@ -67,7 +67,7 @@ func severalConfig(tb testing.TB, timeout time.Duration) Config {
 		}
 		return verifier
 	}
-	away, err := token.NewIntrospector(token.IntrospectionConfig{URL: "https://id.test/v1/verify", Client: &http.Client{Transport: goneServer{}}})
+	away, err := token.NewIntrospector(token.IntrospectionConfig{URL: "https://id.test/v1/verify", Timeout: time.Minute, Client: &http.Client{Transport: goneServer{}}})
 	if err != nil {
 		tb.Fatal(err)
 	}
