@@ -1,7 +1,7 @@
 // Asks Firefox whether its user switched telemetry off, tells Metrics Gate, and
 // tells the page that embeds this one. It patches nothing and breaks nothing:
 // whatever fails is "no answer". docs/handshake-protocol.md has the messages.
-(function (config) {
+(function (config, prover) {
   'use strict';
   const BASE = '/.well-known/metrics-gate/';
   const CHANNEL = 'metrics_optout';
@@ -73,21 +73,21 @@
     }));
   }
 
-  function report(what) {
-    const body = what === OPTED_OUT ? { metrics_optout: true } : what === NO_ANSWER ? { answered: false } : {};
-    if (framed) {
-      body.framed = true;
-    }
+  // A report before there is an outcome carries a proof and nothing else.
+  function report(what, proof) {
+    const body = what === OPTED_OUT ? { metrics_optout: true } : what === NO_ANSWER ? { answered: false } : what ? {} : { probing: true };
     return fetch(BASE + 'signal', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify(body),
+      body: JSON.stringify(Object.assign(body, framed && { framed: true }, proof)),
       credentials: 'same-origin',
       keepalive: true,
+      redirect: 'error',
     }).then((response) => {
-      if (response.status === 204) {
+      if (what && response.status === 204) {
         remember(what);
       }
+      return response;
     });
   }
 
@@ -138,10 +138,19 @@
       tell(origin, true); // until it is known, and before the application speaks
     }
     const before = remembered();
+    if (before.fresh) {
+      outcome = before.outcome;
+    }
+    const proof = prover && attempt(() => prover(tag, attempt, (proof) => report(outcome, proof)));
+    const proven = proof && proof.look();
     function known(what, mayReport) {
       outcome = what;
       const isNews = mayReport && what !== before.outcome;
-      Promise.resolve(isNews || mustReport ? report(what) : undefined)
+      // An account that was proven in the meantime has not learnt the outcome.
+      const isOwed = proven ? !before.fresh : isNews || mustReport;
+      Promise.resolve(proven)
+        .then(() => isOwed && report(what))
+        .then((response) => response && proof && proof.heard(response))
         .catch(() => {}) // the next page tries again
         .then(() => correct(origin))
         .catch(() => {});

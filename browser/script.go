@@ -24,6 +24,7 @@ import (
 	"encoding/json"
 	"html"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -34,6 +35,14 @@ const Base = "/.well-known/metrics-gate/"
 //go:embed handshake.js
 var handshakeSource []byte
 
+// proofSource is the part that only a Script with a Proof has.
+//
+//go:embed proof.js
+var proofSource []byte
+
+// commentLine is what a browser has no use for.
+var commentLine = regexp.MustCompile(`(?m)^[ \t]*//.*\n`)
+
 // ScriptConfig is what the handshake's script is told.
 type ScriptConfig struct {
 	// Timeout is how long it waits for the browser's answer.
@@ -43,14 +52,18 @@ type ScriptConfig struct {
 	// Embedders are the origins, as ParseOrigin returns them, that are told
 	// in a frame whether its user opted out.
 	Embedders []string
+	// Proof is where pages keep what proves their account; nil where the
+	// handshake has no part in that.
+	Proof *Proof
 }
 
 // Script is the handshake's script with its configuration inside, so that its
 // hash, and with it its URL, changes with either.
 type Script struct {
-	text []byte
-	hash string
-	tag  []byte // without options
+	text  []byte
+	hash  string
+	proof string // the attribute of every tag, or ""
+	tag   []byte // without options
 }
 
 // NewScript makes a Script.
@@ -64,9 +77,12 @@ func NewScript(config ScriptConfig) *Script {
 		settings.Timeouts[context] = timeout.Milliseconds()
 	}
 	literal, _ := json.Marshal(settings) // never fails for this type
-	text := bytes.Replace(handshakeSource, []byte("/* configuration */"), literal, 1)
+	if config.Proof != nil {
+		literal = append(append(literal, ", "...), proofSource...)
+	}
+	text := commentLine.ReplaceAll(bytes.Replace(handshakeSource, []byte("/* configuration */"), literal, 1), nil)
 	sum := sha256.Sum256(text)
-	s := &Script{text: text, hash: base64.RawURLEncoding.EncodeToString(sum[:12])}
+	s := &Script{text: text, hash: base64.RawURLEncoding.EncodeToString(sum[:12]), proof: config.Proof.attribute()}
 	s.tag = s.newTag(TagOptions{})
 	return s
 }
@@ -77,7 +93,8 @@ func (s *Script) URL() string { return Base + "handshake.js?v=" + s.hash }
 // TagOptions are what one page's tag tells the script.
 type TagOptions struct {
 	// Report has the script report although this browser has reported the same
-	// before: the gate does not know of it, or an account has not learnt it.
+	// before, and hand over a Proof although it did so less than five minutes
+	// ago: the gate does not know of it, or an account has not learnt it.
 	Report bool
 	// Strip are query parameters to take out of the page's address before
 	// the application's own scripts run.
@@ -93,7 +110,7 @@ func (s *Script) Tag(options TagOptions) []byte {
 }
 
 func (s *Script) newTag(options TagOptions) []byte {
-	tag := `<script src="` + s.URL() + `"`
+	tag := `<script src="` + s.URL() + `"` + s.proof
 	if options.Report {
 		tag += " data-report"
 	}

@@ -3,6 +3,7 @@ package browser_test
 import (
 	"bytes"
 	"compress/gzip"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -35,16 +36,32 @@ func body(t *testing.T, response *http.Response) string {
 	return string(text)
 }
 
+// What is served to those who have no use for a proof is no larger for it.
 func TestScriptIsSmall(t *testing.T) {
 	t.Parallel()
-	script := browser.NewScript(browser.ScriptConfig{Timeout: 2 * time.Second})
-	text := body(t, serve(t, script, http.MethodGet, script.URL()))
-	var compressed bytes.Buffer
-	writer := gzip.NewWriter(&compressed)
-	_, _ = io.WriteString(writer, text)
-	_ = writer.Close()
-	if compressed.Len() >= 4<<10 {
-		t.Errorf("%d bytes compressed, and it is to stay under 4 KB", compressed.Len())
+	for name, c := range map[string]struct {
+		proof *browser.Proof
+		limit int
+	}{
+		"without a proof": {nil, 2350},
+		"with a proof":    {&browser.Proof{FxA: true, Hawk: "https://auth.example.org/v1"}, 5000},
+	} {
+		script := browser.NewScript(browser.ScriptConfig{Timeout: 2 * time.Second, Proof: c.proof})
+		text := body(t, serve(t, script, http.MethodGet, script.URL()))
+		var compressed bytes.Buffer
+		writer := gzip.NewWriter(&compressed)
+		_, _ = io.WriteString(writer, text)
+		_ = writer.Close()
+		t.Logf("%s: %d bytes compressed", name, compressed.Len())
+		if compressed.Len() > c.limit {
+			t.Errorf("%s: %d bytes compressed, and it is to stay within %d", name, compressed.Len(), c.limit)
+		}
+		if found := strings.Contains(text, "data-proof"); found != (c.proof != nil) {
+			t.Errorf("%s: the script looks for a proof: %v", name, found)
+		}
+		if strings.Contains(text, "\n//") || strings.Contains(text, " // \n") || strings.Contains(text, "/* configuration */") {
+			t.Errorf("%s: there are comments left, or no configuration:\n%s", name, text)
+		}
 	}
 }
 
@@ -90,6 +107,7 @@ func TestScriptVersionFollowsConfiguration(t *testing.T) {
 		"timeout":  {Timeout: time.Second},
 		"context":  {Timeout: 2 * time.Second, Timeouts: map[string]time.Duration{"fx_desktop_v3": 5 * time.Second}},
 		"embedder": {Timeout: 2 * time.Second, Embedders: []string{"https://www.example.org"}},
+		"proof":    {Timeout: 2 * time.Second, Proof: &browser.Proof{FxA: true}},
 	} {
 		script := browser.NewScript(config)
 		if other := seen[script.URL()]; other != "" {
@@ -120,6 +138,35 @@ func TestTag(t *testing.T) {
 	} {
 		if got := string(script.Tag(options)); got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// Where there is a proof, every page's tag says so, however little else it says.
+func TestTagWithProof(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		proof browser.Proof
+		want  string // between the quotation marks, as the script reads it
+	}{
+		{browser.Proof{FxA: true}, `{"fxa":true}`},
+		{browser.Proof{FxA: true, Hawk: "https://auth.example.org/v1"}, `{"fxa":true,"hawk":"https://auth.example.org/v1"}`},
+		{browser.Proof{LocalStorage: "token"}, `{"local_storage":"token"}`},
+		{browser.Proof{SessionStorage: "a&b", Path: "user.token"}, `{"session_storage":"a\u0026b","path":"user.token"}`},
+		{browser.Proof{LocalStorage: `"><script>'`}, `{"local_storage":"\"\u003e\u003cscript\u003e'"}`},
+	} {
+		script := browser.NewScript(browser.ScriptConfig{Proof: &c.proof})
+		before := `<script src="` + script.URL() + `" data-proof="`
+		for options, after := range map[*browser.TagOptions]string{
+			{}:                                   `"></script>`,
+			{Report: true, Strip: []string{"a"}}: `" data-report data-strip="a"></script>`,
+		} {
+			tag := string(script.Tag(*options))
+			value, ok := strings.CutPrefix(tag, before)
+			value, complete := strings.CutSuffix(value, after)
+			if !ok || !complete || html.UnescapeString(value) != c.want || strings.ContainsAny(value, `"<>`) {
+				t.Errorf("%s, want %s in data-proof", tag, c.want)
+			}
 		}
 	}
 }
