@@ -2,9 +2,9 @@
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
 # Chromium, for the tests of what a browser does and sees, PostgreSQL, of which
 # tests start servers of their own, Node.js, for servers that stand behind the
-# gate, and the C compiler without which Go has no race detector. On Debian it
-# does so by itself where it may. "tests/setup.sh spellings" brings what make
-# spellings needs besides.
+# gate or that it asks, and the C compiler without which Go has no race detector.
+# On Debian it does so by itself where it may. "tests/setup.sh spellings" brings
+# what make spellings needs besides.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -35,5 +35,6 @@ if [ ${#missing[@]} != 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 # npm's own copy of the lock file says what was installed last.
-cd spellings
-[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent
+for project in spellings fxa; do
+	(cd "$project" && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent; })
+done
