@@ -38,6 +38,9 @@ type asking struct {
 	reports testcaddy.Ledger[told]
 	reply   atomic.Pointer[func(told) string] // "" is 204
 	slow    atomic.Int64                      // how far the stand-in's clock is behind
+
+	want []string // the proofs so far
+	kept string   // what the script kept of the last one, as JSON
 }
 
 func newAsking(t testing.TB, proof browser.Proof) *asking {
@@ -48,7 +51,7 @@ func newAsking(t testing.TB, proof browser.Proof) *asking {
 // newAskingFor is newAsking for a browser that has so long to answer.
 func newAskingFor(t testing.TB, proof browser.Proof, timeout time.Duration) *asking {
 	t.Helper()
-	a := &asking{t: t}
+	a := &asking{t: t, kept: "null"}
 	script := browser.NewScript(browser.ScriptConfig{Timeout: timeout, Proof: &proof})
 	pages := map[string]string{
 		"/":       string(script.Tag(browser.TagOptions{})),
@@ -122,13 +125,24 @@ func (a *asking) proofs() (all []string) {
 	return all
 }
 
-// handedOver waits until that many proofs have come, and holds that they are these.
-func (a *asking) handedOver(want ...string) {
+// comes waits for the next proof, and holds that it is this and that there was
+// no other.
+func (a *asking) comes(proof string) {
 	a.t.Helper()
-	a.reports.Wait(a.t, "proofs: "+strings.Join(want, " "), func([]told) bool { return len(a.proofs()) >= len(want) })
-	if got := a.proofs(); !slices.Equal(got, want) {
-		a.t.Errorf("handed over was %q, want %q", got, want)
+	a.want = append(a.want, proof)
+	a.reports.Wait(a.t, "the proof "+proof, func([]told) bool { return len(a.proofs()) >= len(a.want) })
+	if got := a.proofs(); !slices.Equal(got, a.want) {
+		a.t.Errorf("handed over was %q, want %q", got, a.want)
 	}
+}
+
+// comesFrom is comes, for a page that stays: it waits until the answer is there,
+// after which only what happens next can have the page hand over anything.
+func (a *asking) comesFrom(tab driver, proof string) {
+	a.t.Helper()
+	a.comes(proof)
+	tab.wait("the answer", `localStorage.getItem("metrics_gate_proof") !== `+a.kept)
+	tab.eval(&a.kept, `JSON.stringify(localStorage.getItem("metrics_gate_proof"))`)
 }
 
 // toldOutcome waits for a report of what the browser said and nothing else. On a
@@ -321,8 +335,7 @@ func TestProofFollowsTheAccount(t *testing.T) {
 		uid, first, second := testcaddy.NewUID(t), sessionToken(known), sessionToken(1)
 		site := newAsking(t, fxaBearer)
 		tab.navigate(site.origin + "/?clock")
-		site.handedOver("null")
-		site.toldOutcome()
+		site.comesFrom(tab, "null")
 		// Another tab's storage; a frame's is the same to this page.
 		tab.eval(nil, `new Promise((done) => {
 			const frame = document.createElement("iframe");
@@ -330,19 +343,19 @@ func TestProofFollowsTheAccount(t *testing.T) {
 			document.body.append(frame);
 		}).then(() => 0)`)
 		tab.eval(nil, strings.ReplaceAll(fxaSignIn(uid, first), "localStorage", "frames[0].localStorage"))
-		site.handedOver("null", bearer(first))
+		site.comesFrom(tab, bearer(first))
 		// A page of the application's that is no page load.
 		tab.eval(nil, `(`+fxaSignIn(uid, second)+`, history.pushState(null, "", "/settings"))`)
-		site.handedOver("null", bearer(first), bearer(second))
+		site.comesFrom(tab, bearer(second))
 		// Nothing at all tells: a look from time to time.
 		tab.eval(nil, `(`+fxaSignOut+`, tick())`)
-		site.handedOver("null", bearer(first), bearer(second), "null")
+		site.comesFrom(tab, "null")
+		tab.eval(nil, `(`+fxaSignIn(uid, first)+`, tick())`)
+		site.comesFrom(tab, bearer(first))
 		// The page is left.
-		tab.eval(nil, fxaSignIn(uid, first)+`, tick()`)
-		site.handedOver("null", bearer(first), bearer(second), "null", bearer(first))
 		tab.eval(nil, fxaSignOut)
 		tab.navigate(site.origin + "/plain")
-		site.handedOver("null", bearer(first), bearer(second), "null", bearer(first), "null")
+		site.comes("null")
 		for _, came := range site.reports.All() {
 			if strings.Contains(came.body, `"framed"`) {
 				t.Errorf("%s came from no frame", came.body)
@@ -356,37 +369,28 @@ func TestProofFollowsTheAccount(t *testing.T) {
 func TestProofIsRenewed(t *testing.T) {
 	t.Parallel()
 	inBothBrowsers(t, func(t *testing.T, tab driver) {
-		uid, token := testcaddy.NewUID(t), sessionToken(known)
+		proof := bearer(sessionToken(known))
 		site := newAsking(t, fxaBearer)
-		var want []string
-		kept := "null"
-		comes := func(proof string) {
-			t.Helper()
-			want = append(want, proof)
-			site.handedOver(want...)
-			tab.wait("it to be kept", `localStorage.getItem("metrics_gate_proof") !== `+kept)
-			tab.eval(&kept, `JSON.stringify(localStorage.getItem("metrics_gate_proof"))`)
-		}
 		tab.navigate(site.origin + "/plain")
-		tab.eval(nil, fxaSignIn(uid, token))
+		tab.eval(nil, fxaSignIn(testcaddy.NewUID(t), sessionToken(known)))
 		tab.navigate(site.origin)
-		comes(bearer(token))
+		site.comesFrom(tab, proof)
 		tab.navigate(site.origin + "/other")
 		tab.navigate(site.origin + "/?clock")
 		tab.eval(nil, `(window.ahead = 4.5 * 60 * 1000, tick())`)
 		tab.eval(nil, `(window.ahead = 5.5 * 60 * 1000, tick())`)
-		comes(bearer(token))
+		site.comesFrom(tab, proof)
 		tab.eval(nil, `tick()`)
 		tab.navigate(site.origin + "/report?clock")
-		comes(bearer(token))
+		site.comesFrom(tab, proof)
 
 		// Nobody stays nobody.
 		tab.eval(nil, `(`+fxaSignOut+`, tick())`)
-		comes("null")
+		site.comesFrom(tab, "null")
 		tab.navigate(site.origin + "/?clock")
 		tab.eval(nil, `(window.ahead = 9 * 60 * 1000, tick())`)
 		tab.navigate(site.origin + "/report")
-		comes("null")
+		site.comes("null")
 		site.unharmed(tab)
 	})
 }
@@ -394,46 +398,41 @@ func TestProofIsRenewed(t *testing.T) {
 // The gate's reply asks again.
 func TestProofIsAskedForAgain(t *testing.T) {
 	t.Parallel()
-	const again = `{"again":true}`
+	again := func(withProof bool) func(told) string {
+		return func(came told) string {
+			if withProof == (came.proof != "") {
+				return `{"again":true}`
+			}
+			return ""
+		}
+	}
 	inBothBrowsers(t, func(t *testing.T, tab driver) {
-		uid, token := testcaddy.NewUID(t), sessionToken(known)
-		proof := bearer(token)
+		proof := bearer(sessionToken(known))
 
 		// To a report that brought none: at once, and once.
 		site := newAsking(t, fxaBearer)
 		tab.navigate(site.origin + "/plain")
-		tab.eval(nil, fxaSignIn(uid, token))
+		tab.eval(nil, fxaSignIn(testcaddy.NewUID(t), sessionToken(known)))
 		tab.navigate(site.origin)
-		site.handedOver(proof)
-		site.toldOutcome()
-		tab.wait("both to be kept", `localStorage.getItem("metrics_gate_proof") !== null && sessionStorage.getItem("metrics_gate") !== null`)
-		site.answer(func(came told) string {
-			if came.proof == "" {
-				return again
-			}
-			return ""
-		})
+		site.comesFrom(tab, proof)
+		tab.wait("the outcome to be kept", `sessionStorage.getItem("metrics_gate") !== null`)
+		site.answer(again(false))
 		tab.eval(nil, `sessionStorage.removeItem("metrics_gate")`)
 		tab.navigate(site.origin + "/other")
-		site.handedOver(proof, proof)
+		site.comesFrom(tab, proof)
 
 		// To one that brought a proof: not from this page before five minutes
 		// are over, but from the next.
 		site = newAsking(t, fxaBearer)
-		site.answer(func(came told) string {
-			if came.proof != "" {
-				return again
-			}
-			return ""
-		})
+		site.answer(again(true))
 		tab.navigate(site.origin + "/plain")
-		tab.eval(nil, fxaSignIn(uid, token))
+		tab.eval(nil, fxaSignIn(testcaddy.NewUID(t), sessionToken(known)))
 		tab.navigate(site.origin + "/?clock")
+		site.comes(proof)
 		site.toldOutcome()
-		tab.eval(nil, `(window.ahead = 4.9 * 60 * 1000, tick(), dispatchEvent(new Event("pageshow")), document.dispatchEvent(new Event("visibilitychange")))`)
-		site.handedOver(proof)
+		tab.eval(nil, `(window.ahead = 4.5 * 60 * 1000, tick(), dispatchEvent(new Event("pageshow")), document.dispatchEvent(new Event("visibilitychange")))`)
 		tab.navigate(site.origin + "/other")
-		site.handedOver(proof, proof)
+		site.comes(proof)
 	})
 }
 
@@ -481,7 +480,7 @@ func TestProofAndOutcome(t *testing.T) {
 	f.eval(nil, fxaSignIn(uid, token))
 	f.hold()
 	f.navigate(site.origin)
-	site.handedOver(bearer(token))
+	site.comes(bearer(token))
 	if first := site.reports.All()[0].body; first != `{"probing":true,"proof":`+bearer(token)+`}` {
 		t.Errorf("the first report is %s", first)
 	}
@@ -490,7 +489,7 @@ func TestProofAndOutcome(t *testing.T) {
 	f.wait("both to be kept", `localStorage.getItem("metrics_gate_proof") !== null && localStorage.getItem("metrics_gate") !== null`)
 	f.eval(nil, fxaSignIn(uid, sessionToken(1)))
 	f.navigate(site.origin + "/report")
-	site.handedOver(bearer(token), bearer(sessionToken(1)))
+	site.comes(bearer(sessionToken(1)))
 	all := site.reports.All()
 	if want := []string{`{"metrics_optout":true}`, `{"metrics_optout":true,"proof":` + bearer(sessionToken(1)) + `}`}; all[1].body != want[0] || all[2].body != want[1] {
 		t.Errorf("the reports are %q", all)
@@ -504,16 +503,16 @@ func TestProofOfAStoredToken(t *testing.T) {
 	inBothBrowsers(t, func(t *testing.T, tab driver) {
 		site := newAsking(t, browser.Proof{LocalStorage: "token"})
 		tab.navigate(site.origin + "/?clock")
-		site.handedOver("null")
+		site.comesFrom(tab, "null")
 		tab.eval(nil, `localStorage.setItem("token", "first")`)
 		tab.navigate(site.origin + "/plain")
-		site.handedOver("null", `"Bearer first"`)
+		site.comes(`"Bearer first"`)
 
 		site = newAsking(t, browser.Proof{LocalStorage: "token"})
 		tab.navigate(site.origin)
-		site.handedOver("null")
+		site.comesFrom(tab, "null")
 		tab.eval(nil, `localStorage.setItem("token", "first")`)
-		site.handedOver("null", `"Bearer first"`)
+		site.comes(`"Bearer first"`)
 
 		// Two pages of one browser can have different accounts in their own
 		// storage. The gate knows one, and it is that of the page that is looked
@@ -522,12 +521,11 @@ func TestProofOfAStoredToken(t *testing.T) {
 		tab.navigate(site.origin + "/plain")
 		tab.eval(nil, `sessionStorage.setItem("token", "first")`)
 		tab.navigate(site.origin + "/?clock")
-		site.handedOver(`"Bearer first"`)
-		tab.wait("it to be kept", `localStorage.getItem("metrics_gate_proof") !== null`)
+		site.comesFrom(tab, `"Bearer first"`)
 		tab.eval(nil, `(localStorage.setItem("metrics_gate_proof", "other " + (Date.now() + 60000)), tick(),
 			dispatchEvent(new StorageEvent("storage", { key: "metrics_gate_proof" })))`)
 		tab.eval(nil, `document.dispatchEvent(new Event("visibilitychange"))`)
-		site.handedOver(`"Bearer first"`, `"Bearer first"`)
+		site.comes(`"Bearer first"`)
 	})
 }
 
@@ -569,7 +567,7 @@ func TestProofSaysNothing(t *testing.T) {
 			frame.src = "/";
 			document.body.append(frame);
 		})()`)
-		site.handedOver("null")
+		site.comes("null")
 	})
 	t.Run("Firefox without storage", func(t *testing.T) {
 		t.Parallel()
