@@ -45,6 +45,10 @@ type BearerConfig struct {
 	// CacheEntries bounds how many verified tokens are remembered. Default:
 	// 100000.
 	CacheEntries int
+
+	// Authorization says that the verifier takes all of what a page hands over,
+	// the scheme included. Default: the token behind the word Bearer.
+	Authorization bool
 }
 
 // Bearer is a session that is proven by a bearer token in a cookie or header,
@@ -124,7 +128,7 @@ func another(first string, more []string, raw string) (string, []string) {
 
 // Verify verifies a token, unless the same one verified within the last
 // minutes; then it does not allocate.
-func (b *Bearer) Verify(raw string, now time.Time) (Subject, Outcome) {
+func (b *Bearer) Verify(_ *http.Request, raw string, now time.Time) (Subject, Outcome) {
 	if len(raw) > token.MaxTokenBytes { // before the digest, which would read all of it
 		return Subject{}, TooLong
 	}
@@ -132,31 +136,58 @@ func (b *Bearer) Verify(raw string, now time.Time) (Subject, Outcome) {
 	if known, ok := b.cache.get(&key, now.Unix()); ok {
 		return known.subject(raw, now), Verified
 	}
-
-	claims, err := b.verifier.Verify(raw, now)
-	outcome := outcomeOf(err)
-	if claims == nil {
+	fresh, claims, outcome := b.verify(raw, now)
+	switch outcome {
+	case Verified:
+	case Expired:
+		return Subject{UID: fresh.uid}, Expired
+	default:
 		return Subject{}, outcome
 	}
-	uid, _ := claims.String(b.config.UIDClaim)
-	if !policy.IsUID(uid) {
-		return Subject{}, Malformed
-	}
-	if outcome == Expired {
-		return Subject{UID: uid}, Expired
-	}
-	fresh := verified{
-		uid:    uid,
-		until:  min(claims.Expires.Unix(), now.Add(verifiedFor).Unix()),
-		issued: claims.Issued.Unix(),
-	}
-	fresh.claim, fresh.hasClaim = b.claim(claims)
+	fresh.until = min(claims.Expires.Unix(), now.Add(verifiedFor).Unix())
 	// Within the leeway a token is good and yet past its exp: it would only
 	// push out others.
 	if fresh.until > now.Unix() {
 		b.cache.put(&key, fresh)
 	}
 	return fresh.subject(raw, now), Verified
+}
+
+// Prove verifies a token that a page hands over as it would stand in the header
+// Authorization: what the verifier takes is the token behind the word Bearer or,
+// with BearerConfig.Authorization, all of it. It remembers none. Ends is when
+// the token itself does, and zero where that is not known.
+func (b *Bearer) Prove(authorization string, now time.Time) (subject Subject, ends time.Time, outcome Outcome) {
+	raw := authorization
+	if !b.config.Authorization {
+		raw = token.FromHeader(authorization, "Bearer")
+	}
+	fresh, claims, outcome := b.verify(raw, now)
+	if outcome != Verified {
+		return Subject{}, time.Time{}, outcome
+	}
+	return fresh.subject(raw, now), claims.Ends, Verified
+}
+
+// verify asks the verifier. Whom the token is of it says where it is Verified or
+// Expired, and what else it says where it is Verified.
+func (b *Bearer) verify(raw string, now time.Time) (verified, *token.Claims, Outcome) {
+	claims, err := b.verifier.Verify(raw, now)
+	outcome := outcomeOf(err)
+	if claims == nil {
+		// An expired opaque token of which nobody says whose it was.
+		return verified{}, nil, outcome
+	}
+	uid, _ := claims.String(b.config.UIDClaim)
+	if !policy.IsUID(uid) {
+		return verified{}, nil, Malformed
+	}
+	fresh := verified{uid: uid}
+	if outcome == Verified {
+		fresh.issued = claims.Issued.Unix()
+		fresh.claim, fresh.hasClaim = b.claim(claims)
+	}
+	return fresh, claims, outcome
 }
 
 // claim reads the preference that the token carries, if it carries one.

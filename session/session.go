@@ -69,6 +69,9 @@ type Found struct {
 	// Hiding says that there is a credential that is too long, or one too many, or
 	// that others left no time or slot for, which can hide an account.
 	Hiding bool
+	// Own is what came of the gate's own session by itself: Verified, Expired, or
+	// Absent where there is none that opens.
+	Own Outcome
 }
 
 // Proves says whether an account is among those that are proven, so that naming
@@ -90,11 +93,12 @@ type Source interface {
 	// MaxCredentials. It is called for many requests at once.
 	Credentials(r *http.Request) (first string, more []string)
 
-	// Verify says what came of a credential, and whose it is: proven where it is
-	// Verified, named where it is Expired. A source that has to ask somebody
-	// counts the time for that from now, when the request came, so that all
-	// credentials of one request share it.
-	Verify(credential string, now time.Time) (Subject, Outcome)
+	// Verify says what came of a credential that the request carries, and whose
+	// it is: proven where it is Verified, named where it is Expired. One that is
+	// Absent is none after all. A source that has to ask somebody counts the time
+	// for that from now, when the request came, so that all credentials of one
+	// request share it.
+	Verify(r *http.Request, credential string, now time.Time) (Subject, Outcome)
 }
 
 // Sources are the kinds of credentials that count.
@@ -122,12 +126,19 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 				found.doubt(policy.Unverifiable)
 				observe(i, TooMany)
 			case known < 0 || !seen[known].verified:
+				subject, outcome := source.Verify(r, raw, now)
+				if outcome == Absent {
+					observe(i, Absent)
+					break
+				}
 				if known < 0 {
 					known = n
 					seen[n].raw = raw
 					n++
 				}
-				subject, outcome := source.Verify(raw, now)
+				if _, own := source.(*Own); own && found.Own != Verified {
+					found.Own = outcome
+				}
 				outcome = found.add(subject, outcome)
 				seen[known].note(outcome)
 				observe(i, outcome)

@@ -31,7 +31,7 @@ func (f fixed) Credentials(*http.Request) (first string, more []string) {
 	return f[0], f[1:]
 }
 
-func (f fixed) Verify(credential string, _ time.Time) (session.Subject, session.Outcome) {
+func (f fixed) Verify(_ *http.Request, credential string, _ time.Time) (session.Subject, session.Outcome) {
 	word, uid, _ := strings.Cut(credential, " ")
 	for outcome := range session.OutcomeCount {
 		if outcome.String() == word {
@@ -154,7 +154,7 @@ type worded struct {
 	index int
 }
 
-func (w worded) Verify(credential string, _ time.Time) (session.Subject, session.Outcome) {
+func (w worded) Verify(_ *http.Request, credential string, _ time.Time) (session.Subject, session.Outcome) {
 	hash := fnv.New32a()
 	_, _ = fmt.Fprint(hash, w.index, credential)
 	outcomes := []session.Outcome{
@@ -218,7 +218,7 @@ func FuzzCredentials(f *testing.F) {
 					continue
 				}
 				looked[raw] = true
-				subject, outcome := source.Verify(raw, noon)
+				subject, outcome := source.Verify(nil, raw, noon)
 				outcomes[asked{i, raw}] = outcome
 				switch outcome {
 				case session.Verified:

@@ -18,7 +18,7 @@ func (u *User) Credentials(r *http.Request) (first string, more []string) { retu
 
 // Verify takes the account as verified, since whoever set it has verified it.
 // One that cannot be an account id is malformed.
-func (u *User) Verify(uid string, _ time.Time) (Subject, Outcome) {
+func (u *User) Verify(_ *http.Request, uid string, _ time.Time) (Subject, Outcome) {
 	if !policy.IsUID(uid) {
 		return Subject{}, Malformed
 	}

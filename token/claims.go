@@ -20,6 +20,10 @@ type Claims struct {
 	// Expires is the claim exp, and zero where the token has none, which only
 	// Config.ExpiryOptional allows. The verifier's leeway is not part of it.
 	Expires time.Time
+	// Ends is when the token itself ends, and zero where that is not known. An
+	// introspector takes the word of its server for a shorter time, which is
+	// Expires.
+	Ends time.Time
 
 	values jwt.MapClaims
 }
@@ -105,7 +109,7 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 	}
 	// An iat that is still to come refuses nothing: RFC 7519, section 4.1.6,
 	// gives it no such meaning.
-	checked := &Claims{Issued: issued, Expires: expires, values: claims}
+	checked := &Claims{Issued: issued, Expires: expires, Ends: expires, values: claims}
 	if !expires.IsZero() && !now.Before(expires.Add(r.leeway)) {
 		return checked, ErrExpired
 	}

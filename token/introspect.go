@@ -68,6 +68,10 @@ type IntrospectionConfig struct {
 	// /verify, else RFC7662.
 	Manner Manner
 
+	// Host takes the place of URL's host in the request, where that is only how
+	// the server is reached. Default: that of URL.
+	Host string
+
 	// Bearer is the token that authorizes us to ask (RFC 7662, section 2.1).
 	// Only for RFC7662, and not together with BasicID. Default: none.
 	Bearer string
@@ -205,7 +209,7 @@ func introspectionClient(concurrency int) *http.Client {
 func (c *IntrospectionConfig) validate() error {
 	switch c.Manner {
 	case RFC7662:
-	case FxA:
+	case FxA, FxASession:
 		// Its answer has nothing that these could be held against, and an
 		// option that is silently ignored is worse than none.
 		for _, option := range []struct {
@@ -218,7 +222,7 @@ func (c *IntrospectionConfig) validate() error {
 			{"audience", len(c.Audiences) > 0},
 		} {
 			if option.set {
-				return &ConfigError{option.setting, errors.New("FxA's verify takes no credential and tells neither issuer nor audience; leave it out, or set the manner rfc7662")}
+				return &ConfigError{option.setting, errors.New("FxA takes no credential and tells neither issuer nor audience; leave it out, or set the manner rfc7662")}
 			}
 		}
 	default:
@@ -261,7 +265,7 @@ func (i *Introspector) Verify(raw string, now time.Time) (*Claims, error) {
 	switch {
 	case len(raw) > MaxTokenBytes:
 		return nil, ErrTooLong
-	case !isBearerToken(raw):
+	case !i.config.Manner.takes(raw):
 		return nil, ErrMalformed
 	}
 	key := i.digests.Digest(raw)
@@ -400,19 +404,14 @@ func (i *Introspector) exchange(ctx context.Context, raw string) (jwt.MapClaims,
 	return i.config.Manner.read(response.StatusCode, body)
 }
 
-// request asks in FxA's manner (POST /v1/verify) or that of RFC 7662, section
-// 2.1.
+// request asks in the configured manner, with our own credential where there is
+// one.
 func (i *Introspector) request(ctx context.Context, raw string) (*http.Request, error) {
-	kind, body := "application/x-www-form-urlencoded", url.Values{"token": {raw}, "token_type_hint": {"access_token"}}.Encode()
-	if i.config.Manner == FxA {
-		// A bearer token has no character that JSON would escape.
-		kind, body = "application/json", `{"token":"`+raw+`"}`
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, i.endpoint.url, strings.NewReader(body))
+	request, err := i.config.Manner.request(ctx, i.endpoint.url, raw)
 	if err != nil {
 		return nil, err
 	}
-	request.Header.Set("Content-Type", kind)
+	request.Host = cmp.Or(i.config.Host, request.Host)
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "metrics-gate")
 	switch {
