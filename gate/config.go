@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -56,6 +57,15 @@ type Config struct {
 	// Sessions are the ways in which a request can prove its account, in the
 	// order in which they are tried. The caller closes them. Default: none.
 	Sessions session.Sources
+
+	// Own is the gate's own session, which counts like Sessions and after them:
+	// the handshake's script finds at Proof what proves the account, and hands it
+	// over. It needs a Handshake, whose script then runs in shadow mode as well.
+	// Default: none.
+	Own *session.Own
+
+	// Proof is where pages keep what Own verifies. Required with it.
+	Proof *browser.Proof
 
 	// Names says where requests of metrics routes name accounts, but for routes
 	// that say it themselves and those of a preset. A name can cause a block of
@@ -145,6 +155,12 @@ func (c *Config) validate() error {
 		}
 		problems = append(problems, wrong("route "+route.Path, err))
 	}
+	switch {
+	case (c.Own == nil) != (c.Proof == nil):
+		problems = append(problems, wrong("session", errors.New("an own session and where pages keep its proof go together; set both")))
+	case c.Own != nil && c.Handshake == nil:
+		problems = append(problems, wrong("handshake", errors.New("none is set, and its script is what hands over what pages keep in their storage; write handshake")))
+	}
 	return errors.Join(append(problems,
 		wrong("signal", c.Signal.Validate()),
 		wrong("handshake", c.Handshake.Validate()),
@@ -192,6 +208,10 @@ type Handshake struct {
 	// SiteName is what the preference page calls this site. Default: the
 	// request's host.
 	SiteName string
+
+	// AccountURL is where the preference page sends people for their account's
+	// choice, where no request can prove one. Default: nowhere.
+	AccountURL string
 }
 
 const (
@@ -218,6 +238,9 @@ func (h *Handshake) Validate() error {
 	}
 	if h.CookieLife < 0 {
 		problem("cookie_life", "is negative; leave it out for 180d")
+	}
+	if u, err := url.Parse(h.AccountURL); h.AccountURL != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
+		problem("account_url", "%q is not a URL that starts with https://", h.AccountURL)
 	}
 	for _, embedder := range h.Embedders {
 		_, err := browser.ParseOrigin(embedder)

@@ -72,11 +72,13 @@ func reportedOptOut(h http.Header) bool {
 func setCookie(w http.ResponseWriter, line string) { w.Header().Add("Set-Cookie", line) }
 
 // remember keeps blocking the browser of an account that opted out, when it has
-// signed out.
-func (g *Gate) remember(w http.ResponseWriter, r *http.Request) {
-	if g.handshake != nil && g.handshake.sticky && !chosenCookie(r.Header) && !rememberedCookie(r.Header) {
-		setCookie(w, g.handshake.cookies.remembered)
+// signed out. It says whether a cookie had to be set for that.
+func (g *Gate) remember(w http.ResponseWriter, r *http.Request) bool {
+	if g.handshake == nil || !g.handshake.sticky || chosenCookie(r.Header) || rememberedCookie(r.Header) {
+		return false
 	}
+	setCookie(w, g.handshake.cookies.remembered)
+	return true
 }
 
 // forget ends that: a proven account allows, or somebody chose otherwise on the

@@ -17,9 +17,12 @@ import (
 type engine struct {
 	rules    policy.Rules
 	sessions session.Sources
+	own      *session.Own // the last of sessions; nil: pages prove nobody
 	signals  *session.Signals
 	profile  *profileclient.Client // nil: only tokens say what accounts prefer
 
+	// named says that requests of some route may name accounts.
+	named bool
 	// pagesWait has pages wait for a preference, as experiments do.
 	pagesWait bool
 	// writeBack has the browser's opt-out written into profiles that hold no
@@ -49,6 +52,11 @@ type verdict struct {
 	// lookedUpNamed says that an account was looked up that the request only
 	// names.
 	lookedUpNamed bool
+}
+
+// optedOut says that an account which the request proves opted out.
+func (v *verdict) optedOut() bool {
+	return v.decision.Action == policy.Block && v.decision.Reason == policy.ReasonPreference && !v.decision.ByName
 }
 
 // question is all in which a beacon, a page, a report and a status differ.
@@ -92,12 +100,32 @@ func (e *engine) Page(r *http.Request) verdict {
 // Standing is what is decided for whoever asks, as far as it may be told to
 // them. It may wait for a lookup; read, where it is not nil, takes its place.
 func (e *engine) Standing(r *http.Request, read func(profileclient.Account) policy.Preference) verdict {
-	return e.decide(r, time.Now(), question{wait: true, read: read, withhold: true})
+	v := e.decide(r, time.Now(), question{wait: true, read: read, withhold: true})
+	if v.decision.Action == policy.Collect && e.named && e.provesNobody() {
+		// What is sent for whoever asks may name an account.
+		v.withheld = true
+		v.decision = e.rules.DecideNamed(v.decision, policy.Unknown)
+	}
+	return v
 }
 
-// Reported takes the handshake's report that the browser opted out.
-func (e *engine) Reported(r *http.Request) {
-	e.decide(r, time.Now(), question{wait: true, withhold: true, reports: true, write: e.writeBack})
+// provesNobody says that no request can prove an account.
+func (e *engine) provesNobody() bool { return len(e.sessions) == 0 }
+
+// Reported takes the handshake's report, in which the browser may opt out. A
+// proof that came with it counts as the session that the request carries.
+func (e *engine) Reported(r *http.Request, optsOut bool) verdict {
+	return e.decide(r, time.Now(), question{wait: true, withhold: true, reports: optsOut, write: e.writeBack && optsOut})
+}
+
+// signal is what the browser says. Where pages prove accounts, one whose pages
+// have not yet said whether somebody is signed in is being asked.
+func (e *engine) signal(r *http.Request, found *session.Found) policy.Signal {
+	said := e.signals.Read(r.Header)
+	if said != policy.SignalOptedOut && said != policy.SignalUnrecorded && e.mustProve(r, found.Own) {
+		return policy.SignalProbing
+	}
+	return said
 }
 
 // decide decides a request that came now.
@@ -111,7 +139,7 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 		v.preference = e.preference(r.Context(), &v.found.Subject, &q, now)
 	}
 	if !q.reports && !v.preference.IsChoice() {
-		v.signal = e.signals.Read(r.Header)
+		v.signal = e.signal(r, &v.found)
 	}
 	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
 	// What is not known yet may turn out to be no choice; the write-back waits
@@ -146,7 +174,7 @@ func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time
 	}
 	also := func(preference policy.Preference) {
 		if !q.reports && v.signal == policy.SignalNone && !preference.IsChoice() {
-			v.signal = e.signals.Read(r.Header) // the first account's choice stood above it
+			v.signal = e.signal(r, &v.found) // the first account's choice stood above it
 		}
 		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)
 	}

@@ -54,12 +54,10 @@ func New(config Config) (*Gate, error) {
 		g.log = zap.NewNop()
 	}
 	ownRoutes := g.addRoutes(&config)
-	if !config.Shadow {
-		if config.Handshake != nil {
-			g.handshake = newHandshake(config.Handshake)
-		}
-		g.pages = newPages(&config, g.handshake)
+	if config.Handshake != nil && (!config.Shadow || config.Own != nil) {
+		g.handshake = newHandshake(&config)
 	}
+	g.pages = newPages(&config, g.handshake)
 	rules := policy.DefaultRules()
 	if config.Rules != nil {
 		rules = *config.Rules
@@ -67,18 +65,24 @@ func New(config Config) (*Gate, error) {
 	g.engine = engine{
 		rules:        rules,
 		sessions:     config.Sessions,
+		own:          config.Own,
 		signals:      config.Signal.reader(),
 		profile:      config.Profile,
+		named:        len(g.Names()) > 0,
 		pagesWait:    g.pages.private,
 		writeBack:    config.WriteBack && config.Profile != nil && !config.Shadow,
-		reportsWrite: g.handshake != nil,
+		reportsWrite: config.Handshake != nil,
 	}
-	g.engine.watch = newWatch(time.Now(), len(g.configs), ownRoutes, len(config.Sessions), g.observer.Warn)
+	if config.Own != nil {
+		g.engine.sessions = append(slices.Clone(config.Sessions), config.Own)
+	}
+	sources := len(g.engine.sessions) + 1 // and the proofs
+	g.engine.watch = newWatch(time.Now(), len(g.configs), ownRoutes, sources, g.observer.Warn)
 	g.engine.observeSession = func(source int, outcome session.Outcome) {
 		g.engine.watch.session(source, outcome)
 		g.observer.Session(source, outcome)
 	}
-	g.engine.signals.Probing = g.handshake != nil
+	g.engine.signals.Probing = g.handshake != nil && !g.shadow
 	return g, nil
 }
 
@@ -169,12 +173,10 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 		removeOutcomeTrailer(r)
 	}
 
-	if g.handshake != nil {
-		if serve := g.handshake.address(r.URL.Path); serve != nil {
-			g.host.Conceal(r, r.URL.Path)
-			serve(g, w, r)
-			return nil
-		}
+	if serve := g.handshake.address(r); serve != nil {
+		g.host.Conceal(r, r.URL.Path)
+		serve(g, w, r)
+		return nil
 	}
 	page := isPage(r)
 	switch route := g.gatedRoute(r, page); {
@@ -240,7 +242,7 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 	case g.shadow:
 		return next.ServeHTTP(w, r)
 	case decision.Action == policy.Block:
-		if decision.Reason == policy.ReasonPreference && !decision.ByName {
+		if v.optedOut() {
 			g.remember(w, r)
 		}
 		g.block(w, r, route, &v)

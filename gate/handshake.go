@@ -21,12 +21,14 @@ type handshake struct {
 	page     *browser.PreferencePage
 	forgery  *http.CrossOriginProtection
 	own      map[string]ownAddress
+	account  string // where an account's choice is made
 }
 
 // ownAddress serves one of the gate's own addresses.
 type ownAddress func(g *Gate, w http.ResponseWriter, r *http.Request)
 
-func newHandshake(config *Handshake) *handshake {
+func newHandshake(all *Config) *handshake {
+	config := all.Handshake
 	embedders := make([]string, 0, len(config.Embedders))
 	for _, embedder := range config.Embedders {
 		origin, _ := browser.ParseOrigin(embedder) // Validate has looked at it
@@ -37,6 +39,7 @@ func newHandshake(config *Handshake) *handshake {
 			Timeout:   cmp.Or(config.Timeout, defaultHandshakeTimeout),
 			Timeouts:  config.ContextTimeouts,
 			Embedders: embedders,
+			Proof:     all.Proof,
 		}),
 		inject:   !config.NoInject,
 		framed:   len(embedders) > 0,
@@ -45,25 +48,38 @@ func newHandshake(config *Handshake) *handshake {
 		siteName: config.SiteName,
 		page:     browser.NewPreferencePage(),
 		forgery:  http.NewCrossOriginProtection(),
+		account:  config.AccountURL,
 	}
 	h.own = map[string]ownAddress{
-		"handshake.js":   func(_ *Gate, w http.ResponseWriter, r *http.Request) { h.script.ServeHTTP(w, r) },
-		"preference.css": func(_ *Gate, w http.ResponseWriter, r *http.Request) { browser.ServePreferenceCSS(w, r) },
-		"signal":         (*Gate).serveSignal,
-		"status":         (*Gate).serveStatus,
-		"preference":     (*Gate).servePreference,
+		"handshake.js": func(_ *Gate, w http.ResponseWriter, r *http.Request) { h.script.ServeHTTP(w, r) },
+		"signal":       (*Gate).serveSignal,
+	}
+	if !all.Shadow {
+		h.own["preference.css"] = func(_ *Gate, w http.ResponseWriter, r *http.Request) { browser.ServePreferenceCSS(w, r) }
+		h.own["status"] = (*Gate).serveStatus
+		h.own["preference"] = (*Gate).servePreference
 	}
 	return h
 }
 
 // address returns what serves an own address, or nil. The path is compared as
 // it is written in the pages that link there.
-func (h *handshake) address(path string) ownAddress {
-	name, below := strings.CutPrefix(path, browser.Base)
-	if !below {
+func (h *handshake) address(r *http.Request) ownAddress {
+	name, below := strings.CutPrefix(r.URL.Path, browser.Base)
+	switch {
+	case !below:
+		return nil
+	case h != nil:
+		return h.own[name]
+	case name == "signal" && r.Method == http.MethodPost:
+		// A script of an earlier configuration hands over credentials, which the
+		// application must not get.
+		return func(_ *Gate, w http.ResponseWriter, _ *http.Request) {
+			refuse(w, http.StatusNotFound, "nobody takes reports here; write handshake")
+		}
+	default:
 		return nil
 	}
-	return h.own[name]
 }
 
 // refuse answers what an own address does not accept, with what to do.

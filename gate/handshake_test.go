@@ -403,7 +403,7 @@ func FuzzSignalReport(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		r, w := request(http.MethodPost, "/", body, map[string]string{"Content-Type": "application/json"})
-		report, status := readReport(w, r)
+		report, status := readReport(w, r, maxReport)
 		var says map[string]any
 		if report.optedOut && status == 0 && (json.Unmarshal([]byte(body), &says) != nil || says["metrics_optout"] != true) {
 			t.Errorf("%q is taken for an opt-out", body)

@@ -24,7 +24,8 @@ type Observer struct {
 	Decided func(r *http.Request, route int, decision policy.Decision)
 
 	// Session is called for every session source that was asked, by its index
-	// in Config.Sessions.
+	// in Config.Sessions. Config.Own comes after the last of them, and then the
+	// proofs that pages hand over for it.
 	Session func(source int, outcome session.Outcome)
 
 	// Hidden is called for every reply of the application that the client did

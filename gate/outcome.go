@@ -83,8 +83,12 @@ func isOutcome(name string, _ []string) bool {
 	return strings.EqualFold(strings.NewReplacer("_", "-", ".", "-").Replace(name), OutcomeHeader)
 }
 
-// pass hands a request on to the application, with the outcome.
+// pass hands a request on to the application, with the outcome unless in shadow
+// mode.
 func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Decision, next Next) error {
+	if g.shadow {
+		return next.ServeHTTP(w, r)
+	}
 	outcome := announce(r, decision)
 	err := next.ServeHTTP(w, r)
 	withdraw(r, outcome)

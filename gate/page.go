@@ -51,15 +51,15 @@ type pages struct {
 	flags   *FeatureFlags
 }
 
-func newPages(config *Config, h *handshake) pages {
-	p := pages{
-		private: len(config.ExperimentParams) > 0 || config.FeatureFlags != nil,
-		params:  config.ExperimentParams,
-		flags:   config.FeatureFlags,
-	}
+func newPages(config *Config, h *handshake) (p pages) {
 	if h != nil && h.inject {
 		p.script = h.script
 	}
+	if config.Shadow {
+		return p
+	}
+	p.private = len(config.ExperimentParams) > 0 || config.FeatureFlags != nil
+	p.params, p.flags = config.ExperimentParams, config.FeatureFlags
 	return p
 }
 
@@ -85,11 +85,9 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) erro
 	v := g.engine.Page(r)
 	decision := v.decision
 	g.observer.Decided(r, NoRoute, decision)
-	if g.shadow {
-		return next.ServeHTTP(w, r)
-	}
 	ask := g.asksForReport(r, &v)
 	blocked := decision.Action == policy.Block
+	remembered := !g.shadow && v.optedOut() && g.remember(w, r)
 	var tag browser.TagOptions
 	if blocked && stripParams(r, g.pages.params) {
 		tag.Strip = g.pages.params
@@ -97,7 +95,7 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) erro
 	tag.Report = ask
 	edit := g.pages.edit(tag, blocked)
 	// Such a page is not the same for everyone, and not for ever.
-	edit.Private = g.pages.private || ask && g.pages.script != nil
+	edit.Private = g.pages.private || remembered || ask && g.pages.script != nil
 	switch {
 	case len(edit.Insert) == 0 && !edit.Private:
 		return g.pass(w, r, decision, next)
@@ -114,6 +112,10 @@ func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) erro
 func (g *Gate) asksForReport(r *http.Request, v *verdict) bool {
 	if g.handshake == nil {
 		return false
+	}
+	// An own session that is missing or no longer verified is proven anew.
+	if g.engine.wantsProof(r, v.found.Own) {
+		return true
 	}
 	// Somebody who signed in since the browser reported is not written back
 	// yet; and a browser that lost its cookie believes that it has reported.

@@ -119,7 +119,7 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	})
 	view.SiteName = cmp.Or(g.handshake.siteName, r.Host)
 	view.Locale = r.Header.Get("Accept-Language")
-	view.Signal = g.engine.signals.Read(r.Header)
+	view.Signal = g.engine.signal(r, &v.found)
 	view.Sticky = chosenCookie(r.Header) || rememberedCookie(r.Header)
 	view.Preference = v.preference
 	view.Decision, view.Undecided = v.decision, v.withheld

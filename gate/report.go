@@ -3,9 +3,11 @@ package gate
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	"github.com/metricsgate/metricsgate/session"
 )
@@ -57,8 +59,16 @@ func (o ReportOutcome) cookie() string {
 	}
 }
 
-// signalReport is what the handshake's script says that the browser said.
-type signalReport struct{ optedOut, noAnswer, framed bool }
+// signalReport is what the handshake's script says that the browser said and, where
+// pages prove accounts, what it found of who is signed in.
+type signalReport struct {
+	optedOut, noAnswer, framed bool
+	// probing says that the browser is still being asked.
+	probing bool
+	// proof is what proves the account; nobody says that none is signed in.
+	proof  string
+	nobody bool
+}
 
 func (s signalReport) outcome() ReportOutcome {
 	switch {
@@ -73,7 +83,8 @@ func (s signalReport) outcome() ReportOutcome {
 
 // serveSignal takes the report of the handshake's script: it keeps the
 // outcome in the signal's cookie and has an opt-out written into a verified
-// session's profile that holds no choice.
+// session's profile that holds no choice. A proof that comes with it becomes the
+// gate's own session. In shadow mode it is taken for that alone.
 func (g *Gate) serveSignal(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodPost) {
 		return
@@ -83,36 +94,74 @@ func (g *Gate) serveSignal(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "only this site's own pages may report")
 		return
 	}
-	report, status := readReport(w, r)
+	limit := int64(maxReport)
+	if g.engine.own != nil {
+		limit = maxProofReport
+	}
+	report, status := readReport(w, r, limit)
 	if status != 0 {
 		g.observer.Report(ReportMalformed)
-		refuse(w, status, `write application/json of at most 1 KB, such as {"metrics_optout":true}`)
+		refuse(w, status, fmt.Sprintf(`write application/json of at most %d KB, such as {"metrics_optout":true}`, limit>>10))
 		return
 	}
+	proof := g.takeProof(w, r, &report)
+	if !g.shadow {
+		g.takeSignal(w, r, &report, proof == session.Verified)
+	}
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	if g.asksAgain(r, &report, proof) {
+		header.Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"again":true}`+"\n")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// asksAgain says whether the script is to hand over a proof again: this one was
+// not taken, or there was none, and there should be. Frames of other sites
+// cannot.
+func (g *Gate) asksAgain(r *http.Request, report *signalReport, proof session.Outcome) bool {
+	if proof != session.Absent || report.framed {
+		return proof != session.Absent && proof != session.Verified
+	}
+	found := g.engine.sessions.Find(r, time.Now(), func(int, session.Outcome) {})
+	return g.engine.wantsProof(r, found.Own)
+}
+
+// takeSignal takes what the browser said, in a report that may have proven an
+// account.
+func (g *Gate) takeSignal(w http.ResponseWriter, r *http.Request, report *signalReport, proven bool) {
 	outcome := report.outcome()
-	g.observer.Report(outcome)
-	if outcome == ReportOptedOut && g.engine.writeBack {
-		g.engine.Reported(r)
+	if !report.probing {
+		g.observer.Report(outcome)
+	}
+	optsOut := outcome == ReportOptedOut
+	if optsOut && g.engine.writeBack || proven {
+		if v := g.engine.Reported(r, optsOut); v.optedOut() && g.remember(w, r) {
+			return // which no report takes back
+		}
+	}
+	if report.probing {
+		return
 	}
 	if line := g.reportedCookie(r.Header, outcome.cookie(), report.framed); line != "" {
 		setCookie(w, line)
 	}
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusNoContent)
 }
 
 // readReport reads a report, or says with which status it is refused.
-func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, status int) {
+func readReport(w http.ResponseWriter, r *http.Request, limit int64) (report signalReport, status int) {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		return report, http.StatusUnsupportedMediaType
 	}
-	if r.ContentLength > maxReport {
+	if r.ContentLength > limit {
 		if r.ProtoMajor == 1 {
 			w.Header().Set("Connection", "close") // nobody needs the rest
 		}
 		return report, http.StatusRequestEntityTooLarge
 	}
-	limitBody(w, r, maxReport)
+	limitBody(w, r, limit)
 	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return report, http.StatusRequestEntityTooLarge
@@ -136,6 +185,14 @@ func readReport(w http.ResponseWriter, r *http.Request) (report signalReport, st
 	report.optedOut = read("metrics_optout", false)
 	report.noAnswer = !read("answered", true)
 	report.framed = read("framed", false)
+	report.probing = read("probing", false)
+	switch proof := object["proof"]; {
+	case proof == nil:
+	case string(proof) == "null":
+		report.nobody = true
+	case json.Unmarshal(proof, &report.proof) != nil || report.proof == "":
+		status = http.StatusBadRequest
+	}
 	return report, status
 }
 

@@ -173,6 +173,28 @@ func (o *Own) Verify(r *http.Request, raw string, now time.Time) (Subject, Outco
 	return fresh.subject("", now), Verified
 }
 
+// ReplaceOwn makes a value the only one of the cookie that a request carries;
+// with "" it carries none.
+func ReplaceOwn(h http.Header, value string) {
+	var kept []string
+	for _, line := range h["Cookie"] {
+		for line != "" {
+			var pair cookie
+			if pair, line = nextCookie(line); pair.name != OwnCookie {
+				kept = append(kept, pair.name+"="+pair.value)
+			}
+		}
+	}
+	if value != "" {
+		kept = append(kept, OwnCookie+"="+value)
+	}
+	if len(kept) == 0 {
+		h.Del("Cookie")
+		return
+	}
+	h["Cookie"] = []string{strings.Join(kept, "; ")}
+}
+
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
 
 // sealed is what a session says. Times are Unix seconds.
