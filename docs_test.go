@@ -142,7 +142,7 @@ func knownOptions(t *testing.T, block string) map[string]bool {
 func TestGrammars(t *testing.T) {
 	t.Parallel()
 	optional, argument := regexp.MustCompile(`\[[^\]]*\]`), regexp.MustCompile(`<[^>]*>`)
-	for file, want := range map[string]int{"caddymodule/caddyfile.go": 9, "caddymodule/profilemodule/caddyfile.go": 4} {
+	for file, want := range map[string]int{"caddymodule/caddyfile.go": 10, "caddymodule/profilemodule/caddyfile.go": 4} {
 		type block struct {
 			opened string // a line that opens it in a Caddyfile
 			words  map[string]bool
@@ -210,6 +210,7 @@ func TestOptionTables(t *testing.T) {
 		"`metrics_gate": "metrics_gate {\n%s\n}",
 		"`route`":       "metrics_gate {\nroute POST /x {\n%s\n}\n}",
 		"`session jwt`": "metrics_gate {\nsession jwt {\n%s\n}\n}",
+		"`session fxa ": "metrics_gate {\nsession fxa http://localhost {\n%s\n}\n}",
 		"`session intr": "metrics_gate {\nsession introspect http://localhost {\n%s\n}\n}",
 		"`profile <url": "metrics_gate {\nprofile http://localhost {\n%s\nauth mint {\n%[1]s\n}\n}\n}",
 		"`handshake`":   "metrics_gate {\nhandshake {\n%s\n}\n}",

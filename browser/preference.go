@@ -180,6 +180,12 @@ type View struct {
 	Decision  policy.Decision
 	Undecided bool
 
+	// NoAccounts says that no request can prove an account here, so that the page
+	// speaks of this browser alone. AccountURL is where the choice of an account
+	// is made then, or empty.
+	NoAccounts bool
+	AccountURL string
+
 	// Result says what became of the choice Asked, where one was made.
 	Result ChoiceResult
 	Asked  Choice
@@ -307,7 +313,7 @@ func (p *preferenceText) Selected() Choice {
 // Verdict says what the decision comes to.
 func (p *preferenceText) Verdict() string {
 	if p.Undecided {
-		return "undecided"
+		return p.elsewhere("undecided")
 	}
 	if p.Decision.Action == policy.Collect {
 		return "measured"
@@ -318,7 +324,7 @@ func (p *preferenceText) Verdict() string {
 // Why says which of account and browser decided, and why that one.
 func (p *preferenceText) Why() string {
 	if p.Undecided {
-		return "why_undecided"
+		return p.elsewhere("why_undecided")
 	}
 	switch p.Decision.Reason {
 	case policy.ReasonPreference:
@@ -330,6 +336,8 @@ func (p *preferenceText) Why() string {
 		return "why_account_allow"
 	case policy.ReasonSignal:
 		switch {
+		case p.NoAccounts:
+			return "why_browser_only"
 		case !p.SignedIn:
 			return "why_browser"
 		case p.Preference == policy.Unknown:
@@ -337,7 +345,10 @@ func (p *preferenceText) Why() string {
 		}
 		return "why_browser_followed"
 	case policy.ReasonDefault:
-		if p.SignedIn {
+		switch {
+		case p.NoAccounts:
+			return "why_default_only"
+		case p.SignedIn:
 			return "why_default_followed"
 		}
 		return "why_default"
@@ -348,6 +359,14 @@ func (p *preferenceText) Why() string {
 	default:
 		return "why_unknown_" + p.Verdict()
 	}
+}
+
+// elsewhere is the text for where accounts are out of this page's sight.
+func (p *preferenceText) elsewhere(key string) string {
+	if p.NoAccounts {
+		return key + "_elsewhere"
+	}
+	return key
 }
 
 func (p *preferenceText) asksNotToBeMeasured() bool {

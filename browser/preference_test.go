@@ -186,7 +186,7 @@ func TestEveryPage(t *testing.T) {
 			t.Parallel()
 			unseen := texts(t, language)
 			verdict := map[policy.Action]string{policy.Block: unseen["not_measured"], policy.Collect: unseen["measured"]}
-			undecided := unseen["undecided"]
+			undecided, elsewhere := unseen["undecided"], unseen["undecided_elsewhere"]
 			for _, key := range []string{"months", "date", "direction"} {
 				delete(unseen, key)
 			}
@@ -201,10 +201,13 @@ func TestEveryPage(t *testing.T) {
 				page := showPreference(t, v)
 				checkAccessible(t, page, language)
 				want := verdict[v.Decision.Action]
-				if v.Undecided {
+				switch {
+				case v.Undecided && v.NoAccounts:
+					want = elsewhere
+				case v.Undecided:
 					want = undecided
 				}
-				for _, says := range []string{verdict[policy.Block], verdict[policy.Collect], undecided} {
+				for _, says := range []string{verdict[policy.Block], verdict[policy.Collect], undecided, elsewhere} {
 					if got := strings.Contains(page.text, " "+says+" "); got != (says == want) {
 						t.Errorf("%+v: says %q: %t:\n%s", v, says, got, page.text)
 					}
@@ -246,8 +249,18 @@ func views(use func(browser.View)) {
 	}
 }
 
-// variants calls use with what else can be said of one decision.
+// variants calls use with what else can be said of one decision. Where nobody has
+// proven an account, it may be that nobody can.
 func variants(v browser.View, use func(browser.View)) {
+	if !v.SignedIn {
+		alone := v
+		alone.NoAccounts, alone.AccountURL = true, "https://accounts.example.org/settings"
+		variantsOf(alone, use)
+	}
+	variantsOf(v, use)
+}
+
+func variantsOf(v browser.View, use func(browser.View)) {
 	if v.Decision.Action == policy.Collect {
 		undecided := v
 		undecided.Undecided = true
@@ -690,5 +703,28 @@ func TestPreferenceCSS(t *testing.T) {
 	page := showPreference(t, browser.View{})
 	if got := value(page.all("link")[0], "href"); got != browser.Base+"preference.css" {
 		t.Errorf("the page asks for %s", got)
+	}
+}
+
+// TestNoAccounts: where no request can prove an account, the page claims nothing
+// of any, and says where an account's choice is made.
+func TestNoAccounts(t *testing.T) {
+	t.Parallel()
+	view := browser.View{SiteName: siteHere, NoAccounts: true, AccountURL: "https://accounts.example.org/settings?a=1&b=2"}
+	view.Decision = policy.Decision{Action: policy.Collect, Reason: policy.ReasonDefault}
+	recorder := httptest.NewRecorder()
+	browser.NewPreferencePage().Render(recorder, http.StatusOK, view)
+	page := recorder.Body.String()
+	if !strings.Contains(page, `<a href="https://accounts.example.org/settings?a=1&amp;b=2">`) {
+		t.Errorf("the page does not lead to the account's settings:\n%s", page)
+	}
+	for _, claim := range []string{"signed in", "Sign in", "sign in", "Your account"} {
+		now, _, _ := strings.Cut(page, `aria-labelledby="about"`)
+		if strings.Contains(now, claim) {
+			t.Errorf("the page speaks of accounts that it cannot see (%q):\n%s", claim, now)
+		}
+	}
+	if strings.Count(page, `name="choice"`) != 1 || !strings.Contains(page, `value="browser_optout"`) {
+		t.Errorf("the page offers another choice than this browser's:\n%s", page)
 	}
 }

@@ -74,6 +74,8 @@ func init() {
 //			typ          <type>
 //			uid_claim    <claim>
 //			optout_claim <claim>
+//			local_storage   <key> [<json-path>]
+//			session_storage <key> [<json-path>]
 //		}
 //		session introspect <url> {
 //			cookie    <name>
@@ -88,8 +90,17 @@ func init() {
 //			timeout   <duration>
 //			max_age   <duration>
 //			allow_http
+//			local_storage   <key> [<json-path>]
+//			session_storage <key> [<json-path>]
+//		}
+//		session fxa <public-url> {
+//			hawk
+//			dial    <url>
+//			timeout <duration>
+//			allow_http
 //		}
 //		session user <placeholder>
+//		session_key <key>...
 //		names {
 //			body  <path>...
 //			query <parameter>...
@@ -127,8 +138,10 @@ func init() {
 //			inject      on|off
 //			embedder    <origin>...
 //			cookie_life <duration>
+//			session_life <duration>
 //			sticky      on|off
 //			site_name   <text>
+//			account_url <url>
 //		}
 //		experiment_params [<name>...]
 //		feature_flags     <meta-name> {
@@ -164,7 +177,15 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"block_with": grammar.Choice(&g.BlockWith, blockDrop, blockReject),
 		"on_unknown": grammar.Choice(&g.OnUnknown, "block", "collect"),
 		"on_unset":   grammar.Choice(&g.OnUnset, "collect", "block"),
-		"session":    {Usage: "jwt { ... } | introspect <url> [{ ... }] | user <placeholder>", Repeats: true, Parse: g.parseSession},
+		"session":    {Usage: "jwt { ... } | introspect <url> [{ ... }] | fxa <public-url> [{ ... }] | user <placeholder>", Repeats: true, Parse: g.parseSession},
+		"session_key": {Usage: "<key>...", Repeats: true, Parse: func(d *caddyfile.Dispenser) error {
+			keys := d.RemainingArgs()
+			if len(keys) == 0 {
+				return grammar.ErrUsage
+			}
+			g.SessionKey = append(g.SessionKey, keys...)
+			return nil
+		}},
 		"names":      {Usage: namesUsage, Parse: func(d *caddyfile.Dispenser) error { return parseNames(d, "metrics_gate › names", &g.Names) }},
 		"profile":    {Usage: "<url> { ... }", Parse: g.parseProfile},
 		"signal":     {Usage: "{ cookie|header <name> [<regexp>] | gpc | dnt }", Parse: g.parseSignal},
@@ -279,6 +300,11 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 		if err != nil {
 			return err
 		}
+	case "fxa":
+		configured.FxA = new(SessionFxA)
+		if err := configured.FxA.parse(d); err != nil {
+			return err
+		}
 	case "user":
 		if !d.AllArgs(&configured.User) {
 			return grammar.ErrUsage
@@ -290,7 +316,7 @@ func (g *Gate) parseSession(d *caddyfile.Dispenser) error {
 			return d.WrapErr(at(err, "metrics_gate", "session user"))
 		}
 	default:
-		return d.Errf("metrics_gate: unknown session %q; write session jwt, session introspect or session user", kind)
+		return d.Errf("metrics_gate: unknown session %q; write session jwt, session introspect, session fxa or session user", kind)
 	}
 	g.Sessions = append(g.Sessions, configured)
 	return nil
@@ -324,8 +350,46 @@ func (c *Credential) options() grammar.Options {
 			}
 			return nil
 		}},
-		"uid_claim": grammar.Text("<claim>", &c.UIDClaim),
+		"uid_claim":       grammar.Text("<claim>", &c.UIDClaim),
+		"local_storage":   storageWord(&c.LocalStorage),
+		"session_storage": storageWord(&c.SessionStorage),
 	}
+}
+
+// storageWord is an item of a storage, and the way to the token in it.
+func storageWord(item **StorageItem) grammar.Option {
+	return grammar.Option{Usage: "<key> [<json-path>]", Parse: func(d *caddyfile.Dispenser) error {
+		*item = new(StorageItem)
+		if !d.NextArg() || d.Val() == "" {
+			return grammar.ErrUsage
+		}
+		(*item).Key = d.Val()
+		if d.NextArg() {
+			(*item).Path = d.Val()
+		}
+		return nil
+	}}
+}
+
+func (s *SessionFxA) parse(d *caddyfile.Dispenser) error {
+	const where = "metrics_gate › session fxa"
+	if !d.NextArg() {
+		return grammar.ErrUsage
+	}
+	s.URL = d.Val()
+	err := grammar.Options{
+		"hawk":       grammar.Flag(&s.Hawk),
+		"dial":       grammar.Text("<url>", &s.Dial),
+		"timeout":    grammar.Duration(time.Millisecond, func(timeout caddy.Duration) { s.Timeout = timeout }),
+		"allow_http": grammar.Flag(&s.AllowHTTP),
+	}.Parse(d, where)
+	if err != nil {
+		return err
+	}
+	if err := s.validate(); err != nil && !placeholder.Has(s.URL, s.Dial) {
+		return d.WrapErr(at(err, where))
+	}
+	return nil
 }
 
 func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
@@ -481,16 +545,18 @@ func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {
 			h.ContextTimeouts[context] = timeout
 			return nil
 		}},
-		"inject":      grammar.OnOff(func(on bool) { h.Inject = &on }),
-		"embedder":    grammar.List("<origin>", &h.Embedders),
-		"cookie_life": grammar.Duration(time.Second, func(life caddy.Duration) { h.CookieLife = life }),
-		"sticky":      grammar.OnOff(func(on bool) { h.Sticky = &on }),
-		"site_name":   grammar.Text("<text>", &h.SiteName),
+		"inject":       grammar.OnOff(func(on bool) { h.Inject = &on }),
+		"embedder":     grammar.List("<origin>", &h.Embedders),
+		"cookie_life":  grammar.Duration(time.Second, func(life caddy.Duration) { h.CookieLife = life }),
+		"session_life": grammar.Duration(time.Second, func(life caddy.Duration) { h.SessionLife = life }),
+		"sticky":       grammar.OnOff(func(on bool) { h.Sticky = &on }),
+		"site_name":    grammar.Text("<text>", &h.SiteName),
+		"account_url":  grammar.Text("<url>", &h.AccountURL),
 	}.Parse(d, where)
 	if err != nil {
 		return err
 	}
-	if err := h.config().Validate(); err != nil && !placeholder.Has(h.Embedders...) {
+	if err := h.config().Validate(); err != nil && !placeholder.Has(append(slices.Clone(h.Embedders), h.AccountURL)...) {
 		return d.WrapErr(at(err, where))
 	}
 	g.Handshake = h

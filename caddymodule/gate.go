@@ -90,6 +90,12 @@ type Gate struct {
 	// named accounts count.
 	Sessions []Session `json:"sessions,omitempty" word:""`
 
+	// SessionKey are secrets of at least 32 bytes that seal the gate's own session,
+	// where pages prove their account: the first one seals, all of them open.
+	// Write each as {env.NAME} or {file./path}. Default: a key derived from that
+	// of auth mint.
+	SessionKey []string `json:"session_key,omitempty"`
+
 	// Names says where requests of metrics routes name accounts, but for routes
 	// that say it themselves and those of the preset. A name can cause a block
 	// of a metrics request, nothing else. Where it is set, clients get the
@@ -217,15 +223,30 @@ func (g *Gate) provision() error {
 	if options.WriteBack != nil {
 		config.WriteBack = *options.WriteBack
 	}
-	kinds := make([]string, 0, len(options.Sessions))
+	kinds := make([]string, 0, len(options.Sessions)+2)
+	proofKind := ""
 	var problems []error
 	for i := range options.Sessions {
 		configured := &options.Sessions[i]
+		where := located.Numbered("session "+configured.kind(), i, len(options.Sessions))
 		source, err := configured.source(&g.leases, options.Profile.maxEntries())
-		problems = append(problems, at(err, located.Numbered("session "+configured.kind(), i, len(options.Sessions))))
-		config.Sessions = append(config.Sessions, source)
-		kinds = append(kinds, configured.kind())
+		problems = append(problems, at(err, where))
+		if configured.FxA == nil { // which no request carries
+			config.Sessions = append(config.Sessions, source)
+			kinds = append(kinds, configured.kind())
+		}
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
+		proof := configured.proof()
+		switch {
+		case proof == nil || err != nil:
+			continue
+		case config.Proof != nil:
+			err = errors.New("an earlier session has its credential in the browser's storage already; one of a gate can")
+		default:
+			proofKind, config.Proof = configured.kind(), proof
+			config.Own, err = options.own(source.(session.Prover), configured.block())
+		}
+		problems = append(problems, at(err, where))
 	}
 	var err error
 	if options.Profile != nil {
@@ -234,6 +255,9 @@ func (g *Gate) provision() error {
 	}
 	if err := errors.Join(problems...); err != nil {
 		return err
+	}
+	if config.Own != nil {
+		kinds = append(kinds, "own", proofKind)
 	}
 	config.Observer = g.observer(kinds)
 	if g.gate, err = gate.New(config); err != nil {
@@ -284,6 +308,7 @@ func (g *Gate) warn(ctx caddy.Context) {
 			bearertoken.WarnOfDemoKey(ctx, g.logger, where, resolved.JWT.Secret)
 		}
 	}
+	bearertoken.WarnOfLiterals(g.logger, "metrics_gate › session_key", g.SessionKey...)
 	if g.Profile == nil {
 		return
 	}
@@ -301,6 +326,9 @@ func (g *Gate) Validate() error {
 	err := g.options.validateAlone(names)
 	if g.Profile != nil {
 		err = g.options.validateProfile(names)
+	}
+	if err == nil {
+		err = g.options.validateProof()
 	}
 	if err == nil && g.OnUnset == policy.Block.String() && g.OnUnknown == policy.Collect.String() {
 		err = located.Errorf("on_unknown", "collect beside on_unset block would make a session that does not verify worth more than none; leave on_unknown out")

@@ -10,7 +10,8 @@ import (
 
 // Handshake asks the browser whether its user already switched telemetry off,
 // and brings the page on which people choose. Its addresses are below
-// /.well-known/metrics-gate/. In shadow mode it is off altogether.
+// /.well-known/metrics-gate/. In shadow mode it is off, but for the script where
+// pages prove accounts.
 type Handshake struct {
 	// Timeout is how long a page waits for the browser's answer; nothing else
 	// waits for it. Default: 2s.
@@ -29,6 +30,11 @@ type Handshake struct {
 	// Default: none.
 	Embedders []string `json:"embedders,omitempty" word:"embedder"`
 
+	// SessionLife is how long the gate's own session can name its account, and so
+	// block: it proves it for 10 minutes, and never for longer than the
+	// credential that it came from. Only where pages prove accounts. Default: 1d.
+	SessionLife caddy.Duration `json:"session_life,omitempty"`
+
 	// CookieLife is how long the signal's cookie is kept. Default: 180d.
 	CookieLife caddy.Duration `json:"cookie_life,omitempty"`
 
@@ -39,6 +45,11 @@ type Handshake struct {
 	// SiteName is what the preference page calls this site. Default: the
 	// request's host.
 	SiteName string `json:"site_name,omitempty"`
+
+	// AccountURL is where the preference page sends people for the choice in
+	// their account, where no session of this gate can prove one. Default:
+	// nowhere.
+	AccountURL string `json:"account_url,omitempty"`
 }
 
 // config is the handshake of the gate, and nil of none.
@@ -58,5 +69,6 @@ func (h *Handshake) config() *gate.Handshake {
 		CookieLife:      time.Duration(h.CookieLife),
 		NotSticky:       h.Sticky != nil && !*h.Sticky,
 		SiteName:        h.SiteName,
+		AccountURL:      h.AccountURL,
 	}
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"slices"
@@ -26,6 +27,9 @@ type Session struct {
 
 	// Introspect asks about an opaque token in a cookie or a header.
 	Introspect *SessionIntrospect `json:"introspect,omitempty" word:"session introspect"`
+
+	// FxA has the pages of Firefox Accounts prove who is signed in.
+	FxA *SessionFxA `json:"fxa,omitempty" word:"session fxa"`
 
 	// User is a placeholder that holds the account which an earlier handler
 	// proved, such as {http.auth.user.id}. Empty means: nobody.
@@ -77,6 +81,16 @@ type Credential struct {
 
 	// UIDClaim is the claim that names the account. Default: sub.
 	UIDClaim string `json:"uid_claim,omitempty"`
+
+	// LocalStorage is where the application's pages keep the token in the
+	// browser's localStorage, so that few requests carry it. The handshake's
+	// script then hands it over, and the gate's own session says whose the
+	// requests are. It needs a handshake; one session of a gate can have it, or
+	// SessionStorage. Default: nowhere.
+	LocalStorage *StorageItem `json:"local_storage,omitempty"`
+
+	// SessionStorage is the same for the browser's sessionStorage.
+	SessionStorage *StorageItem `json:"session_storage,omitempty"`
 }
 
 // bearerSessions are shared across reloads, with all that they have verified.
@@ -85,11 +99,22 @@ var bearerSessions = pool.New[*session.Bearer]()
 // source makes the session ready for requests. Verified tokens are kept as
 // long as preferences are, in a cache of the same size.
 func (s *Session) source(held *pool.Leases, cacheEntries int) (session.Source, error) {
+	if c := s.credential(); c != nil {
+		if err := c.checkStorage(); err != nil {
+			return nil, err
+		}
+	}
 	switch {
-	case grammar.CountSet(s.JWT != nil, s.Introspect != nil, s.User != "") != 1:
-		return nil, errors.New("write exactly one of jwt, introspect and user")
+	case grammar.CountSet(s.JWT != nil, s.Introspect != nil, s.FxA != nil, s.User != "") != 1:
+		return nil, errors.New("write exactly one of jwt, introspect, fxa and user")
 	case s.User != "":
 		return s.user()
+	case s.FxA != nil:
+		config, err := s.FxA.config()
+		if err != nil {
+			return nil, err
+		}
+		return bearer(held, config, session.BearerConfig{Authorization: true}, token.NewIntrospector)
 	case s.Introspect != nil:
 		config, err := s.Introspect.Config(gateID)
 		if err != nil {
@@ -185,6 +210,8 @@ func (s *Session) kind() string {
 		return "jwt"
 	case s.Introspect != nil:
 		return "introspect"
+	case s.FxA != nil:
+		return "fxa"
 	default:
 		return "user"
 	}
@@ -205,18 +232,27 @@ func (s *Session) credential() *Credential {
 // lookedFor says where the session is expected, for the operator who
 // wonders why nobody is ever recognised.
 func (s *Session) lookedFor() string {
-	switch c := s.credential(); {
+	c := s.credential()
+	switch {
+	case s.FxA != nil:
+		return "localStorage __fxa_storage"
 	case c == nil:
 		return "placeholder " + s.User
-	case c.Cookie != "" && c.Header != "":
-		return "cookie " + c.Cookie + " or header " + c.Header
-	case c.Cookie != "":
-		return "cookie " + c.Cookie
-	case c.Header != "":
-		return "header " + c.Header
-	default:
-		return "header Authorization"
 	}
+	var places []string
+	if c.Cookie != "" {
+		places = append(places, "cookie "+c.Cookie)
+	}
+	if c.Header != "" || c.Cookie == "" {
+		places = append(places, "header "+cmp.Or(c.Header, "Authorization"))
+	}
+	if item := c.LocalStorage; item != nil {
+		places = append(places, "localStorage "+item.Key)
+	}
+	if item := c.SessionStorage; item != nil {
+		places = append(places, "sessionStorage "+item.Key)
+	}
+	return strings.Join(places, " or ")
 }
 
 // redacted are the headers that Caddy keeps out of its logs by itself.

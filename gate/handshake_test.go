@@ -213,6 +213,33 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestStatusWhereNothingProves: what is sent may name an account, and no request
+// can prove one, so nobody is told that they are measured.
+func TestStatusWhereNothingProves(t *testing.T) {
+	t.Parallel()
+	const status = "GET /.well-known/metrics-gate/status"
+	named := handshakeConfig(t, Handshake{AccountURL: "https://accounts.example.org/settings"})
+	named.Sessions = nil
+	for name, test := range map[string]struct {
+		config  Config
+		headers []string
+		want    string
+	}{
+		"a name may decide":  {named, []string{sameOrigin}, `{"metrics_optout":null,"source":"unknown"}`},
+		"the browser did":    {named, []string{sameOrigin, "Cookie: metrics_optout=1"}, `{"metrics_optout":true,"source":"signal"}`},
+		"no name can either": {Config{Routes: []Route{{Methods: []string{"POST"}, Path: "/beacon"}}, Handshake: &Handshake{}}, []string{sameOrigin}, `{"metrics_optout":false,"source":"default"}`},
+	} {
+		w, _ := ask(t, newGate(t, test.config), status, "", "", test.headers...)
+		if got := strings.TrimSpace(w.Body.String()); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+	w, _ := ask(t, newGate(t, named), "GET /.well-known/metrics-gate/preference", "", "")
+	if page := w.Body.String(); !strings.Contains(page, "That can depend on your account.") || !strings.Contains(page, `href="https://accounts.example.org/settings"`) {
+		t.Errorf("the preference page is %s", page)
+	}
+}
+
 func TestOwnAddressesPassWhereTheirFeatureIsOff(t *testing.T) {
 	t.Parallel()
 	shadow := handshakeConfig(t, Handshake{})

@@ -122,6 +122,9 @@ func (g *Gate) showPreference(w http.ResponseWriter, r *http.Request, status int
 	view.Signal = g.engine.signal(r, &v.found)
 	view.Sticky = chosenCookie(r.Header) || rememberedCookie(r.Header)
 	view.Preference = v.preference
+	if g.engine.provesNobody() {
+		view.NoAccounts, view.AccountURL = true, g.handshake.account
+	}
 	view.Decision, view.Undecided = v.decision, v.withheld
 	if v.found.Session == policy.Verified {
 		view.SignedIn = true

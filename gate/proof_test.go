@@ -148,6 +148,7 @@ func TestProofs(t *testing.T) {
 		"no text":                       {[]string{"1", `""`, "{}", "true"}, []string{"400", "400", "400", "400"}, unknown, false},
 		"a refusal ends":                {[]string{verified(allowedUID), `"bad_signature"`}, []string{"204", again}, unknown, false},
 		"a failure to ask ends nothing": {[]string{verified(allowedUID), `"keys_unavailable"`}, []string{"204", again}, allowed, true},
+		"nor does one for want of time": {[]string{verified(allowedUID), `"too_many"`}, []string{"204", again}, allowed, true},
 		"nor after nobody":              {[]string{"null", `"keys_unavailable"`}, []string{"204", again}, signedOut, true},
 		"signed out":                    {[]string{verified(allowedUID), "null"}, []string{"204", "204"}, signedOut, true},
 		"another account":               {[]string{verified(optedOutUID), verified(allowedUID)}, []string{"204", "204"}, allowed, true},
@@ -228,7 +229,7 @@ func TestProvenForTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &slowProfile{preference: "false"}
 		client, err := profileclient.New(profileclient.Config{
-			URL: "http://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Minute,
+			URL: "https://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Minute,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -305,7 +306,7 @@ func TestWriteBackWithAProof(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &slowProfile{preference: test.holds, delay: 50 * time.Millisecond}
 				client, err := profileclient.New(profileclient.Config{
-					URL: "http://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Hour,
+					URL: "https://profile.test/{uid}", Auth: profileclient.Bearer("x"), Transport: server, MaxAge: time.Hour,
 				})
 				if err != nil {
 					t.Fatal(err)

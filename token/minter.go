@@ -2,6 +2,7 @@ package token
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -50,6 +51,20 @@ func NewMinter(config MinterConfig) (*Minter, error) {
 		return nil, &ConfigError{"key", err}
 	}
 	return &Minter{config, methods[algorithms(key.Public())[0]], key}, nil
+}
+
+// KeyBytes returns the secret bytes of a minter's key, from which others can be
+// derived: the shared secret itself or, of a private key, its PKCS #8, however it
+// is written.
+func KeyBytes(key []byte) ([]byte, error) {
+	if !isPEM(key) {
+		return key, nil
+	}
+	private, err := privateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.MarshalPKCS8PrivateKey(private)
 }
 
 // ClientID returns the claim client_id, or "" where there is none.
