@@ -85,20 +85,20 @@ func (a *authServer) block(options ...string) string {
 	return "session fxa " + publicAuth + " {\ndial " + a.URL + "/v1\n" + strings.Join(options, "\n") + "\n}"
 }
 
-// A visitor is a browser with a page of one origin: it keeps cookies and says
+// A person has a browser, with a page of one origin: it keeps cookies and says
 // where its requests come from.
-type visitor struct {
+type person struct {
 	t       testing.TB
 	behind  *contentServer
 	addr    string
 	cookies map[string]string
 }
 
-func newVisitor(t testing.TB, behind *contentServer, addr string) *visitor {
-	return &visitor{t: t, behind: behind, addr: addr, cookies: map[string]string{}}
+func newBrowser(t testing.TB, behind *contentServer, addr string) *person {
+	return &person{t: t, behind: behind, addr: addr, cookies: map[string]string{}}
 }
 
-func (v *visitor) send(request, body string, headers ...string) answer {
+func (v *person) send(request, body string, headers ...string) answer {
 	v.t.Helper()
 	headers = append(headers, "Sec-Fetch-Site: same-origin")
 	for name, value := range v.cookies {
@@ -116,7 +116,7 @@ func (v *visitor) send(request, body string, headers ...string) answer {
 }
 
 // report is what the script sends and hears: a body, and a status.
-func (v *visitor) report(body string) int {
+func (v *person) report(body string) int {
 	v.t.Helper()
 	a := v.send("POST /.well-known/metrics-gate/signal", body, "Content-Type: application/json")
 	if a.collected() {
@@ -125,14 +125,14 @@ func (v *visitor) report(body string) int {
 	return a.status
 }
 
-func (v *visitor) proves(authorization string) int {
+func (v *person) proves(authorization string) int {
 	v.t.Helper()
 	return v.report(fmt.Sprintf(`{"answered":false,"proof":%q}`, authorization))
 }
 
 // leaves is which of all that a signed-in page sends reaches the application,
 // though nothing of it names anybody.
-func (v *visitor) leaves() string {
+func (v *person) leaves() string {
 	v.t.Helper()
 	var arrived []string
 	for _, request := range []struct{ line, body string }{
@@ -171,7 +171,7 @@ func TestPagesProve(t *testing.T) {
 	testcaddy.Start(t, testcaddy.Site(second, gate("enforce"), testcaddy.ProxyTo(behind.addr())))
 
 	out, in, silent := profile.account(optOut), profile.account(allow), profile.account(unset)
-	v := newVisitor(t, behind, addr)
+	v := newBrowser(t, behind, addr)
 	if got := v.leaves(); got != "" {
 		t.Errorf("before the page has said anything: %s", got)
 	}
@@ -188,7 +188,7 @@ func TestPagesProve(t *testing.T) {
 	}
 	own := v.cookies["__Host-metrics_gate"]
 	elsewhere := func(addr, cookie string) string {
-		w := newVisitor(t, behind, addr)
+		w := newBrowser(t, behind, addr)
 		w.cookies["__Host-metrics_gate"] = cookie
 		return w.send("GET /.well-known/metrics-gate/status", "").body
 	}
@@ -236,13 +236,13 @@ func TestPagesProve(t *testing.T) {
 		t.Errorf("no choice, in a browser that opted out: %s", v.leaves())
 	}
 	profile.awaitAsked(silent, http.MethodPost, 1)
-	w := newVisitor(t, behind, second)
+	w := newBrowser(t, behind, second)
 	if w.proves(auth.signIn(t, silent)); w.leaves() != "" {
 		t.Errorf("written back, in another browser at another edge: %s", w.leaves())
 	}
 
 	// Shadow sees whom it would have blocked, and changes nothing else.
-	s := newVisitor(t, behind, shadowed)
+	s := newBrowser(t, behind, shadowed)
 	if s.proves(auth.signIn(t, out)); s.leaves() != everything || s.cookies["metrics_optout"] != "" || s.cookies["__Host-metrics_gate"] == "" {
 		t.Errorf("shadow, with the cookies %v: %s", s.cookies, s.leaves())
 	}
@@ -258,7 +258,7 @@ func TestAuthServersThatFail(t *testing.T) {
 	}
 	caddy := testcaddy.Start(t, site("20s"))
 	in := profile.account(allow)
-	v, proof := newVisitor(t, behind, addr), auth.signIn(t, in)
+	v, proof := newBrowser(t, behind, addr), auth.signIn(t, in)
 	if status := v.proves(proof); status != http.StatusNoContent || v.leaves() != everything {
 		t.Fatalf("answered with %d; left %s", status, v.leaves())
 	}
@@ -272,8 +272,8 @@ func TestAuthServersThatFail(t *testing.T) {
 		"another's uid": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"uid":7}`) },
 	} {
 		auth.answers(instead)
-		fresh := newVisitor(t, behind, addr)
-		for _, who := range []*visitor{v, fresh} {
+		fresh := newBrowser(t, behind, addr)
+		for _, who := range []*person{v, fresh} {
 			if status := who.proves(auth.signIn(t, in)); status != http.StatusOK {
 				t.Errorf("%s: answered with %d", name, status)
 			}
@@ -329,14 +329,14 @@ func TestTokensInStorage(t *testing.T) {
 		opaque: `data-proof="{&#34;session_storage&#34;:&#34;token&#34;}"`,
 	}
 	for addr, token := range tokens {
-		v := newVisitor(t, behind, addr)
+		v := newBrowser(t, behind, addr)
 		if page := v.send("GET /settings", "", "Sec-Fetch-Dest: document").body; !strings.Contains(page, places[addr]) {
 			t.Errorf("the page is %s", page)
 		}
 		if v.proves("Bearer " + token(out)); v.leaves() != "" {
 			t.Errorf("opted out: %s", v.leaves())
 		}
-		w := newVisitor(t, behind, addr)
+		w := newBrowser(t, behind, addr)
 		if w.proves("Bearer " + token(in)); w.leaves() != everything {
 			t.Errorf("allowed: %s", w.leaves())
 		}
@@ -347,7 +347,7 @@ func TestTokensInStorage(t *testing.T) {
 			t.Errorf("without its scheme: %s", w.leaves())
 		}
 	}
-	old := newVisitor(t, behind, jwt)
+	old := newBrowser(t, behind, jwt)
 	if old.proves("Bearer " + testcaddy.Session(in, testcaddy.Expired)); old.leaves() != "" {
 		t.Errorf("expired: %s", old.leaves())
 	}
@@ -363,7 +363,7 @@ func TestProofsAreNotKept(t *testing.T) {
 	caddy := testcaddy.StartWith(t, "debug", testcaddy.Site(addr, "log {\noutput file "+accessLog+"\n}",
 		testcaddy.Gate("preset fxa", auth.block("timeout 20s"), "session_key "+testcaddy.FromFile("second.secret"), profile.block(patient), "handshake"), testcaddy.ProxyTo(behind.addr())))
 	out := profile.account(optOut)
-	v, proof := newVisitor(t, behind, addr), auth.signIn(t, out)
+	v, proof := newBrowser(t, behind, addr), auth.signIn(t, out)
 	_, id, _ := strings.Cut(proof, "fxs_")
 	v.proves(proof)
 	own := v.cookies["__Host-metrics_gate"]

@@ -466,6 +466,21 @@ func TestProofOfAWrongClock(t *testing.T) {
 		if len(proofs) != 2 || ts(proofs[0]) > 10*time.Minute || ts(proofs[1]) < 50*time.Minute || ts(proofs[1]) > 70*time.Minute {
 			t.Errorf("handed over was %q", proofs)
 		}
+
+		// What has no time in it is not handed over again for that.
+		site = newAsking(t, fxaBearer)
+		site.slow.Store(int64(time.Hour))
+		site.answer(func(came told) string {
+			if came.proof != "" {
+				return `{"again":true}`
+			}
+			return ""
+		})
+		tab.navigate(site.origin + "/plain")
+		tab.eval(nil, fxaSignIn(uid, token))
+		tab.navigate(site.origin)
+		site.toldOutcome()
+		site.comes(bearer(token))
 	})
 }
 
@@ -487,6 +502,8 @@ func TestProofAndOutcome(t *testing.T) {
 	f.release()
 	site.toldOutcome()
 	f.wait("both to be kept", `localStorage.getItem("metrics_gate_proof") !== null && localStorage.getItem("metrics_gate") !== null`)
+	var before string
+	f.eval(&before, `localStorage.getItem("metrics_gate_proof")`)
 	f.eval(nil, fxaSignIn(uid, sessionToken(1)))
 	f.navigate(site.origin + "/report")
 	site.comes(bearer(sessionToken(1)))
@@ -494,6 +511,14 @@ func TestProofAndOutcome(t *testing.T) {
 	if want := []string{`{"metrics_optout":true}`, `{"metrics_optout":true,"proof":` + bearer(sessionToken(1)) + `}`}; all[1].body != want[0] || all[2].body != want[1] {
 		t.Errorf("the reports are %q", all)
 	}
+
+	// Also where the browser says what it said before.
+	f.wait("the answer", `localStorage.getItem("metrics_gate_proof") !== `+asJSON(before))
+	f.eval(nil, `localStorage.setItem("metrics_gate", "opted_out 1")`)
+	f.eval(nil, fxaSignIn(uid, sessionToken(2)))
+	f.navigate(site.origin)
+	site.reports.Wait(t, "the outcome", func(all []told) bool { return all[len(all)-1].body == `{"metrics_optout":true}` && len(all) == 5 })
+	site.comes(bearer(sessionToken(2)))
 }
 
 // A token that needs nothing derived is handed over as its page is left, and

@@ -28,9 +28,9 @@ type AuthServer struct {
 // https://auth.example.org/v1, until the test ends.
 func StartAuthServer(t testing.TB, publicURL string) *AuthServer {
 	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
+	_, file, _, _ := runtime.Caller(0) //nolint:dogsled // the place of this file is all that is wanted
 	ctx, stop := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, testcaddy.Installed(t, "node"), "auth-server.js", publicURL)
+	cmd := exec.CommandContext(ctx, testcaddy.Installed(t, "node"), "auth-server.js", publicURL) //nolint:gosec // the test says which
 	cmd.Dir = filepath.Dir(file)
 	// It ends when its input does, also where the test is killed.
 	input := testcaddy.Must(cmd.StdinPipe())
