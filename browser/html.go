@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/html"
 )
 
-// search finds, in a document that arrives in pieces, the two places that an
+// search finds, in a document that arrives in pieces, the places that an
 // Edit changes. The tokenizer wants to pull its input and a handler pushes it,
 // so the tokenizer runs as a coroutine: it stops where the input ends and goes
 // on from there with the next piece. Beginning again with every piece instead
@@ -34,16 +34,30 @@ type search struct {
 	// head is where Edit.Insert belongs, behind the head's tag; 0 as long as
 	// there is none, which is never a place behind a tag.
 	head int
-	// value and valueEnd are where the content of the meta element stands,
-	// quotes included, and content is what to write there instead; nil where
-	// there is nothing to replace.
-	value, valueEnd int
-	content         []byte
+	// missing are the names of meta elements that have not come yet, and contents
+	// what to write into those that have.
+	missing  []string
+	contents []replacement
+}
+
+// replacement is what to write in place of the content of a meta element, which
+// stands from start to end, quotes included.
+type replacement struct {
+	start, end int
+	content    []byte
 }
 
 // newSearch makes a search, which from its first piece on holds a coroutine
 // until it has found everything or is stopped.
-func newSearch(edit *Edit) *search { return &search{edit: edit, stop: func() {}} }
+func newSearch(edit *Edit) *search {
+	s := &search{edit: edit, stop: func() {}}
+	for _, meta := range edit.Metas {
+		if !slices.Contains(s.missing, meta.Name) {
+			s.missing = append(s.missing, meta.Name)
+		}
+	}
+	return s
+}
 
 // plainHead is how nearly every document begins, up to the end of its head's
 // tag: a doctype, no comments, and attributes whose values are quoted or words.
@@ -55,7 +69,7 @@ var plainHead = regexp.MustCompile(strings.NewReplacer(
 // ended, with or without what was looked for.
 func (s *search) feed(piece []byte) (ended bool) {
 	if s.next == nil {
-		if s.edit.Meta == "" {
+		if len(s.missing) == 0 {
 			// The tokenizer finds the same and costs ten times as much, most of
 			// it for memory that it takes for each document. In little text
 			// regexp goes back where it has to, which is faster than its other
@@ -87,7 +101,7 @@ func (s *search) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// run reads the document until it knows both places, or that they are not
+// run reads the document until it knows all places, or that they are not
 // there.
 //
 // HTML needs no tag for its head: whatever belongs into one opens it, and a
@@ -97,7 +111,7 @@ func (s *search) Read(p []byte) (int, error) {
 // are known to the tokenizer; comments and attributes are tokens of their own.
 func (s *search) run(yield func(struct{}) bool) {
 	s.yield = yield
-	wantHead, wantMeta := len(s.edit.Insert) > 0, s.edit.Meta != ""
+	wantHead, wantMeta := len(s.edit.Insert) > 0, len(s.missing) > 0
 	position, templates := 0, 0
 	tokens := html.NewTokenizer(s)
 	for wantHead || wantMeta {
@@ -133,8 +147,9 @@ func (s *search) run(yield func(struct{}) bool) {
 			case templates > 0:
 				// What a template holds is no part of the document.
 			case tag == "meta":
-				if wantMeta && s.readMeta(tokens, start) {
-					wantMeta = false
+				if wantMeta {
+					s.readMeta(tokens, start)
+					wantMeta = len(s.missing) > 0
 				}
 			case tag == "body", tag == "svg", tag == "math":
 				// SVG and MathML have other rules than the tokenizer's, and
@@ -170,9 +185,8 @@ func isUTF16(document []byte) bool {
 }
 
 // readMeta looks at the meta element that the tokenizer has just read, and
-// that stands at start. It says whether that is the one to change; of several
-// with its name, applications read the first.
-func (s *search) readMeta(tokens *html.Tokenizer, start int) bool {
+// that stands at start. Of several with its name, applications read the first.
+func (s *search) readMeta(tokens *html.Tokenizer, start int) {
 	var name, content []byte
 	var hasContent bool
 	for more := true; more; {
@@ -185,21 +199,24 @@ func (s *search) readMeta(tokens *html.Tokenizer, start int) bool {
 			content, hasContent = value, true
 		}
 	}
-	if string(name) != s.edit.Meta {
-		return false
+	i := slices.Index(s.missing, string(name))
+	if i < 0 {
+		return
 	}
-	if hasContent {
-		s.content = override(content, s.edit.Flags)
+	s.missing = slices.Delete(s.missing, i, i+1)
+	if !hasContent {
+		return
+	}
+	if changed := override(content, s.edit.Metas, string(name)); changed != nil {
 		value, end := contentSpan(tokens.Raw())
-		s.value, s.valueEnd = start+value, start+end
+		s.contents = append(s.contents, replacement{start + value, start + end, changed})
 	}
-	return true
 }
 
-// override sets keys in a URL-encoded JSON object. It returns nil where the
-// content is no such thing: the application cannot read it either, or reads
-// it in a way that is not known here.
-func override(content []byte, flags map[string]json.RawMessage) []byte {
+// override sets the flags of one element in its content, a URL-encoded JSON
+// object. It returns nil where the content is no such thing: the application
+// cannot read it either, or reads it in a way that is not known here.
+func override(content []byte, metas []MetaFlags, name string) []byte {
 	// As decodeURIComponent: a plus sign is a plus sign, and what is not
 	// UTF-8 is an error.
 	decoded, err := url.PathUnescape(string(content))
@@ -211,7 +228,14 @@ func override(content []byte, flags map[string]json.RawMessage) []byte {
 	if json.Unmarshal([]byte(decoded), &object) != nil || object == nil {
 		return nil
 	}
-	maps.Copy(object, flags)
+	for _, meta := range metas {
+		if meta.Name != name {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(meta.Flags)) {
+			setFlag(object, key, meta.Flags[key])
+		}
+	}
 	encoded, err := json.Marshal(object)
 	if err != nil {
 		return nil
@@ -219,6 +243,22 @@ func override(content []byte, flags map[string]json.RawMessage) []byte {
 	// As encodeURIComponent, and the five signs that it leaves alone are
 	// encoded as well, so that nothing is left that HTML gives a meaning to.
 	return []byte(strings.ReplaceAll(url.QueryEscape(string(encoded)), "+", "%20"))
+}
+
+// setFlag sets a key, which may lead into nested objects. What stands in the way
+// and is no object becomes one.
+func setFlag(object map[string]json.RawMessage, key string, value json.RawMessage) {
+	name, rest, nested := strings.Cut(key, ".")
+	if !nested {
+		object[name] = value
+		return
+	}
+	var inner map[string]json.RawMessage
+	if json.Unmarshal(object[name], &inner) != nil || inner == nil {
+		inner = map[string]json.RawMessage{}
+	}
+	setFlag(inner, rest, value)
+	object[name], _ = json.Marshal(inner) // fails for what is no JSON, as the whole would
 }
 
 // contentSpan returns where the value of the first content attribute stands
@@ -273,9 +313,8 @@ func contentSpan(tag []byte) (start, end int) {
 
 // apply makes the changes that were found in the beginning of the document.
 func (s *search) apply(document []byte) []byte {
-	if s.content != nil {
-		quoted := slices.Concat([]byte{'"'}, s.content, []byte{'"'})
-		document = slices.Replace(document, s.value, s.valueEnd, quoted...)
+	for _, r := range slices.Backward(s.contents) { // so that the places before stay where they are
+		document = slices.Replace(document, r.start, r.end, slices.Concat([]byte{'"'}, r.content, []byte{'"'})...)
 	}
 	// The head's tag is in front of everything in it, so this place has not
 	// moved.
@@ -286,4 +325,4 @@ func (s *search) apply(document []byte) []byte {
 }
 
 // changes says whether apply changes anything.
-func (s *search) changes() bool { return s.head > 0 || s.content != nil }
+func (s *search) changes() bool { return s.head > 0 || len(s.contents) > 0 }

@@ -25,10 +25,10 @@ const (
 
 var (
 	insertEdit = browser.Edit{Insert: []byte(insertTag)}
-	flagsEdit  = browser.Edit{Meta: flagsMeta, Flags: map[string]json.RawMessage{
+	flagsEdit  = browser.Edit{Metas: []browser.MetaFlags{{Name: flagsMeta, Flags: map[string]json.RawMessage{
 		"metricsSampleRate": json.RawMessage(`0`), "smsCountries": json.RawMessage(`{}`),
-	}}
-	bothEdit = browser.Edit{Insert: insertEdit.Insert, Meta: flagsEdit.Meta, Flags: flagsEdit.Flags}
+	}}}}
+	bothEdit = browser.Edit{Insert: insertEdit.Insert, Metas: flagsEdit.Metas}
 )
 
 // rewritten is what became of one document.
@@ -54,7 +54,7 @@ func rewriteIn(tb testing.TB, edit browser.Edit, pieces ...string) rewritten {
 	if err != nil {
 		tb.Fatalf("Close: %v", err)
 	}
-	return rewritten{recorder.Body.String(), result, edit.Meta != "" && !response.FlagsMissed(), recorder.Result().Header}
+	return rewritten{recorder.Body.String(), result, len(edit.Metas) > 0 && !response.FlagsMissed(), recorder.Result().Header}
 }
 
 // inPieces cuts a document into pieces of size bytes.
@@ -311,7 +311,7 @@ func TestFlagsCanBeReadBack(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		before := rapid.MapOf(rapid.String(), rapid.String()).Draw(t, "before")
-		set := rapid.MapOf(rapid.String(), rapid.String()).Draw(t, "set")
+		set := rapid.MapOf(rapid.StringMatching(`[^.]*`), rapid.String()).Draw(t, "set") // a dot leads inwards
 		quote := rapid.SampledFrom([]string{`"`, `'`}).Draw(t, "quote")
 
 		object, err := json.Marshal(before)
@@ -322,13 +322,14 @@ func TestFlagsCanBeReadBack(t *testing.T) {
 		if rapid.Bool().Draw(t, "URL-encoded") || strings.Contains(content, "%") {
 			content = encodeURIComponent(content)
 		}
-		edit := browser.Edit{Meta: "flags", Flags: map[string]json.RawMessage{}}
+		flags := map[string]json.RawMessage{}
+		edit := browser.Edit{Metas: []browser.MetaFlags{{Name: "flags", Flags: flags}}}
 		for key, value := range set {
 			raw, err := json.Marshal(value)
 			if err != nil {
 				t.Fatal(err)
 			}
-			edit.Flags[key] = raw
+			flags[key] = raw
 			before[key] = value
 		}
 		document := `<head><meta name=flags content=` + quote + html.EscapeString(content) + quote + `>`
@@ -468,7 +469,7 @@ func FuzzRewrite(f *testing.F) {
 			t.Errorf("%v, and changed: %q", whole.result, whole.body)
 		}
 
-		edit := browser.Edit{Meta: "flags", Flags: map[string]json.RawMessage{"<'\">": json.RawMessage(`"'"`)}}
+		edit := browser.Edit{Metas: []browser.MetaFlags{{Name: "flags", Flags: map[string]json.RawMessage{"<'\">": json.RawMessage(`"'"`)}}}}
 		flags := rewriteIn(t, edit, string(document))
 		if cut := rewriteIn(t, edit, pieces...); cut.body != flags.body {
 			t.Errorf("flags in pieces: %q\nat once: %q", cut.body, flags.body)
@@ -480,4 +481,54 @@ func FuzzRewrite(f *testing.F) {
 			t.Errorf("more has changed than one content:\n%q\n%q", before, after)
 		}
 	})
+}
+
+// TestFlagsOfSeveralMetas: dotted keys reach into nested objects and leave their
+// other members, later flags win, and an element that is not there costs the others
+// nothing.
+func TestFlagsOfSeveralMetas(t *testing.T) {
+	t.Parallel()
+	raw := func(text string) json.RawMessage { return json.RawMessage(text) }
+	edit := browser.Edit{Insert: []byte(insertTag), Metas: []browser.MetaFlags{
+		{Name: "config", Flags: map[string]json.RawMessage{"glean.enabled": raw("false"), "sentry.dsn": raw(`""`), "a.b.c": raw("1")}},
+		{Name: "absent", Flags: map[string]json.RawMessage{"x": raw("1")}},
+		{Name: "flags", Flags: map[string]json.RawMessage{"rate": raw("0"), "sync": raw(`{"a":1}`), "sync.b": raw("2")}},
+		{Name: "config", Flags: map[string]json.RawMessage{"glean.enabled": raw("true"), "own": raw("[]")}},
+	}}
+	document := func(config, flags string) string {
+		meta := func(name, content string) string {
+			return `<meta name="` + name + `" content="` + encodeURIComponent(content) + `">`
+		}
+		return "<html><head><title>x</title>" + meta("flags", flags) + meta("other", `{"rate":1}`) + meta("config", config) + meta("config", config) + "</head>"
+	}
+	for _, test := range []struct{ config, flags, wantConfig, wantFlags string }{
+		{
+			`{"glean":{"enabled":true,"channel":"x"},"sentry":{"dsn":"https://k@host/1","env":"prod"},"a":7,"z":{"y":1}}`, `{"rate":1,"sync":{"c":3}}`,
+			`{"a":{"b":{"c":1}},"glean":{"channel":"x","enabled":true},"own":[],"sentry":{"dsn":"","env":"prod"},"z":{"y":1}}`, `{"rate":0,"sync":{"a":1,"b":2}}`,
+		},
+		{`{}`, `{}`, `{"a":{"b":{"c":1}},"glean":{"enabled":true},"own":[],"sentry":{"dsn":""}}`, `{"rate":0,"sync":{"a":1,"b":2}}`},
+		{`no JSON`, `{"glean":null}`, `no JSON`, `{"glean":null,"rate":0,"sync":{"a":1,"b":2}}`},
+	} {
+		whole := document(test.config, test.flags)
+		got := rewriteIn(t, edit, inPieces(whole, 1)...)
+		decoded := func(name string) (all []string) {
+			for _, content := range metaContents(t, []byte(got.body), name) {
+				text, err := url.PathUnescape(content)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, text)
+			}
+			return all
+		}
+		if config := decoded("config"); config[0] != test.wantConfig || config[1] != test.config {
+			t.Errorf("config %q, want %s, and the second as it was", config, test.wantConfig)
+		}
+		if flags := decoded("flags"); flags[0] != test.wantFlags || decoded("other")[0] != `{"rate":1}` {
+			t.Errorf("flags %q, want %s", flags, test.wantFlags)
+		}
+		if !got.flags || got.result != browser.Injected || !strings.Contains(got.body, "<head>"+insertTag) {
+			t.Errorf("%v, flags set: %t", got.result, got.flags)
+		}
+	}
 }

@@ -17,16 +17,24 @@ type Edit struct {
 	// Insert becomes the first thing in the document's <head>; empty inserts
 	// nothing.
 	Insert []byte
-	// Meta is the name of the <meta> element whose content is a URL-encoded
-	// JSON object in which Flags are set; empty changes none.
-	Meta string
-	// Flags are the keys to set there, each with its JSON value.
-	Flags map[string]json.RawMessage
+	// Metas are the <meta> elements in which flags are set.
+	Metas []MetaFlags
 	// Private makes every document "Cache-Control: private, no-cache", also
 	// one in which nothing is changed: on a site whose documents differ by
 	// person, nobody's may be used for somebody else. What forbids even more
 	// stays.
 	Private bool
+}
+
+// MetaFlags are the flags to set in one <meta>. Of several for the same one, the
+// later are set after the earlier.
+type MetaFlags struct {
+	// Name is that of the element, whose content is a URL-encoded JSON object.
+	Name string
+	// Flags are the keys to set there, each with its JSON value. A dotted key
+	// reaches into nested objects and leaves their other members; of two that
+	// meet, the longer is set after the shorter.
+	Flags map[string]json.RawMessage
 }
 
 // Result says what became of a document. The set is closed: metrics have one
@@ -209,10 +217,10 @@ func (r *Response) begin(status int) bool {
 	if r.edit.Private {
 		makePrivate(h, noTransform)
 	}
-	if status != http.StatusOK || len(r.edit.Insert) == 0 && r.edit.Meta == "" {
+	if status != http.StatusOK || len(r.edit.Insert) == 0 && len(r.edit.Metas) == 0 {
 		return false
 	}
-	r.flagsWanted = r.edit.Meta != ""
+	r.flagsWanted = len(r.edit.Metas) > 0
 	switch {
 	case noTransform:
 		r.result = NoTransform
@@ -348,7 +356,7 @@ func (r *Response) send(complete bool) error {
 		before := len(*r.held)
 		*r.held = r.search.apply(*r.held)
 		r.edited = true
-		r.flagsApplied = r.search.content != nil
+		r.flagsApplied = len(r.search.contents) > 0
 		r.adaptHeaders(len(*r.held) - before)
 	}
 	// An encoder in front sends its headers with the first write only.
@@ -471,6 +479,6 @@ func (r *Response) Close(complete bool) (Result, error) {
 }
 
 // FlagsMissed says, after Close, whether flags were to be set in the document
-// and are not: the element is missing, cannot be read, or the document cannot
-// be changed at all.
+// and none are: every element is missing or cannot be read, or the document
+// cannot be changed at all.
 func (r *Response) FlagsMissed() bool { return r.flagsWanted && !r.flagsApplied }

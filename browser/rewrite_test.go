@@ -132,7 +132,7 @@ func TestWhatIsRewritten(t *testing.T) {
 func TestHeadersStayWhereNothingChanges(t *testing.T) {
 	t.Parallel()
 	other := flagsEdit
-	other.Meta = "other"
+	other.Metas = []browser.MetaFlags{{Name: "other", Flags: flagsEdit.Metas[0].Flags}}
 	for name, test := range map[string]struct {
 		edit     browser.Edit
 		complete bool
@@ -702,7 +702,7 @@ func TestMissedFlags(t *testing.T) {
 			response.WriteHeader(test.status)
 			_, _ = io.WriteString(response, page)
 			_, _ = response.Close(test.complete)
-			if want := test.missed && edit.Meta != ""; response.FlagsMissed() != want {
+			if want := test.missed && len(edit.Metas) > 0; response.FlagsMissed() != want {
 				t.Errorf("%s: missed %v, want %v", name, response.FlagsMissed(), want)
 			}
 		}

@@ -197,7 +197,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 			return nil
 		}},
-		"feature_flags": {Usage: "<meta-name> { <key> <json> }", Parse: g.parseFeatureFlags},
+		"feature_flags": {Usage: "<meta-name> { <key> <json> }", Repeats: true, Parse: g.parseFeatureFlags},
 		"log_blocked":   grammar.OnOff(func(on bool) { g.LogBlocked = on }),
 	}.Parse(d, "metrics_gate")
 }
@@ -565,7 +565,7 @@ func (g *Gate) parseHandshake(d *caddyfile.Dispenser) error {
 
 func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 	const where = "metrics_gate › feature_flags"
-	flags := &gate.FeatureFlags{Flags: make(map[string]json.RawMessage)}
+	flags := gate.FeatureFlags{Flags: make(map[string]json.RawMessage)}
 	if !d.NextArg() {
 		return grammar.ErrUsage
 	}
@@ -590,6 +590,6 @@ func (g *Gate) parseFeatureFlags(d *caddyfile.Dispenser) error {
 	if err := flags.Validate(); err != nil {
 		return d.WrapErr(at(err, where))
 	}
-	g.FeatureFlags = flags
+	g.FeatureFlags = append(g.FeatureFlags, flags)
 	return nil
 }

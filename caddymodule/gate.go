@@ -121,13 +121,15 @@ type Gate struct {
 
 	// ExperimentParams are the query parameters that force experiments. They
 	// are taken out of the navigations of blocked users. Pages then wait for
-	// a lookup, at most the profile's timeout. Default: none.
+	// a lookup, at most the profile's timeout. Default: none; forceExperiment and
+	// forceExperimentGroup with the preset fxa and a handshake.
 	ExperimentParams []string `json:"experiment_params,omitempty"`
 
 	// FeatureFlags overrides what a page says of features in a <meta>, for
-	// blocked users only. Pages then wait for a lookup, at most the profile's
-	// timeout. Default: none.
-	FeatureFlags *gate.FeatureFlags `json:"feature_flags,omitempty"`
+	// blocked users only, once for each <meta>. Pages then wait for a lookup, at
+	// most the profile's timeout. They add to those of the preset fxa, which come
+	// with a handshake, and win. Default: none.
+	FeatureFlags []gate.FeatureFlags `json:"feature_flags,omitempty"`
 
 	// LogBlocked keeps blocked requests in the access log. Default: false,
 	// because an address beside "opted out" is itself a record of a person.
@@ -396,7 +398,7 @@ func (g *Gate) check() error {
 	if g.Profile != nil {
 		problems = append(problems, at(g.Profile.validate(), "profile"))
 	}
-	problems = append(problems, at(g.Handshake.config().Validate(), "handshake"), at(g.Signal.Validate(), "signal"), at(g.FeatureFlags.Validate(), "feature_flags"))
+	problems = append(problems, at(g.Handshake.config().Validate(), "handshake"), at(g.Signal.Validate(), "signal"))
 	return errors.Join(problems...)
 }
 

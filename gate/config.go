@@ -94,7 +94,7 @@ type Config struct {
 
 	// FeatureFlags overrides what a page says of features, for blocked users.
 	// Pages then wait for a lookup. Default: none.
-	FeatureFlags *FeatureFlags
+	FeatureFlags []FeatureFlags
 
 	// Observer is told what happens. Default: nobody is.
 	Observer Observer
@@ -164,7 +164,7 @@ func (c *Config) validate() error {
 	return errors.Join(append(problems,
 		wrong("signal", c.Signal.Validate()),
 		wrong("handshake", c.Handshake.Validate()),
-		wrong("feature_flags", c.FeatureFlags.Validate()),
+		wrong("feature_flags", validateFlags(c.FeatureFlags)),
 	)...)
 }
 

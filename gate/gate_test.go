@@ -711,8 +711,10 @@ func TestRefusedConfigurations(t *testing.T) {
 		"signal: \"a b\" is not the name":              {Routes: beacon, Signal: Signal{Cookies: []string{"a b"}}},
 		"handshake: timeout: is negative":              {Routes: beacon, Handshake: &Handshake{Timeout: -1}},
 		"handshake: embedder: ":                        {Routes: beacon, Handshake: &Handshake{Embedders: []string{"*"}}},
-		"feature_flags: no <meta> is named":            {Routes: beacon, FeatureFlags: &FeatureFlags{}},
-		"feature_flags: rate: its value is not ":       {Routes: beacon, FeatureFlags: &FeatureFlags{Meta: "m", Flags: map[string]json.RawMessage{"rate": json.RawMessage("x")}}},
+		"feature_flags: no <meta> is named":            {Routes: beacon, FeatureFlags: []FeatureFlags{{}}},
+		"feature_flags: a..b: a part of this key":      {Routes: beacon, FeatureFlags: []FeatureFlags{{Meta: "m", Flags: map[string]json.RawMessage{"a..b": json.RawMessage("1")}}}},
+		"feature_flags: m: there is a block":           {Routes: beacon, FeatureFlags: []FeatureFlags{{Meta: "m", Flags: map[string]json.RawMessage{"a": json.RawMessage("1")}}, {Meta: "m", Flags: map[string]json.RawMessage{"b": json.RawMessage("1")}}}},
+		"feature_flags: rate: its value is not ":       {Routes: beacon, FeatureFlags: []FeatureFlags{{Meta: "m", Flags: map[string]json.RawMessage{"rate": json.RawMessage("x")}}}},
 	} {
 		g, err := New(config)
 		if err == nil || g != nil || !strings.HasPrefix(err.Error(), want) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -262,7 +263,7 @@ func TestPagesAreChanged(t *testing.T) {
 	config := fxaConfig(t)
 	config.Handshake = &Handshake{}
 	config.ExperimentParams = []string{"forceExperiment", "forceExperimentGroup"}
-	config.FeatureFlags = &FeatureFlags{Meta: "flags", Flags: map[string]json.RawMessage{"rate": json.RawMessage("0")}}
+	config.FeatureFlags = []FeatureFlags{{Meta: "flags", Flags: map[string]json.RawMessage{"rate": json.RawMessage("0")}}}
 	g := newGate(t, config)
 	const navigate = "Sec-Fetch-Dest: document"
 	inserted := func(w *httptest.ResponseRecorder) string {
@@ -442,4 +443,47 @@ func FuzzSignalReport(f *testing.F) {
 			t.Errorf("status %d", status)
 		}
 	})
+}
+
+// TestPresetsPages: with a handshake the preset takes blocked users' pages out of
+// the client's own experiments, and switches off what beacons past the edge, for
+// the client of each time. One's own flags add to that, and win.
+func TestPresetsPages(t *testing.T) {
+	t.Parallel()
+	meta := func(name, content string) string {
+		return `<meta name="` + name + `" content="` + url.PathEscape(content) + `">`
+	}
+	page := "<head>" +
+		meta("fxa-config", `{"glean":{"enabled":true,"uploadEnabled":true,"channel":"x"},"sentry":{"dsn":"https://k@sentry.example.net/1","sampleRate":1},"env":"prod"}`) +
+		meta("fxa-feature-flags", `{"metricsSampleRate":1,"tokenCodeClients":{"sync":{"groups":["a"],"rolloutRate":1}}}`) + "</head>"
+	flagsOf := func(config Config, uid, name string) string {
+		w, _ := ask(t, newGate(t, config), "GET /?forceExperiment=x&a=1", "", page, "Sec-Fetch-Dest: document", "Cookie: metrics_optout=0; "+sessionOf(t, uid))
+		_, content, _ := strings.Cut(w.Body.String(), `<meta name="`+name+`" content="`)
+		content, _, _ = strings.Cut(content, `"`)
+		decoded, err := url.PathUnescape(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return decoded
+	}
+	const off = `{"env":"prod","glean":{"channel":"x","enabled":false,"uploadEnabled":false},"sentry":{"dsn":"","sampleRate":0}}`
+	stock := handshakeConfig(t, Handshake{})
+	if got := flagsOf(stock, optedOutUID, "fxa-config"); got != off {
+		t.Errorf("opted out: fxa-config %s", got)
+	}
+	if got := flagsOf(stock, optedOutUID, "fxa-feature-flags"); got != `{"metricsSampleRate":0,"sentrySampleRate":0,"smsCountries":{},"tokenCodeClients":{"sync":{"groups":["a"],"rolloutRate":0}}}` {
+		t.Errorf("opted out: fxa-feature-flags %s", got)
+	}
+	for name, config := range map[string]Config{"allowed": stock, "without a handshake": fxaConfig(t)} {
+		uid := map[string]string{"allowed": allowedUID, "without a handshake": optedOutUID}[name]
+		if got := flagsOf(config, uid, "fxa-config"); !strings.Contains(got, `"enabled":true`) {
+			t.Errorf("%s: fxa-config %s", name, got)
+		}
+	}
+	own := handshakeConfig(t, Handshake{})
+	own.FeatureFlags = []FeatureFlags{{Meta: "fxa-config", Flags: map[string]json.RawMessage{"sentry.dsn": json.RawMessage(`"mine"`), "more": json.RawMessage("1")}}}
+	want := strings.NewReplacer(`"dsn":""`, `"dsn":"mine"`, `,"sentry"`, `,"more":1,"sentry"`).Replace(off)
+	if got := flagsOf(own, optedOutUID, "fxa-config"); got != want {
+		t.Errorf("one's own: fxa-config %s, want %s", got, want)
+	}
 }

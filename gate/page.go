@@ -13,32 +13,47 @@ import (
 )
 
 // FeatureFlags overrides the features that a page announces in a <meta>
-// whose content is URL-encoded JSON, such as FxA's fxa-feature-flags.
+// whose content is URL-encoded JSON, such as FxA's fxa-config.
 type FeatureFlags struct {
 	// Meta is the name of the <meta>. Required.
 	Meta string `json:"meta,omitempty"`
 
-	// Flags are the keys to set and their JSON values. Keys that are not
-	// named keep what the page says. At least one is required.
+	// Flags are the keys to set and their JSON values. A dotted key reaches into
+	// nested objects, and leaves their other members. Keys that are not named keep
+	// what the page says. At least one is required.
 	Flags map[string]json.RawMessage `json:"flags,omitempty"`
 }
 
-// Validate finds what is missing or not JSON. Of no override nothing is wrong.
+// Validate finds what is missing or not JSON.
 func (f *FeatureFlags) Validate() error {
 	switch {
-	case f == nil:
-		return nil
 	case f.Meta == "":
 		return errors.New("no <meta> is named; write feature_flags <meta-name> { <key> <json> }")
 	case len(f.Flags) == 0:
 		return errors.New("no flag is set; write a line <key> <json> for each")
 	}
 	for key, value := range f.Flags {
+		if slices.Contains(strings.Split(key, "."), "") {
+			return wrongf(key, "a part of this key is empty; write names with dots between, such as glean.enabled")
+		}
 		if !json.Valid(value) {
 			return wrongf(key, "its value is not JSON; write a number, true, false, null, or other JSON in backquotes, such as `{}`")
 		}
 	}
 	return nil
+}
+
+// validateFlags finds what is wrong with all of them, such as two for one <meta>.
+func validateFlags(all []FeatureFlags) error {
+	problems := make([]error, len(all))
+	for i := range all {
+		err := all[i].Validate()
+		if err == nil && slices.ContainsFunc(all[:i], func(other FeatureFlags) bool { return other.Meta == all[i].Meta }) {
+			err = wrongf(all[i].Meta, "there is a block for this <meta> already; write all keys into one")
+		}
+		problems[i] = err
+	}
+	return errors.Join(problems...)
 }
 
 // pages says what the gate does to pages on their way.
@@ -48,7 +63,7 @@ type pages struct {
 	private bool
 	params  []string
 	script  *browser.Script // nil: none is injected
-	flags   *FeatureFlags
+	flags   []browser.MetaFlags
 }
 
 func newPages(config *Config, h *handshake) (p pages) {
@@ -58,8 +73,17 @@ func newPages(config *Config, h *handshake) (p pages) {
 	if config.Shadow {
 		return p
 	}
-	p.private = len(config.ExperimentParams) > 0 || config.FeatureFlags != nil
-	p.params, p.flags = config.ExperimentParams, config.FeatureFlags
+	p.params = config.ExperimentParams
+	flags := config.FeatureFlags
+	if preset := presets[config.Preset]; h != nil {
+		isPresets := func(name string) bool { return slices.Contains(preset.experimentParams, name) }
+		p.params = append(slices.Clone(preset.experimentParams), slices.DeleteFunc(slices.Clone(p.params), isPresets)...)
+		flags = append(slices.Clone(preset.featureFlags), flags...) // so that one's own win
+	}
+	for _, f := range flags {
+		p.flags = append(p.flags, browser.MetaFlags{Name: f.Meta, Flags: f.Flags})
+	}
+	p.private = len(p.params) > 0 || len(p.flags) > 0
 	return p
 }
 
@@ -151,8 +175,8 @@ func (p *pages) edit(tag browser.TagOptions, blocked bool) (edit browser.Edit) {
 	if p.script != nil {
 		edit.Insert = p.script.Tag(tag)
 	}
-	if p.flags != nil && blocked {
-		edit.Meta, edit.Flags = p.flags.Meta, p.flags.Flags
+	if blocked {
+		edit.Metas = p.flags
 	}
 	return edit
 }

@@ -176,22 +176,20 @@ func TestProofs(t *testing.T) {
 // and for experiments, and after the sign-out.
 func TestProvenEverywhere(t *testing.T) {
 	t.Parallel()
-	config := proofConfig(t)
-	config.ExperimentParams = []string{"forceExperiment"}
-	v := visit(t, newGate(t, config))
+	v := visit(t, newGate(t, proofConfig(t)))
 	v.proves(`"verified `+optedOutUID+`"`, `,"probing":true`)
 	if got := v.cookies["metrics_optout"]; got != session.Remembered {
 		t.Errorf("the report set metrics_optout=%q, want what keeps blocking after sign-out", got)
 	}
 	check := func(when string) {
 		t.Helper()
-		for _, line := range []string{"POST /metrics", "POST /metrics-errors", "GET /metrics-errors", "GET /experiments.bundle.js", "POST /nimbus-experiments"} {
+		for _, line := range []string{"POST /metrics", "POST /metrics-errors", "GET /metrics-errors", "POST /navigation-timing", "GET /experiments.bundle.js", "POST /nimbus-experiments"} {
 			if _, _, passed := v.send(line, "{}"); passed {
 				t.Errorf("%s: %s reached the application", when, line)
 			}
 		}
 		_, page, _ := v.send("GET /?forceExperiment=x", "", "Sec-Fetch-Dest: document")
-		if !strings.Contains(page, `data-strip="forceExperiment"`) {
+		if !strings.Contains(page, `data-strip="forceExperiment forceExperimentGroup"`) {
 			t.Errorf("%s: the page is %s", when, page)
 		}
 	}
@@ -207,7 +205,10 @@ func TestProvenEverywhere(t *testing.T) {
 // beacon does, and such a page is nobody else's.
 func TestPagesRemember(t *testing.T) {
 	t.Parallel()
-	g := handshakeGate(t, Handshake{})
+	config := handshakeConfig(t, Handshake{})
+	config.Preset = "" // whose pages are nobody else's in any case
+	config.Routes = []Route{{Methods: []string{http.MethodPost}, Path: "/metrics"}}
+	g := newGate(t, config)
 	page := func(uid string) (cookie, control string) {
 		w, _ := ask(t, g, "GET /", "", "<head></head>", "Sec-Fetch-Dest: document", "Cookie: "+sessionOf(t, uid)+"; metrics_optout=0")
 		return w.Header().Get("Set-Cookie"), w.Header().Get("Cache-Control")

@@ -24,7 +24,8 @@ func TestPresetRoutes(t *testing.T) {
 		{"HEAD /metrics-errors", "/metrics-errors", "metrics", "application/json", ""},
 		{"POST /metrics-errors", "/metrics-errors", "metrics", "application/json", success},
 		{"GET /experiments.bundle.js", "/experiments.bundle.js", "experiment", "javascript", ""},
-		{"POST /nimbus-experiments", "/nimbus-experiments", "experiment", "application/json", `{"features":{},"nimbusUserId":""}`},
+		{"POST /navigation-timing", "/navigation-timing", "metrics", "application/json", "{}"},
+		{"POST /nimbus-experiments", "/nimbus-experiments", "experiment", "application/json", `{"Features":{},"Enrollments":[],"features":{},"nimbusUserId":""}`},
 	} {
 		before := caddy.Metric("requests_total", "route", c.route, "class", c.class, "decision", "block", "reason", "preference")
 		a := send(t, behind, addr, c.request, `{}`, out)
