@@ -220,6 +220,25 @@ func BenchmarkCachedDecision(b *testing.B) {
 	}
 }
 
+// BenchmarkOwnDecision is the same by an own session, for the ratio of the two
+// within one run.
+func BenchmarkOwnDecision(b *testing.B) {
+	config := proofConfig(b)
+	g := newGate(b, config)
+	value, _, _ := config.Own.Prove(httptest.NewRequest(http.MethodPost, "/metrics", nil), "verified "+optedOutUID, time.Now())
+	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": "lang=en; " + session.OwnCookie + "=" + value})
+	if err := g.ServeHTTP(w, r, new(upstream)); err != nil { // warms the caches
+		b.Fatal(err)
+	}
+	now := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if g.engine.decide(r, now, question{wait: true}).decision.Reason != policy.ReasonPreference {
+			b.Fatal("not decided by the account")
+		}
+	}
+}
+
 // BenchmarkCachedDecisions is the same of a request with several credentials, of
 // as many accounts, none of which opted out, so that all of them are looked at.
 func BenchmarkCachedDecisions(b *testing.B) {
