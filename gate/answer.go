@@ -118,9 +118,15 @@ const maxDrained = 4 << 20
 // request would be: net/http then tells it to go on, which must not tell whether
 // an account that it names opted out.
 func drain(r *http.Request, expected bool) {
-	if r.ContentLength != 0 && r.ContentLength <= maxDrained && (expected || r.Header["Expect"] == nil) && r.Body != nil {
+	if hasBody(r) && r.ContentLength <= maxDrained && (expected || r.Header["Expect"] == nil) {
 		_, _ = io.CopyN(io.Discard, r.Body, maxDrained) // how it ends does not matter
 	}
+}
+
+// hasBody says whether a request may have a body. What follows a CONNECT is what
+// goes through its tunnel, and is there only once it was answered.
+func hasBody(r *http.Request) bool {
+	return r.ContentLength != 0 && r.Method != http.MethodConnect && r.Body != nil
 }
 
 // comesSlowly says whether the request's body may be large, endless or not

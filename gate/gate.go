@@ -232,7 +232,7 @@ const gatedBodyTime = 10 * time.Second
 
 // serveGated decides a gated request, and answers or passes it.
 func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRoute, next Next) error {
-	if r.ContentLength != 0 {
+	if hasBody(r) {
 		limitTime(w, gatedBodyTime)
 	}
 	v := g.engine.Gated(r, route)

@@ -181,7 +181,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 // readWhole reads the body of a request to its end and says whether that could
 // be done within the bounds. Otherwise the body is as it was.
 func readWhole(r *http.Request) (body []byte, whole bool) {
-	if r.ContentLength == 0 || r.Body == nil {
+	if !hasBody(r) {
 		return nil, true
 	}
 	if r.ContentLength > maxHandedOn {

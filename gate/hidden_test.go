@@ -267,6 +267,48 @@ func TestBigBodiesGoOnWhole(t *testing.T) {
 	}
 }
 
+// TestTunnelsAreNotWaitedFor: what follows a CONNECT comes when it was answered,
+// so nothing reads it before. Where it is collected and shown, the application
+// gets it.
+func TestTunnelsAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		route  Route
+		header map[string]string
+		passed string
+	}{
+		"blocked":            {Route{}, map[string]string{"Metrics-Optout": "1"}, ""},
+		"hidden":             {Route{Reply: ReplyHide}, nil, ""},
+		"names, and blocked": {Route{Names: namesUID}, map[string]string{"Metrics-Optout": "1"}, ""},
+		"names, and hidden":  {Route{Names: namesUID}, nil, ""},
+		"shown":              {Route{}, nil, "what goes through it"},
+	} {
+		test.route.Methods, test.route.Path = []string{"GET"}, "/socket"
+		config := Config{Routes: []Route{test.route}, Profile: fxaConfig(t).Profile}
+		r, w := request("CONNECT", "/socket", "", test.header)
+		r.ProtoMajor, r.ContentLength = 3, -1
+		answered := false
+		r.Body = io.NopCloser(io.MultiReader(readerFunc(func([]byte) (int, error) {
+			if !answered {
+				t.Errorf("%s: it is read", name)
+			}
+			return 0, io.EOF
+		}), strings.NewReader("what goes through it")))
+		app := new(upstream)
+		err := serve(t, newGate(t, config), w, r, NextFunc(func(w http.ResponseWriter, r *http.Request) error {
+			answered = true
+			return app.ServeHTTP(w, r)
+		}))
+		if err != nil || app.body != test.passed {
+			t.Errorf("%s: %q went through, want %q; %v", name, app.body, test.passed, err)
+		}
+	}
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 // TestBlockedBodiesAreRead, so that the client hears the answer.
 func TestBlockedBodiesAreRead(t *testing.T) {
 	t.Parallel()

@@ -19,8 +19,9 @@ import (
 type Route struct {
 	// Methods of the requests, in capitals; requests match in any letter case.
 	// At least one; GET includes HEAD, which applications answer with the same
-	// code, unless another route names it. OPTIONS cannot be gated, since a
-	// browser's CORS preflight carries no metrics.
+	// code, and CONNECT, which over HTTP/2 and HTTP/3 opens a WebSocket, unless
+	// another route names them. OPTIONS cannot be gated, since a browser's CORS
+	// preflight carries no metrics.
 	Methods []string `json:"methods,omitempty"`
 
 	// Path of the requests. A * for a whole segment stands for one segment, a
@@ -284,7 +285,10 @@ func (t *routeTable) add(route *gatedRoute) {
 	slices.SortStableFunc(t.routes, func(a, b *gatedRoute) int { return cmp.Compare(b.literals, a.literals) })
 	for _, method := range route.methods {
 		t.initials[initial(method)] = true
-		t.initials[initial(http.MethodHead)] = t.initials[initial(http.MethodHead)] || method == http.MethodGet
+		if method == http.MethodGet {
+			t.initials[initial(http.MethodHead)] = true
+			t.initials[initial(http.MethodConnect)] = true
+		}
 	}
 	t.endings[ending(route.path)] = true
 	t.anyEnding = t.anyEnding || route.below || route.path == "/"
@@ -338,10 +342,11 @@ func (t *routeTable) matchURL(method string, u *url.URL) *gatedRoute {
 }
 
 // lookUp is matchURL without its short ways to "no". A route for GET is one for
-// HEAD as well, unless HEAD has its own.
+// HEAD as well, and for CONNECT, of which proxies make the GET that opens a
+// WebSocket (RFC 8441), unless these have their own.
 func (t *routeTable) lookUp(method string, u *url.URL) *gatedRoute {
 	route := t.read(method, u)
-	if route == nil && strings.EqualFold(method, http.MethodHead) {
+	if route == nil && (strings.EqualFold(method, http.MethodHead) || method == http.MethodConnect) {
 		route = t.read(http.MethodGet, u)
 	}
 	return route

@@ -77,6 +77,10 @@ func TestGatedPaths(t *testing.T) {
 		{"GET", "//", 201},
 		{"GET", "", 201},
 		{"HEAD", "/", 201},
+		{"CONNECT", "/", 201},
+		{"CONNECT", "/Metrics-errors/", 204},
+		{"CONNECT", "/only-head", 0},
+		{"CONNECT", "/metrics", 0},
 	} {
 		status := 0
 		if route := g.routes.match(test.method, test.path); route != nil {

@@ -20,7 +20,7 @@ import (
 // leaves what was there.
 func readBody(r *http.Request, limit int) (document []byte, kind contentType, ok bool) {
 	switch {
-	case r.Body == nil || r.Body == http.NoBody:
+	case r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect: // which has a tunnel there
 		return nil, 0, true
 	case r.ContentLength > int64(limit):
 		return nil, 0, false

@@ -216,3 +216,45 @@ func TestPlaceholdersAndMatcher(t *testing.T) {
 		}
 	}
 }
+
+// A WebSocket is opened by GET over HTTP/1.1 and by CONNECT over HTTP/3, of which
+// Caddy makes a GET for the application.
+func TestWebSockets(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := testcaddy.FreeAddr(t)
+	certificate, key := certificateOf(t, "localhost")
+	_, port, _ := strings.Cut(addr, ":")
+	testcaddy.Start(t, "https://localhost:"+port+" {\nbind 127.0.0.1\ntls "+certificate+" "+key+"\n"+
+		testcaddy.Gate("route GET /socket", testcaddy.SessionJWT(), profile.block(patient))+"\n"+testcaddy.ProxyTo(behind.addr())+"\n}\n")
+	for choice, want := range map[preference]string{optOut: "", allow: "GET /socket collect"} {
+		for method, protocol := range map[string]string{"GET": "HTTP/1.1", "CONNECT": "HTTP/3.0"} {
+			id := fmt.Sprintf("socket%d", serial.Add(1))
+			r, err := http.NewRequest(method, "https://localhost:"+port+"/socket", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Cookie", strings.TrimPrefix(testcaddy.Cookie(testcaddy.Session(profile.account(choice))), "Cookie: "))
+			r.Header.Set("X-Request-ID", id)
+			r.Header.Set("Sec-WebSocket-Version", "13")
+			if method == "CONNECT" {
+				r.Proto = "websocket"
+			} else {
+				r.Header.Set("Connection", "Upgrade")
+				r.Header.Set("Upgrade", "websocket")
+			}
+			response, err := clientOf(t, protocol).Transport.RoundTrip(r)
+			if err != nil {
+				t.Fatalf("%s: %v", protocol, err)
+			}
+			_ = response.Body.Close()
+			got := ""
+			if passed := behind.byID(id); passed != nil {
+				got = fmt.Sprintf("%s %s %s", passed.method, passed.uri, passed.header.Get("Metrics-Gate-Decision"))
+			}
+			if got != want {
+				t.Errorf("preference %s, %s over %s: the application got %q, want %q", choice, method, protocol, got, want)
+			}
+		}
+	}
+}
