@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"encoding/base64"
+	"strings"
 )
 
 // parameter is one of a query string or a form. Its value is a name, or holds
@@ -59,25 +60,39 @@ func (s *search) parameter(quoted []byte, holds *place) {
 	}
 }
 
-// unescape undoes the encoding of a form, until it is called again. What is no
-// escape stands for itself, as it does for browsers.
+// unescape undoes the encoding of a form, until it is called again.
 func (s *search) unescape(text []byte) []byte {
 	if !bytes.ContainsAny(text, "%+") {
 		return text
 	}
-	s.escaped = s.escaped[:0]
+	s.escaped = appendUnescaped(s.escaped[:0], text, ' ')
+	return s.escaped
+}
+
+// unescaped undoes the escapes of a URL in a cookie or header, in which a plus is
+// one.
+func unescaped(text string) string {
+	if strings.IndexByte(text, '%') < 0 {
+		return text
+	}
+	return string(appendUnescaped(nil, text, '+'))
+}
+
+// appendUnescaped undoes escapes, and replaces each plus. What is no escape stands
+// for itself, as it does for browsers, so that one which is broken hides no other.
+func appendUnescaped[T []byte | string](to []byte, text T, plus byte) []byte {
 	for i := 0; i < len(text); i++ {
 		switch {
 		case text[i] == '+':
-			s.escaped = append(s.escaped, ' ')
+			to = append(to, plus)
 		case text[i] == '%' && i+2 < len(text) && isHex(text[i+1]) && isHex(text[i+2]):
-			s.escaped = append(s.escaped, unhex(text[i+1])<<4|unhex(text[i+2]))
+			to = append(to, unhex(text[i+1])<<4|unhex(text[i+2]))
 			i += 2
 		default:
-			s.escaped = append(s.escaped, text[i])
+			to = append(to, text[i])
 		}
 	}
-	return s.escaped
+	return to
 }
 
 func isHex(c byte) bool {

@@ -3,7 +3,6 @@ package session
 import (
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -164,9 +163,7 @@ func (s *said) consent(consent *Consent, value string) {
 	if value == "" {
 		return
 	}
-	if decoded, err := url.PathUnescape(value); err == nil {
-		value = decoded
-	}
+	value = unescaped(value)
 	if len(value) > maxConsent || consent.OptedOut.MatchString(value) {
 		s.unrecorded = true
 	} else {
