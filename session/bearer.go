@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
@@ -95,20 +96,27 @@ func (b *Bearer) Len() int { return b.cache.Len() }
 // A sibling subdomain can plant a second cookie of the same name ("cookie
 // tossing"), and nothing in the request tells the two apart: RFC 6265, section
 // 5.4, sends them in an order that the attacker can influence. And which one
-// the application takes is its own business. So each of them counts.
+// the application takes is its own business. So each of them counts. In a cookie
+// they may be escaped as in a URL, as Express writes them; in a token there is no
+// per cent sign. Whoever stands in between may have joined several headers into
+// one list (RFC 9110, section 5.3), and in a token there is no comma either.
 func (b *Bearer) Credentials(r *http.Request) (first string, more []string) {
 	if b.config.Cookie != "" {
 		for _, line := range r.Header["Cookie"] {
 			for line != "" {
 				var pair cookie
 				if pair, line = nextCookie(line); pair.name == b.config.Cookie {
-					first, more = another(first, more, pair.value)
+					first, more = another(first, more, unescaped(pair.value))
 				}
 			}
 		}
 	}
-	for _, value := range r.Header[b.config.Header] {
-		first, more = another(first, more, token.FromHeader(value, b.config.Scheme))
+	for _, line := range r.Header[b.config.Header] {
+		for line != "" {
+			var value string
+			value, line, _ = strings.Cut(line, ",")
+			first, more = another(first, more, token.FromHeader(value, b.config.Scheme))
+		}
 	}
 	return first, more
 }

@@ -174,6 +174,7 @@ func FuzzCredentials(f *testing.F) {
 	} {
 		f.Add(seed, "session=x; second=y", "Bearer z", "bearer a")
 		f.Add("a=b", seed, "Basic q", "")
+		f.Add("session=%61%", "", "Basic q, Bearer a,,", seed)
 	}
 	bearers := []*session.Bearer{
 		session.NewBearer(nil, session.BearerConfig{Cookie: "session", Header: "Authorization"}),
@@ -200,11 +201,13 @@ func FuzzCredentials(f *testing.F) {
 					value = value[1 : len(value)-1]
 				}
 				if strings.Trim(name, " \t\r\n") == []string{"session", "second"}[i] {
-					found = append(found, value)
+					found = append(found, withoutEscapes(value))
 				}
 			}
 			if i == 0 {
-				found = append(found, token.FromHeader(authorization, "Bearer"), token.FromHeader(moreAuthorization, "Bearer"))
+				for value := range strings.SplitSeq(authorization+","+moreAuthorization, ",") {
+					found = append(found, token.FromHeader(value, "Bearer"))
+				}
 			}
 			for _, raw := range found {
 				switch {
