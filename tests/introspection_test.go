@@ -149,8 +149,8 @@ func TestForgedOpaqueTokens(t *testing.T) {
 	behind, profile, oauth := newContentServer(t), newProfile(t), newOAuthServer(t)
 	site, addr := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	caddy := testcaddy.Start(t,
-		testcaddy.Site(site, testcaddy.Gate("preset fxa", "session "+oauth.fxaTokens("cookie sid"), profile.block(patient, fmt.Sprint("max_entries ", entries))), testcaddy.ProxyTo(behind.addr())),
-		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens())))
+		testcaddy.Site(site, testcaddy.Gate("preset fxa", "session "+oauth.fxaTokens("cookie sid", "max_age 1h"), profile.block(patient, fmt.Sprint("max_entries ", entries))), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens("max_age 1h"))))
 	uid := profile.account(allow)
 	good := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile")
 	holdsStill := func(when string) {
