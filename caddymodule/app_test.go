@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/metricsgate/metricsgate/gate"
 )
 
 // TestAppListsTheGatesOfItsConfiguration provisions two configurations, as a
@@ -19,7 +21,7 @@ func TestAppListsTheGatesOfItsConfiguration(t *testing.T) {
 		return app.(*App).Gates()
 	}
 	provision := func(ctx caddy.Context, preset string) *Gate {
-		module := &Gate{Preset: preset, OnUnset: "collect"}
+		module := &Gate{Presets: []gate.UsedPreset{{Name: preset}}, OnUnset: "collect"}
 		if err := module.Provision(ctx); (err == nil) != (preset == "fxa") {
 			t.Fatalf("preset %s: error %v", preset, err)
 		}

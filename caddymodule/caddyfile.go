@@ -50,7 +50,7 @@ func init() {
 //
 //	metrics_gate [<matcher>] [enforce|shadow] {
 //		label      <word>
-//		preset     fxa
+//		preset     <name> [<prefix>]
 //		route      <METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] {
 //			answer <status> [<content-type>] [<body>]
 //			reply  hide|show
@@ -124,6 +124,7 @@ func init() {
 //			max_entries <number>
 //			concurrency <number>
 //			follow      on|off
+//			not_found   unknown|null
 //			allow_http
 //		}
 //		signal {
@@ -170,7 +171,7 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			g.Label = d.Val()
 			return nil
 		}},
-		"preset":     grammar.Choice(&g.Preset, "fxa"),
+		"preset":     {Usage: "<name> [<prefix>]", Repeats: true, Parse: g.parsePreset},
 		"route":      {Usage: routeUsage, Repeats: true, Parse: g.parseRoute},
 		"reply":      grammar.Choice(&g.Reply, gate.ReplyHide, gate.ReplyShow),
 		"cors":       grammar.List("<origin>...", &g.CORS),
@@ -200,6 +201,26 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"feature_flags": {Usage: "<meta-name> { <key> <json> }", Repeats: true, Parse: g.parseFeatureFlags},
 		"log_blocked":   grammar.OnOff(func(on bool) { g.LogBlocked = on }),
 	}.Parse(d, "metrics_gate")
+}
+
+func (g *Gate) parsePreset(d *caddyfile.Dispenser) error {
+	var used gate.UsedPreset
+	if !d.NextArg() {
+		return grammar.ErrUsage
+	}
+	used.Name = d.Val()
+	if d.NextArg() {
+		used.Prefix = d.Val()
+	}
+	err := used.Validate()
+	for i := 0; err == nil && i < len(g.Presets); i++ {
+		err = used.ValidateAfter(&g.Presets[i])
+	}
+	if err != nil {
+		return d.WrapErr(at(err, "metrics_gate", "preset "+used.Name))
+	}
+	g.Presets = append(g.Presets, used)
+	return nil
 }
 
 const routeUsage = "<METHOD>[,<METHOD>...] <path> [metrics|experiment|essential] { answer <status> [<content-type>] [<body>] ; reply hide|show ; names off|{ ... } }"
@@ -420,6 +441,7 @@ func (g *Gate) parseProfile(d *caddyfile.Dispenser) error {
 		"max_entries": grammar.Number(&profile.MaxEntries),
 		"concurrency": grammar.Number(&profile.Concurrency),
 		"follow":      grammar.OnOff(func(on bool) { profile.Follow = &on }),
+		"not_found":   grammar.Choice(&profile.NotFound, notFoundUnknown, notFoundNull),
 		"allow_http":  grammar.Flag(&profile.AllowHTTP),
 	}.Parse(d, where)
 	if err != nil {

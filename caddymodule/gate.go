@@ -49,11 +49,11 @@ type Gate struct {
 	// together. Default: "default".
 	Label string `json:"label,omitempty" placeholder:"refused"`
 
-	// Preset adds the gated routes of a known application, and where their
-	// requests name accounts: "fxa" is the Firefox Accounts content server. A
-	// route of your own for the same method and path takes the place of the
-	// preset's.
-	Preset string `json:"preset,omitempty" placeholder:"refused"`
+	// Presets add the gated routes of known applications and SDKs, with where
+	// their requests name accounts, such as "fxa", the Firefox Accounts content
+	// server. A route of your own for the same method and path takes the place of
+	// a preset's.
+	Presets []gate.UsedPreset `json:"presets,omitempty" word:"preset"`
 
 	// Routes are the gated routes, and the exceptions from them. Without any
 	// that is gated, and without a preset, the configuration is refused.
@@ -97,7 +97,7 @@ type Gate struct {
 	SessionKey []string `json:"session_key,omitempty"`
 
 	// Names says where requests of metrics routes name accounts, but for routes
-	// that say it themselves and those of the preset. A name can cause a block
+	// that say it themselves and those of presets. A name can cause a block
 	// of a metrics request, nothing else. Where it is set, clients get the
 	// route's answer to collected metrics requests as well, so that nobody can
 	// ask for another account's preference by naming it. Default: nowhere.
@@ -207,7 +207,7 @@ func (g *Gate) provision() error {
 	options, rules := g.options, g.rules()
 	config := gate.Config{
 		Shadow:           g.shadow,
-		Preset:           options.Preset,
+		Presets:          options.Presets,
 		Routes:           options.Routes,
 		Reject:           options.BlockWith == blockReject,
 		Reply:            options.Reply,
@@ -293,6 +293,7 @@ func (g *Gate) warn(ctx caddy.Context) {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
 			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
 	}
+	g.warnOfPresets()
 	names := g.gate.Names()
 	if g.Profile == nil && len(names) > 0 {
 		g.logger.Warn("no profile is set, so the preference of an account that a request only names is always unknown; write profile <url>",
@@ -319,6 +320,21 @@ func (g *Gate) warn(ctx caddy.Context) {
 		const where = "metrics_gate › profile › auth mint"
 		bearertoken.WarnOfLiterals(g.logger, where, mint.Key)
 		bearertoken.WarnOfDemoKey(ctx, g.logger, where, g.options.Profile.Auth.Mint.Key)
+	}
+}
+
+// warnOfPresets says what does not go together with what is known of an SDK.
+func (g *Gate) warnOfPresets() {
+	for _, used := range g.options.Presets {
+		preset, _ := gate.PresetNamed(used.Name)
+		where := zap.String("where", "metrics_gate › preset "+used.Name)
+		if preset.RetriesReject && g.options.BlockWith == blockReject {
+			g.logger.Warn("this SDK keeps what gets a 403 and sends it again, also after its user allows again; write block_with drop", where)
+		}
+		if preset.DeviceIDs && g.options.Profile != nil && g.options.Profile.NotFound != notFoundNull {
+			g.logger.Warn("what this SDK names may be a device, which the profile server does not know, so that everybody who is signed out may be blocked; "+
+				"write not_found null in profile if a 404 of it means that there is no such account", where)
+		}
 	}
 }
 
@@ -385,9 +401,8 @@ func (g *Gate) check() error {
 	oneOf("reply", g.Reply, gate.ReplyHide, gate.ReplyShow)
 	oneOf("on_unknown", g.OnUnknown, policy.Block.String(), policy.Collect.String())
 	oneOf("on_unset", g.OnUnset, policy.Collect.String(), policy.Block.String())
-	oneOf("preset", g.Preset, "fxa")
-	if g.Preset == "" && len(g.Routes) == 0 {
-		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
+	if len(g.Presets) == 0 && len(g.Routes) == 0 {
+		problems = append(problems, errors.New("nothing is gated; write preset <name>, or route <METHOD> <path>"))
 	}
 	for _, route := range g.Routes {
 		if route.Class == gate.ClassExperiment && (route.Answer == nil || route.Answer.Status == 0) {

@@ -47,6 +47,11 @@ type Profile struct {
 	// Auth is the credential that the gate asks with. Required.
 	Auth *ProfileAuth `json:"auth,omitempty" word:""`
 
+	// NotFound is what a 404 says of an account that is only named: "unknown"
+	// (default), or "null", that nobody chose, where names may be devices' or
+	// other services'. Of an account that is proven it is always unknown.
+	NotFound string `json:"not_found,omitempty" placeholder:"refused"`
+
 	// Timeout is how long a lookup may take, and so how long a gated request
 	// can wait for one. Default: 300ms.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
@@ -76,6 +81,12 @@ type Profile struct {
 
 // apiFxA is the API that Firefox Accounts shipped.
 const apiFxA = "fxa"
+
+// What a 404 says of an account that is only named.
+const (
+	notFoundNull    = "null"
+	notFoundUnknown = "unknown"
+)
 
 // ProfileAuth is the credential for the profile server. Exactly one field is
 // set.
@@ -150,6 +161,9 @@ func (p *Profile) validate() error {
 	if p.API != "" && p.API != apiFxA {
 		problems = append(problems, located.Errorf("api", "%q is not %s; write that, or leave it out", p.API, apiFxA))
 	}
+	if p.NotFound != "" && p.NotFound != notFoundNull && p.NotFound != notFoundUnknown {
+		problems = append(problems, located.Errorf("not_found", "%q is not one of null, unknown", p.NotFound))
+	}
 	for word, value := range map[string]int64{
 		"timeout": int64(p.Timeout), "max_age": int64(p.MaxAge),
 		"max_entries": int64(p.MaxEntries), "concurrency": int64(p.Concurrency),
@@ -202,6 +216,7 @@ type profileSettings struct {
 	Timeout, MaxAge                time.Duration
 	MaxEntries, ConcurrentRequests int
 	Follow, OnlyNamed              bool
+	NotFoundIsUnset                bool
 }
 
 // settings are the options, whose placeholders have been resolved; onlyNamed
@@ -221,6 +236,7 @@ func (p *Profile) settings(onlyNamed bool) profileSettings {
 		Forward:            p.Auth.Forward,
 		Bearer:             p.Auth.Bearer,
 		Follow:             p.canFollow(),
+		NotFoundIsUnset:    p.NotFound == notFoundNull,
 	}
 	if p.Follow != nil {
 		settings.Follow = *p.Follow
@@ -264,6 +280,8 @@ func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Clie
 			Concurrency: settings.ConcurrentRequests,
 			OnlyNamed:   settings.OnlyNamed,
 			Observer:    profileObserver(),
+
+			NotFoundIsUnset: settings.NotFoundIsUnset,
 		})
 	})
 }

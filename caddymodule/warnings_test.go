@@ -31,6 +31,9 @@ func TestWarnings(t *testing.T) {
 		}
 		return file
 	}
+	bearerOf := func(words string) string {
+		return "profile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n" + words + "\n}\n"
+	}
 	user := func(placeholder string) string { return "session user " + placeholder + "\n" + bearer }
 	for _, test := range []struct{ options, want string }{
 		{jwt("cookie session"), ""},
@@ -46,6 +49,12 @@ func TestWarnings(t *testing.T) {
 		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/{uid} {\nauth bearer " + secret + "\n}", literal},
 		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey " + secret + "\n}\n}", literal},
 		{"names {\nbody uid\n}\nprofile http://127.0.0.1:1/v1 {\nauth mint {\nkey {file.testdata/keys/ed25519.key}\n}\n}", ""},
+		{"preset countly\nblock_with reject\n" + bearerOf("not_found null"), "countly"},
+		{"preset countly\n" + bearerOf("not_found null"), ""},
+		{"preset posthog\n" + bearerOf("not_found unknown"), "write not_found null"},
+		{"preset posthog\n" + bearerOf(""), "metrics_gate › preset posthog"},
+		{"preset posthog\nblock_with reject\n" + bearerOf("not_found null"), ""},
+		{"preset segment\nblock_with reject\n" + bearerOf(""), ""},
 	} {
 		module := newGate(t, "metrics_gate {\nroute POST /beacon\n"+test.options+"\n}")
 		core, logs := observer.New(zap.WarnLevel)

@@ -22,13 +22,13 @@ type Config struct {
 	// nothing. Opted-out users are still measured. Default: false.
 	Shadow bool
 
-	// Preset adds the gated routes of a known application, see Presets. A route
-	// of one's own for the same method and path takes the place of the preset's.
-	// Default: none.
-	Preset string
+	// Presets add the gated routes of known applications and SDKs. A route of
+	// one's own for the same method and path takes the place of a preset's. Those
+	// of two presets must not meet. Default: none.
+	Presets []UsedPreset
 
 	// Routes are the gated routes, and the exceptions from them. Without any
-	// that is gated, and without a preset, New refuses the configuration.
+	// that is gated, and without presets, New refuses the configuration.
 	Routes []Route
 
 	// Reject answers blocked metrics requests with 403 and an
@@ -131,12 +131,17 @@ func wrong(setting string, err error) error {
 // validate finds what is wrong with the values by themselves.
 func (c *Config) validate() error {
 	var problems []error
-	if _, known := presets[c.Preset]; !known && c.Preset != "" {
-		problems = append(problems, wrong("preset", errors.New("there is none of this name; write fxa, or leave it out")))
+	for i := range c.Presets {
+		used := &c.Presets[i]
+		err := used.Validate()
+		for earlier := 0; err == nil && earlier < i; earlier++ {
+			err = used.ValidateAfter(&c.Presets[earlier])
+		}
+		problems = append(problems, wrong("preset "+used.Name, err))
 	}
 	isGated := func(route Route) bool { return route.Class != ClassEssential }
-	if c.Preset == "" && !slices.ContainsFunc(c.Routes, isGated) {
-		problems = append(problems, errors.New("nothing is gated; write preset fxa, or route <METHOD> <path>"))
+	if len(c.Presets) == 0 && !slices.ContainsFunc(c.Routes, isGated) {
+		problems = append(problems, errors.New("nothing is gated; write preset <name>, or route <METHOD> <path>"))
 	}
 	if !isReply(c.Reply) {
 		problems = append(problems, wrongf("reply", "%q is neither hide nor show", c.Reply))

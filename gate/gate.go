@@ -86,8 +86,8 @@ func New(config Config) (*Gate, error) {
 	return g, nil
 }
 
-// addRoutes adds the routes of one's own, and then those of the preset that
-// none of them takes the place of. It returns how many of the gated ones are
+// addRoutes adds the routes of one's own, and then those of presets that none of
+// them takes the place of. It returns how many of the gated ones are
 // one's own.
 func (g *Gate) addRoutes(config *Config) (own int) {
 	for _, route := range config.Routes {
@@ -97,11 +97,14 @@ func (g *Gate) addRoutes(config *Config) (own int) {
 		g.addRoute(route)
 	}
 	own = len(g.configs)
-	for _, route := range presets[config.Preset].Routes {
-		ready := route.prepare()
-		route.Methods = slices.DeleteFunc(slices.Clone(route.Methods), func(method string) bool { return g.routes.has(method, ready) })
-		if len(route.Methods) > 0 {
-			g.addRoute(route)
+	for _, used := range config.Presets {
+		preset := presets[used.Name]
+		for _, route := range preset.RoutesAt(used.Prefix) {
+			ready := route.prepare()
+			route.Methods = slices.DeleteFunc(slices.Clone(route.Methods), func(method string) bool { return g.routes.has(method, ready) })
+			if len(route.Methods) > 0 {
+				g.addRoute(route)
+			}
 		}
 	}
 	return own
@@ -120,8 +123,8 @@ func (g *Gate) addRoute(route Route) {
 	}
 }
 
-// Routes returns the gated routes: those of the configuration, and those of the
-// preset that they do not take the place of. What is essential is not among
+// Routes returns the gated routes: those of the configuration, and those of
+// presets that they do not take the place of. What is essential is not among
 // them. It is not to be changed.
 func (g *Gate) Routes() []Route { return g.configs }
 

@@ -93,7 +93,7 @@ func newGate(tb testing.TB, config Config) *Gate {
 // front of the three accounts of profiles.
 func fxaConfig(tb testing.TB) Config {
 	return Config{
-		Preset:   "fxa",
+		Presets:  []UsedPreset{{Name: "fxa"}},
 		Sessions: sessions(tb, ""),
 		Profile:  clientOf(tb, profiles(tb).URL, 5*time.Second),
 	}
@@ -703,7 +703,6 @@ func TestRefusedConfigurations(t *testing.T) {
 	beacon := []Route{{Methods: []string{"POST"}, Path: "/beacon"}}
 	for want, config := range map[string]Config{
 		"nothing is gated":                             {},
-		"preset: there is none":                        {Preset: "fxb"},
 		"route /x: methods: none given":                {Routes: []Route{{Path: "/x"}}},
 		"route x: path: ":                              {Routes: []Route{{Methods: []string{"GET"}, Path: "x"}}},
 		"route /x: answer: status 500":                 {Routes: []Route{{Methods: []string{"GET"}, Path: "/x", Answer: &Answer{Status: 500}}}},

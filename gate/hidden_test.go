@@ -30,7 +30,7 @@ func TestWhoseReplyIsHidden(t *testing.T) {
 	}
 	gate := func(change func(*Config)) *Gate {
 		config := fxaConfig(t)
-		config.Preset, config.Routes = "", routes
+		config.Presets, config.Routes = nil, routes
 		change(&config)
 		return newGate(t, config)
 	}
@@ -88,7 +88,7 @@ func TestWhoseReplyIsHidden(t *testing.T) {
 func TestAnswersCanBeReadByEveryPage(t *testing.T) {
 	t.Parallel()
 	config := fxaConfig(t)
-	config.Preset, config.CORS = "", []string{"https://www.example.org:443"}
+	config.Presets, config.CORS = nil, []string{"https://www.example.org:443"}
 	config.Routes = []Route{
 		{Methods: []string{"POST"}, Path: "/beacon"},
 		{Methods: []string{"POST"}, Path: "/shown", Reply: ReplyShow},

@@ -75,10 +75,13 @@ func newPages(config *Config, h *handshake) (p pages) {
 	}
 	p.params = config.ExperimentParams
 	flags := config.FeatureFlags
-	if preset := presets[config.Preset]; h != nil {
-		isPresets := func(name string) bool { return slices.Contains(preset.experimentParams, name) }
-		p.params = append(slices.Clone(preset.experimentParams), slices.DeleteFunc(slices.Clone(p.params), isPresets)...)
-		flags = append(slices.Clone(preset.featureFlags), flags...) // so that one's own win
+	if h != nil {
+		for _, used := range config.Presets {
+			preset := presets[used.Name]
+			isPresets := func(name string) bool { return slices.Contains(preset.ExperimentParams, name) }
+			p.params = append(slices.Clone(preset.ExperimentParams), slices.DeleteFunc(slices.Clone(p.params), isPresets)...)
+			flags = append(slices.Clone(preset.FeatureFlags), flags...) // so that one's own win
+		}
 	}
 	for _, f := range flags {
 		p.flags = append(p.flags, browser.MetaFlags{Name: f.Meta, Flags: f.Flags})

@@ -45,7 +45,7 @@ func proofConfig(tb testing.TB) Config {
 
 func proofConfigFor(tb testing.TB, client *profileclient.Client) Config {
 	return Config{
-		Preset:    "fxa",
+		Presets:   []UsedPreset{{Name: "fxa"}},
 		Own:       ownSession(tb),
 		Proof:     &browser.Proof{LocalStorage: "token"},
 		Profile:   client,
@@ -206,7 +206,7 @@ func TestProvenEverywhere(t *testing.T) {
 func TestPagesRemember(t *testing.T) {
 	t.Parallel()
 	config := handshakeConfig(t, Handshake{})
-	config.Preset = "" // whose pages are nobody else's in any case
+	config.Presets = nil // whose pages are nobody else's in any case
 	config.Routes = []Route{{Methods: []string{http.MethodPost}, Path: "/metrics"}}
 	g := newGate(t, config)
 	page := func(uid string) (cookie, control string) {

@@ -266,6 +266,26 @@ func (g *gatedRoute) covers(other *gatedRoute) bool {
 	return taken && (g.below || !other.below)
 }
 
+// meets says whether there is a request that both routes take, one of which is
+// gated.
+func (g *gatedRoute) meets(other *gatedRoute) bool {
+	isShared := func(method string) bool {
+		return other.takesMethod(method) || method == http.MethodGet && other.takesMethod(http.MethodHead) ||
+			method == http.MethodHead && other.takesMethod(http.MethodGet)
+	}
+	if g.essential && other.essential || !slices.ContainsFunc(g.methods, isShared) {
+		return false
+	}
+	for i := range min(len(g.segments), len(other.segments)) {
+		a, b := g.segments[i], other.segments[i]
+		if a != "*" && b != "*" && !strings.EqualFold(a, b) {
+			return false
+		}
+	}
+	return len(g.segments) == len(other.segments) || g.below && len(g.segments) < len(other.segments) ||
+		other.below && len(other.segments) < len(g.segments)
+}
+
 // routeTable finds the route of a request. Most requests are not gated, so the
 // way to "no" is short: most paths end as no route's path does.
 type routeTable struct {

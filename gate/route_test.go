@@ -194,8 +194,8 @@ func TestPathsBeyondReading(t *testing.T) {
 func TestOwnRouteTakesThePlaceOfThePresets(t *testing.T) {
 	t.Parallel()
 	g := newGate(t, Config{
-		Preset: "fxa",
-		Routes: []Route{{Methods: []string{"POST"}, Path: "/metrics-errors", Answer: &Answer{Status: 418}}},
+		Presets: []UsedPreset{{Name: "fxa"}},
+		Routes:  []Route{{Methods: []string{"POST"}, Path: "/metrics-errors", Answer: &Answer{Status: 418}}},
 	})
 	if got := g.routes.match("POST", "/metrics-errors").answer.status; got != 418 {
 		t.Errorf("POST /metrics-errors answers %d, not the own route's 418", got)

@@ -83,7 +83,7 @@ func severalConfig(tb testing.TB, timeout time.Duration) Config {
 		}
 	})
 	config := Config{
-		Preset: "fxa", Sessions: sources, Profile: client, WriteBack: true,
+		Presets: []UsedPreset{{Name: "fxa"}}, Sessions: sources, Profile: client, WriteBack: true,
 		Signal: Signal{GPC: true, DNT: true, Consents: []Consent{{Cookie: "consent", OptedOut: "C0002:0"}}},
 	}
 	return config

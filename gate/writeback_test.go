@@ -112,7 +112,7 @@ func TestLateWriteBack(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer client.Close()
-				config := Config{Preset: "fxa", Sessions: sessions(t, ""), Profile: client, WriteBack: true}
+				config := Config{Presets: []UsedPreset{{Name: "fxa"}}, Sessions: sessions(t, ""), Profile: client, WriteBack: true}
 				config.Signal.GPC = true
 				if test.configure != nil {
 					test.configure(&config)

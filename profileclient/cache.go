@@ -53,6 +53,9 @@ type mark uint8
 const (
 	refreshing mark = 1 << iota
 	writtenBack
+	// notFound: the server knows of no such account, which says something of
+	// one that is only named, and nothing of one that is proven.
+	notFound
 )
 
 // fresh says whether the entry may still be used without asking.

@@ -75,6 +75,8 @@ type Client struct {
 	close   context.CancelFunc
 	mu      sync.Mutex // guards what may be added to work
 	work    sync.WaitGroup
+
+	notFoundIsUnset bool
 }
 
 // New checks config and makes a Client. It waits for no network. Close the Client
@@ -106,6 +108,8 @@ func New(config Config) (*Client, error) {
 		slots:      make(slots, config.Concurrency),
 		namedSlots: make(slots, namedSlots),
 		writes:     make(slots, max(1, config.Concurrency/4)),
+
+		notFoundIsUnset: config.NotFoundIsUnset,
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
 	if c.transport == nil {
@@ -161,7 +165,7 @@ func (c *Client) LookupNamed(ctx context.Context, uid string, now time.Time, lef
 // Cached returns what is known of an account that is proven, without waiting.
 // What is not known is policy.Unknown, and is looked up in the background.
 func (c *Client) Cached(a Account, now time.Time) policy.Preference {
-	known := c.known(a, now)
+	known := c.known(a, now, false)
 	if at := c.instant(now); c.fresh(known.entry, at) {
 		c.refresh(a, false, known, at)
 		return known.preference
@@ -241,12 +245,13 @@ type knowledge struct {
 }
 
 // known returns the newest among what is cached, what the account's
-// credential claims, and the account's last change.
-func (c *Client) known(a Account, now time.Time) knowledge {
+// credential claims, and the account's last change. That there is no such
+// account counts where it is only named.
+func (c *Client) known(a Account, now time.Time, named bool) knowledge {
 	at := c.instant(now)
 	known := knowledge{c.proven.get(a.UID), c.proven}
 	if !c.fresh(known.entry, at) {
-		if e := c.named.get(a.UID); e.fetched > known.fetched {
+		if e := c.named.get(a.UID); e.fetched > known.fetched && (named || e.marks&notFound == 0) {
 			e.changed = max(e.changed, known.changed)
 			known = knowledge{e, c.named}
 		}
@@ -267,7 +272,7 @@ func (c *Client) known(a Account, now time.Time) knowledge {
 }
 
 func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Time, left time.Duration) policy.Preference {
-	known := c.known(a, now)
+	known := c.known(a, now, named)
 	if at := c.instant(now); c.fresh(known.entry, at) {
 		c.refresh(a, named, known, at)
 		return known.preference
@@ -282,7 +287,7 @@ func (c *Client) lookup(ctx context.Context, a Account, named bool, now time.Tim
 	// What came out is known by now, unless the account changed meanwhile; that
 	// it opted out then stands above an answer from before.
 	now = now.Add(time.Since(began))
-	known = c.known(a, now)
+	known = c.known(a, now, named)
 	if c.fresh(known.entry, c.instant(now)) || known.preference == policy.OptedOut {
 		return known.preference
 	}

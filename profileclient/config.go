@@ -79,6 +79,11 @@ type Config struct {
 	// have all of MaxEntries and Concurrency. Default: false.
 	OnlyNamed bool
 
+	// NotFoundIsUnset takes a 404 about an account that is only named for no
+	// choice: what is named may be a device, or no account. About one that is
+	// proven it stays a failure. Default: false, so that it is one for both.
+	NotFoundIsUnset bool
+
 	// Transport sends the requests. Default: one of the Client's own.
 	Transport http.RoundTripper
 

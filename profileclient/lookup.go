@@ -121,7 +121,8 @@ func (c *Client) run(a Account, into *cache, background bool, seen instant) poli
 	}
 	start := time.Now()
 	began := c.instant(start)
-	if known := c.known(Account{UID: a.UID}, start); known.fetched > seen && c.fresh(known.entry, began) {
+	known := c.known(Account{UID: a.UID}, start, into == c.named)
+	if known.fetched > seen && c.fresh(known.entry, began) && known.marks&notFound == 0 {
 		return known.preference
 	}
 	held, _ := c.consult(context.Background(), a, into, start)
@@ -136,6 +137,18 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	held, failed := c.fetch(ctx, a, start)
+	if failed != nil && failed.notFound && c.notFoundIsUnset {
+		// Remembered for names alone, who see it there: a proven account may wait
+		// for the same answer.
+		unset := c.answer(policy.Unset, c.instant(start))
+		unset.marks = notFound
+		c.named.put(a.UID, unset)
+		if into == c.named {
+			c.observer.Lookup(LookupOK, time.Since(start))
+			c.health.answered()
+			return Held{}, nil
+		}
+	}
 	if failed != nil {
 		err := fmt.Errorf("profile server: %w", failed.cause)
 		c.observer.Lookup(failed.outcome, time.Since(start))
@@ -163,7 +176,7 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 func (c *Client) fetch(ctx context.Context, a Account, now time.Time) (Held, *failure) {
 	request, err := c.request(ctx, http.MethodGet, a, reading, nil, now)
 	if err != nil {
-		return Held{}, &failure{LookupNoCredential, err}
+		return Held{}, &failure{outcome: LookupNoCredential, cause: err}
 	}
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
@@ -215,7 +228,9 @@ func (c *Client) read(ctx context.Context, response *http.Response) (policy.Pref
 		return policy.Unknown, fail(LookupRedirect, fmt.Sprintf("it redirects with status %d, which is not followed; "+
 			"write the URL that answers itself", status))
 	default:
-		return policy.Unknown, fail(LookupBadStatus, fmt.Sprintf("it answers with status %d, not 200 or 204", status))
+		failed := fail(LookupBadStatus, fmt.Sprintf("it answers with status %d, not 200 or 204", status))
+		failed.notFound = status == http.StatusNotFound
+		return policy.Unknown, failed
 	}
 	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" && !strings.HasSuffix(kind, "+json") {
@@ -292,10 +307,10 @@ func broken(ctx context.Context, err error, limit time.Duration) *failure {
 		return fail(LookupTimeout, fmt.Sprintf("it gives no complete answer within %v", limit))
 	}
 	if network, ok := errors.AsType[*net.OpError](err); ok {
-		return &failure{LookupUnreachable, fmt.Errorf("it cannot be reached: %w", network)}
+		return &failure{outcome: LookupUnreachable, cause: fmt.Errorf("it cannot be reached: %w", network)}
 	}
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &failure{LookupUnreachable, fmt.Errorf("it cannot be trusted: %w", certificate)}
+		return &failure{outcome: LookupUnreachable, cause: fmt.Errorf("it cannot be trusted: %w", certificate)}
 	}
 	return fail(LookupUnreachable, "the connection broke before a complete answer, or it does not speak HTTP there")
 }

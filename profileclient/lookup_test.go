@@ -1,6 +1,7 @@
 package profileclient
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -15,13 +16,14 @@ import (
 // canned answers every request alike and counts them.
 type canned struct {
 	body     string
+	status   int // 0: 200
 	requests atomic.Int64
 }
 
 func (c *canned) RoundTrip(*http.Request) (*http.Response, error) {
 	c.requests.Add(1)
 	return &http.Response{
-		StatusCode: http.StatusOK,
+		StatusCode: cmp.Or(c.status, http.StatusOK),
 		Header:     http.Header{"Content-Type": {"application/json"}, "Etag": {`"v1"`}},
 		Body:       io.NopCloser(strings.NewReader(c.body)),
 	}, nil
@@ -56,6 +58,50 @@ func TestCallerWhoComesLate(t *testing.T) {
 	client.ask(context.Background(), ann, false, client.proven.get("ann").fetched)
 	if got := server.requests.Load(); got != 2 {
 		t.Errorf("%d requests after one for something newer", got)
+	}
+}
+
+// TestNotFound: whom the server does not know chose nothing where they are only
+// named, if it is configured so, and could not be learnt where they are proven.
+func TestNotFound(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		status   int
+		isUnset  bool
+		named    policy.Preference
+		requests int64 // of two names and two proven accounts, in turn
+	}{
+		{http.StatusNotFound, true, policy.Unset, 3},
+		{http.StatusNotFound, false, policy.Unknown, 4},
+		{http.StatusGone, true, policy.Unknown, 4},
+		{http.StatusOK, true, policy.Unset, 1},
+	} {
+		server := &canned{body: `{"metrics_optout":null}`, status: c.status}
+		client, err := New(Config{URL: "https://profile.test/{uid}", Auth: Bearer("secret"), Transport: server, NotFoundIsUnset: c.isUnset})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		proven := policy.Unknown
+		if c.status == http.StatusOK {
+			proven = policy.Unset
+		}
+		for range 2 {
+			if got := client.LookupNamed(t.Context(), "ann", time.Now(), client.Timeout()); got != c.named {
+				t.Errorf("%+v: named, %v", c, got)
+			}
+			if got := client.Lookup(t.Context(), Account{UID: "ann"}, time.Now()); got != proven {
+				t.Errorf("%+v: proven, %v", c, got)
+			}
+		}
+		if got := server.requests.Load(); got != c.requests {
+			t.Errorf("%+v: %d requests", c, got)
+		}
+		// Who asked first makes no difference.
+		client.Lookup(t.Context(), Account{UID: "bob"}, time.Now())
+		if got := client.LookupNamed(t.Context(), "bob", time.Now(), client.Timeout()); got != c.named {
+			t.Errorf("%+v: named behind a proven one, %v", c, got)
+		}
 	}
 }
 

@@ -211,10 +211,11 @@ func (o Observer) complete() Observer {
 // failure is a lookup that did not end well. Its text is for an operator and
 // never holds the URL that was asked, which may name the account.
 type failure struct {
-	outcome LookupOutcome
-	cause   error
+	outcome  LookupOutcome
+	cause    error
+	notFound bool // the server knows of no such account
 }
 
 func fail(outcome LookupOutcome, text string) *failure {
-	return &failure{outcome, errors.New(text)}
+	return &failure{outcome: outcome, cause: errors.New(text)}
 }

@@ -41,7 +41,7 @@ func (c *Client) WriteBack(a Account, now time.Time) {
 	if c.api == FxA {
 		return
 	}
-	known := c.known(a, now)
+	known := c.known(a, now, false)
 	if known.marks&writtenBack != 0 && c.fresh(known.entry, c.instant(now)) {
 		return
 	}
@@ -113,10 +113,10 @@ func (c *Client) see(a Account, since instant) knowledge {
 	usable := func(known knowledge) bool {
 		return known.fetched >= since && c.fresh(known.entry, c.instant(time.Now()))
 	}
-	known := c.known(account, time.Now())
+	known := c.known(account, time.Now(), false)
 	if !usable(known) {
 		c.ask(c.closing, a, false, max(since, known.fetched))
-		if known = c.known(account, time.Now()); !usable(known) {
+		if known = c.known(account, time.Now(), false); !usable(known) {
 			return knowledge{}
 		}
 	}

@@ -16,7 +16,7 @@ func init() {
 		Usage: "<command>",
 		Short: "Tools for operators of Metrics Gate",
 		Long: `
-Tools for operators of Metrics Gate: explain a decision, mint a test session,
+Tools for operators of Metrics Gate: explain a decision, show a preset, mint a test session,
 check a running gate after a deploy, prepare Firefox for the handshake, and look
 after the profile server's preference store.`,
 		CobraFunc: addCommands,
@@ -24,7 +24,7 @@ after the profile server's preference store.`,
 }
 
 func addCommands(cmd *cobra.Command) {
-	group(cmd, explainCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
+	group(cmd, explainCommand(), presetsCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
 		migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
 }
 
