@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"regexp"
@@ -52,7 +54,7 @@ func (s *Server) takeEvents(w http.ResponseWriter, r *http.Request) (refused *fa
 		return s.refuseEvent(w, whyRefused(err))
 	}
 	event, ok := readEvents(claims)
-	if !ok || event.made.After(now.Add(s.eventLeeway)) {
+	if !ok || event.made.After(now.Add(s.eventLeeway)) || event.made.Add(event.within).Before(now.Add(-prefstore.EventsFor)) {
 		return s.refuseEvent(w, invalidRequest)
 	}
 	came, err := s.apply(r.Context(), event)
@@ -98,9 +100,10 @@ func eventToken(w http.ResponseWriter, r *http.Request) (raw string, accepted in
 
 // securityEvent is what a token says.
 type securityEvent struct {
-	id     string
+	id     string // of all issuers'
 	uid    string
 	made   time.Time
+	within time.Duration   // later than made, at most
 	wishes map[string]wish // by the name that the observer is told
 	wanted wish            // the greatest of them
 }
@@ -114,7 +117,9 @@ func readEvents(claims *token.Claims) (securityEvent, bool) {
 	if id == "" || len(events) == 0 || claims.Issued.IsZero() { // RFC 8417, section 2.2
 		return securityEvent{}, false
 	}
-	e := securityEvent{id: id, made: claims.Issued, wishes: map[string]wish{}}
+	issuer, _ := claims.String("iss")
+	e := securityEvent{id: fmt.Sprintf("%q %s", strings.TrimSuffix(issuer, "/"), id), wishes: map[string]wish{}}
+	e.made, e.within = madeAt(claims)
 	for uri, payload := range events {
 		name, wanted, ok := readEvent(uri, payload)
 		if !ok {
@@ -126,6 +131,25 @@ func readEvents(claims *token.Claims) (securityEvent, bool) {
 	subject, _ := claims.String("sub")
 	e.uid = uidOf(subject)
 	return e, e.wanted == nothing || policy.IsUID(e.uid)
+}
+
+// fewestMilliseconds is in March 1973, before anybody could choose. As seconds,
+// it is in the year 5138.
+const fewestMilliseconds = 1e11
+
+// madeAt reads iat, and how finely it counts: in seconds, as RFC 7519 has it,
+// with a fraction or without, or, against it and without a doubt, in
+// milliseconds.
+func madeAt(claims *token.Claims) (made time.Time, within time.Duration) {
+	value, _ := claims.Value("iat")
+	switch at, _ := value.(float64); {
+	case at >= fewestMilliseconds:
+		return time.UnixMilli(int64(min(at, math.MaxInt64/2))), time.Millisecond
+	case at == math.Trunc(at):
+		return claims.Issued, time.Second
+	default:
+		return claims.Issued, time.Millisecond
+	}
 }
 
 // readEvent says what an event wants, and by which name the observer knows it.
@@ -184,7 +208,7 @@ func (s *Server) apply(ctx context.Context, e securityEvent) (came prefstore.Res
 			preference = policy.OptedOut
 		}
 		value = preference.String()
-		_, came, err = s.store.Set(ctx, e.uid, prefstore.Choice{Preference: preference, Source: optoutapi.SourceUser, Made: e.made, Event: e.id})
+		_, came, err = s.store.Set(ctx, e.uid, prefstore.Choice{Preference: preference, Source: optoutapi.SourceUser, Made: e.made, Within: e.within, Event: e.id})
 	}
 	if err == nil && came == prefstore.Changed {
 		s.observer.Change(value, optoutapi.SourceUser)

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -184,6 +185,9 @@ func TestEvents(t *testing.T) {
 		{"issuer with a slash", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iss": eventIssuer + "/"}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"one of several audiences", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"aud": []string{"x", eventAudience}}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"older than the choice", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Hour).Unix()}, "false", []string{"event metrics-opt-out unchanged"}},
+		{"in milliseconds", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(time.Minute).UnixMilli()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
+		{"in milliseconds, older than the choice", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Minute).UnixMilli()}, "false", []string{"event metrics-opt-out unchanged"}},
+		{"almost a week old", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(time.Hour - prefstore.EventsFor).Unix()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"old, but the first", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Hour).Unix()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 	} {
 		for key := range eventKeys() {
@@ -196,7 +200,11 @@ func TestEvents(t *testing.T) {
 				}
 				got.take()
 				// The choice above and the event are not of one millisecond.
-				changes := jwt.MapClaims{"iat": float64(time.Now().UnixMilli()+10) / 1000}
+				now := time.Now().UnixMilli()
+				for now == time.Now().UnixMilli() {
+					runtime.Gosched()
+				}
+				changes := jwt.MapClaims{"iat": float64(now+1) / 1000}
 				maps.Copy(changes, test.changes)
 				raw := signEvent(t, key, eventClaims("1", test.events, changes))
 
@@ -233,6 +241,60 @@ func TestAReplayDoesNotUndoALaterChoice(t *testing.T) {
 	}
 }
 
+// TestAWholeSecondIsAnInterval: an event that counts in seconds may be of before
+// or after a choice that was made within its own; then what measures less
+// stands.
+func TestAWholeSecondIsAnInterval(t *testing.T) {
+	t.Parallel()
+	server := start(t, database(t), takesEvents(t))
+	tell := func(event string, iat any) {
+		t.Helper()
+		raw := signEvent(t, "ES256", eventClaims(rand.Text(), map[string]any{eventURI(event): noPayload}, jwt.MapClaims{"iat": iat}))
+		server.push(t, raw).want(t, 202, "")
+	}
+	chosen := func(value string) time.Time {
+		t.Helper()
+		server.post(t, `{"metrics_optout":`+value+`}`).want(t, 200, `{}`)
+		changed, err := time.Parse(time.RFC3339, server.get(t).Header.Get("Metrics-Optout-Changed"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changed
+	}
+	at := chosen("false")
+	tell("metrics-opt-out", float64(at.UnixMilli()-1)/1000) // it counts in milliseconds, and is older
+	server.get(t).want(t, 200, `{"metrics_optout":false}`)
+	tell("metrics-opt-out", at.Unix())
+	server.get(t).want(t, 200, `{"metrics_optout":true}`)
+
+	chosen("false")
+	at = chosen("true")
+	tell("metrics-opt-in", at.Unix())
+	server.get(t).want(t, 200, `{"metrics_optout":true}`)
+	tell("metrics-opt-in", at.Unix()-1)
+	server.get(t).want(t, 200, `{"metrics_optout":true}`)
+}
+
+// TestAnIDIsItsIssuers: what one issuer calls an event says nothing of another's.
+func TestAnIDIsItsIssuers(t *testing.T) {
+	t.Parallel()
+	v := verifier(t, token.Config{Secret: secret, ExpiryOptional: true})
+	server := start(t, database(t), func(c *Config) { c.Events = v })
+	for _, e := range []struct{ issuer, event, held string }{
+		{"https://a.example.org", "metrics-opt-out", "true"},
+		{"https://b.example.org", "metrics-opt-in", "false"},
+		{"https://a.example.org/", "metrics-opt-out", "false"},
+	} {
+		claims := eventClaims("1", map[string]any{eventURI(e.event): noPayload}, jwt.MapClaims{"iss": e.issuer})
+		raw, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.push(t, raw).want(t, 202, "")
+		server.get(t).want(t, 200, `{"metrics_optout":`+e.held+`}`)
+	}
+}
+
 func TestEventsThatAreNotTaken(t *testing.T) {
 	t.Parallel()
 	var got notes
@@ -254,7 +316,11 @@ func TestEventsThatAreNotTaken(t *testing.T) {
 		{"an account that cannot be", signed(jwt.MapClaims{"sub": strings.Repeat("u", 256)}), "invalid_request"},
 		{"expired", signed(jwt.MapClaims{"exp": time.Now().Add(-time.Hour).Unix()}), "invalid_request"},
 		{"from the future", signed(jwt.MapClaims{"iat": time.Now().Add(time.Hour).Unix()}), "invalid_request"},
-		{"from the future, in milliseconds", signed(jwt.MapClaims{"iat": time.Now().UnixMilli()}), "invalid_request"},
+		{"from the future, in milliseconds", signed(jwt.MapClaims{"iat": time.Now().Add(time.Hour).UnixMilli()}), "invalid_request"},
+		{"older than a week", signed(jwt.MapClaims{"iat": time.Now().Add(-prefstore.EventsFor - time.Minute).Unix()}), "invalid_request"},
+		{"a deletion older than a week", signed(jwt.MapClaims{
+			"iat": time.Now().Add(-prefstore.EventsFor - time.Minute).Unix(), "events": map[string]any{eventURI("delete-user"): noPayload},
+		}), "invalid_request"},
 		{"not valid yet", signed(jwt.MapClaims{"nbf": time.Now().Add(time.Hour).Unix()}), "invalid_request"},
 		{"no events", signed(jwt.MapClaims{"events": nil}), "invalid_request"},
 		{"an access token", signed(jwt.MapClaims{"events": nil, "scope": "profile", "client_id": "metrics-gate"}), "invalid_request"},

@@ -29,9 +29,16 @@ type Choice struct {
 	Source string
 
 	// Made is when the user made the choice, where that was elsewhere and
-	// before: a choice that was recorded since stays. A time that is still to
-	// come counts as now. Default: now, by the store's own clock.
+	// before: a choice that was recorded since stays. One that is still to come
+	// says that a clock is wrong by as much, so the choice may have been made at
+	// any time of that length up to now. Default: now, by the store's own clock.
 	Made time.Time
+
+	// Within is how finely whoever says Made counts: the choice may have been
+	// made later than that by less than this. Where it may then have been made
+	// before as well as after what is held, the one of the two that measures less
+	// stands. Default: a millisecond, as finely as stores count.
+	Within time.Duration
 
 	// OnlyIf says whether the choice is still wanted, given the ETag of what is
 	// held now. Default: it is.
@@ -63,25 +70,59 @@ func (c Choice) decide(held Record, now int64) (Record, Result) {
 	if c.OnlyIf != nil && !c.OnlyIf(held.ETag()) {
 		return held, Refused
 	}
-	said := now
+	made := span{now, now}
 	if !c.Made.IsZero() {
-		if said = c.Made.UnixMilli(); said <= max(held.said, held.deleted) {
+		made = span{c.Made.UnixMilli(), c.Made.Add(max(c.Within, time.Millisecond) - 1).UnixMilli()}.before(now)
+		last := held.said.before(now)
+		if made.from <= held.deleted || made.to < last.from ||
+			made.from <= last.to && measured(held.Preference) < measured(c.Preference) {
 			return held, Unchanged
 		}
-		said = min(said, now)
+	}
+	if held.Preference == c.Preference {
+		if held.Source != "" {
+			// What was chosen in between, and arrives after, is not the last word.
+			held.said = held.said.before(now).orLater(made)
+		}
+		return held, Unchanged
 	}
 	// Two changes never share a time, even within one millisecond or under a
 	// clock that was set back: the tag depends on it.
-	changed := max(said, held.changed+1)
-	said = max(said, held.said)
-	if held.Preference != c.Preference {
-		return Record{Preference: c.Preference, changed: changed, said: max(said, changed), Source: c.Source}, Changed
+	return Record{Preference: c.Preference, changed: max(made.from, held.changed+1), said: made, Source: c.Source}, Changed
+}
+
+// span is the milliseconds since 1970 in one of which something was said: from
+// and to, and all between.
+type span struct{ from, to int64 }
+
+func (s span) length() int64 { return s.to - s.from }
+
+// before is a span that is over by now. What was said was said before now,
+// whatever its clock says: where that is ahead, it is wrong by as much at least,
+// and nobody knows by how much more.
+func (s span) before(now int64) span {
+	if s.from > now {
+		return span{now - (s.from - now), now}
 	}
-	if held.Source != "" {
-		// What was chosen in between, and arrives after, is not the last word.
-		held.said = said
+	return span{s.from, min(s.to, now)}
+}
+
+// orLater is when the later one was of two that said the same.
+func (s span) orLater(other span) span {
+	return span{max(s.from, other.from), max(s.to, other.to)}
+}
+
+// measured orders preferences by how much is measured under them: of two choices
+// whose order nobody knows, the lesser stands.
+func measured(p policy.Preference) int {
+	switch p {
+	case policy.OptedOut:
+		return 0
+	case policy.Unset:
+		return 1
+	default:
+		return 2
 	}
-	return held, Unchanged
 }
 
 // Result says what came of a choice, or of a deletion.

@@ -41,9 +41,23 @@ type Imported struct {
 // waited for with each, and few enough that writers in between hardly wait.
 const importBatch = 1000
 
-// importRows gathers rows into batches and has each stored. Of several rows of
-// an account in a batch the newest is in it alone; without a time, that is the
-// last.
+// replaces says whether of two rows of an account this one, the latter, counts:
+// as the newer one, which without a time it is, or of one moment the one that
+// measures less.
+func (r Row) replaces(earlier Row) bool {
+	switch {
+	case r.Changed.IsZero():
+		return true
+	case earlier.Changed.IsZero():
+		return false
+	case r.Changed.Equal(earlier.Changed):
+		return measured(r.Preference) <= measured(earlier.Preference)
+	}
+	return r.Changed.After(earlier.Changed)
+}
+
+// importRows gathers rows into batches and has each stored, with one row of each
+// account.
 func importRows(ctx context.Context, rows iter.Seq2[Row, error], store func(context.Context, []Row) (changed int64, err error), progress func(Imported)) (done Imported, err error) {
 	batch := make([]Row, 0, importBatch)
 	index := make(map[string]int, importBatch) // into batch, by account
@@ -76,7 +90,7 @@ func importRows(ctx context.Context, rows iter.Seq2[Row, error], store func(cont
 		if i, twice := index[row.UID]; !twice {
 			index[row.UID] = len(batch)
 			batch = append(batch, row)
-		} else if row.Changed.IsZero() || !batch[i].Changed.IsZero() && row.Changed.After(batch[i].Changed) {
+		} else if row.replaces(batch[i]) {
 			batch[i] = row
 		}
 		if len(batch) == importBatch {

@@ -102,13 +102,13 @@ func (m *model) set(t *rapid.T) {
 	switch {
 	case came == Refused || came == Unchanged && before.Source == "":
 	case came == Unchanged:
-		if after.said < before.said {
+		if after.said.from < before.said.from {
 			t.Fatalf("%v after %v", after, before)
 		}
 		before.said = after.said
 		m.held[uid] = before
 	default:
-		if after.said != after.changed || after.Preference != c.Preference || after.Source != c.Source || after.changed <= before.changed {
+		if after.said.from != after.said.to || after.changed < after.said.to || after.Preference != c.Preference || after.Source != c.Source || after.changed <= before.changed {
 			t.Fatalf("%v after %v", after, before)
 		}
 		m.held[uid] = after
@@ -118,19 +118,24 @@ func (m *model) set(t *rapid.T) {
 func (m *model) event(t *rapid.T) {
 	uid, jti := m.drawUID(t), fmt.Sprint(m.run, "-", rapid.IntRange(0, 9).Draw(t, "jti"))
 	before := m.expect(uid)
-	last := max(before.said, before.deleted, 1)
-	pass(last)
-	c := Choice{Preference: drawChoice.Draw(t, "to"), Source: SourceUser, Event: jti,
-		Made: time.UnixMilli(last + rapid.Int64Range(-1, 1).Draw(t, "later"))}
+	last := max(before.said.to, before.deleted, 1)
+	c := Choice{
+		Preference: drawChoice.Draw(t, "to"), Source: SourceUser, Event: jti,
+		Made:   time.UnixMilli(last + rapid.Int64Range(-3, 1).Draw(t, "later")),
+		Within: rapid.SampledFrom([]time.Duration{0, time.Millisecond, 3 * time.Millisecond}).Draw(t, "within"),
+	}
+	made := span{c.Made.UnixMilli(), c.Made.Add(max(c.Within, time.Millisecond) - time.Millisecond).UnixMilli()}
+	pass(max(last, made.to))
 	_, came, err := m.instance(t).Set(context.Background(), uid, c)
-	later := !m.seen[jti] && c.Made.UnixMilli() > max(before.said, before.deleted)
+	counts := !m.seen[jti] && made.from > before.deleted && (made.from > before.said.to ||
+		made.to >= before.said.from && measured(c.Preference) <= measured(before.Preference))
 	m.seen[jti] = true
 	want := Unchanged
-	if later && c.Preference != before.Preference {
+	if counts && c.Preference != before.Preference {
 		want = Changed
-		m.held[uid] = Record{Preference: c.Preference, changed: c.Made.UnixMilli(), said: c.Made.UnixMilli(), Source: SourceUser}
-	} else if _, known := m.held[uid]; known && later {
-		before.said = c.Made.UnixMilli()
+		m.held[uid] = Record{Preference: c.Preference, changed: max(made.from, before.changed+1), said: made, Source: SourceUser}
+	} else if _, known := m.held[uid]; known && counts {
+		before.said = span{max(made.from, before.said.from), max(made.to, before.said.to)}
 		m.held[uid] = before
 	}
 	if err != nil || came != want {
@@ -158,13 +163,20 @@ func (m *model) delete(t *rapid.T) {
 func (m *model) importRow(t *rapid.T) {
 	uid := m.drawUID(t)
 	before, known := m.held[uid]
-	last := max(before.said, m.deleted[uid])
+	last := max(before.said.to, m.deleted[uid])
 	pass(last)
-	row := Row{uid, drawChoice.Draw(t, "to"), time.UnixMilli(last + rapid.Int64Range(0, 1).Draw(t, "later")).UTC(), drawSource.Draw(t, "source")}
+	at := max(0, last+rapid.Int64Range(-2, 1).Draw(t, "later"))
+	row := Row{uid, drawChoice.Draw(t, "to"), time.UnixMilli(at).UTC(), drawSource.Draw(t, "source")}
 	want := Imported{Read: 1}
-	if !known && m.deleted[uid] == 0 || row.Changed.UnixMilli() > last {
+	switch {
+	case !known && m.deleted[uid] == 0, at > last,
+		known && at >= before.said.from && measured(row.Preference) < measured(before.Preference):
 		want.Changed = 1
-		m.held[uid] = Record{Preference: row.Preference, changed: row.Changed.UnixMilli(), said: row.Changed.UnixMilli(), Source: row.Source}
+		changed := at
+		if known {
+			changed = max(at, before.changed+1)
+		}
+		m.held[uid] = Record{Preference: row.Preference, changed: changed, said: span{at, at}, Source: row.Source}
 	}
 	if got, err := m.instance(t).Import(context.Background(), only(row), nil); err != nil || got != want {
 		t.Fatalf("%v, %v, want %v", got, err, want)
@@ -178,7 +190,7 @@ func (m *model) compare(t *rapid.T) {
 		if got != want {
 			t.Fatalf("%s: %v, want %v", uid, got, want)
 		}
-		got.Source, got.said = "", 0 // two changes that differ in nothing else are one state
+		got.Source, got.said = "", span{} // two changes that differ in nothing else are one state
 		if state, known := m.tags[got.ETag()]; known && state != got {
 			t.Fatalf("%s names %v and %v", got.ETag(), state, got)
 		}

@@ -325,7 +325,7 @@ type moment struct {
 // find reads what is held of an account. The time is the database's, so that
 // it is one for all instances.
 const find = `
-	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deleted.at, 0), preference, changed, said, source
+	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deleted.at, 0), preference, changed, said - span, said, source
 	FROM metrics_gate.feed LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = $2`
 
 // key is what find is asked with.
@@ -336,15 +336,15 @@ func found(row pgx.Row) (held Record, at moment, err error) {
 	var (
 		optedOut *bool
 		changed  *int64
-		said     *int64
+		from, to *int64
 		source   *string
 	)
-	if err := row.Scan(&at.head, &at.now, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
+	if err := row.Scan(&at.head, &at.now, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, moment{}, err
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: *said}
+		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
 	}
 	return held, at, nil
 }
@@ -428,17 +428,18 @@ func (p *Postgres) Set(ctx context.Context, uid string, c Choice) (after Record,
 		}
 		if after, came = c.decide(before, at.now); came != Changed {
 			if after.said != before.said {
-				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET said = $2 WHERE uid = $1`, []byte(uid), after.said)
+				_, err := tx.Exec(ctx, `UPDATE metrics_gate.preference SET said = $2, span = $3 WHERE uid = $1`,
+					[]byte(uid), after.said.to, after.said.length())
 				return err
 			}
 			return nil
 		}
 		statements := &pgx.Batch{}
 		statements.Queue(`
-			INSERT INTO metrics_gate.preference (uid, preference, changed, said, source, seq) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
-			[]byte(uid), optedOut(after.Preference), after.changed, after.said, after.Source, at.head+1)
+			INSERT INTO metrics_gate.preference (uid, preference, changed, said, span, source, seq) VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference, changed = excluded.changed,
+				said = excluded.said, span = excluded.span, source = excluded.source, seq = excluded.seq`,
+			[]byte(uid), optedOut(after.Preference), after.changed, after.said.to, after.said.length(), after.Source, at.head+1)
 		statements.Queue(`UPDATE metrics_gate.feed SET head = $1`, at.head+1)
 		if after.Preference == policy.OptedOut {
 			statements.Queue(`
@@ -564,9 +565,10 @@ func (p *Postgres) store(ctx context.Context, batch []Row) (changed int64, err e
 			FROM unnest($1::bytea[], $2::boolean[], $3::bigint[], $4::text[]) WITH ORDINALITY
 				AS row (uid, preference, changed, source, n)
 			WHERE NOT EXISTS (SELECT FROM metrics_gate.deleted WHERE uid_hash = sha256(uid) AND at >= least(changed, $5))
-			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq
-			WHERE p.said < excluded.said`,
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference, changed = greatest(excluded.changed, p.changed + 1),
+				said = excluded.said, span = 0, source = excluded.source, seq = excluded.seq
+			WHERE p.said < excluded.said OR p.said - p.span <= excluded.said AND (excluded.preference AND p.preference IS NOT TRUE
+				OR excluded.preference IS NULL AND NOT p.preference)`,
 			uids, preferences, times, sources, at.now, at.head)
 		if changed = done.RowsAffected(); err != nil || changed == 0 {
 			return err

@@ -21,9 +21,9 @@ type Record struct {
 	// changed is when the preference last changed, in milliseconds since 1970.
 	changed int64
 
-	// said is when the choice was last said, in milliseconds since 1970: the
-	// same one may be said again, which changes nothing but is the last word.
-	said int64
+	// said is when the choice was last said: the same one may be said again,
+	// which changes nothing but is the last word.
+	said span
 
 	// deleted is when the account was deleted, in milliseconds since 1970,
 	// where nothing is held of it and that was in the last days. What was said

@@ -47,7 +47,7 @@ type sqliteDB struct {
 }
 
 const findSQLite = `
-	SELECT head, coalesce(deleted.at, 0), preference, changed, said, source
+	SELECT head, coalesce(deleted.at, 0), preference, changed, said - span, said, source
 	FROM feed LEFT JOIN preference ON uid = ? LEFT JOIN deleted ON uid_hash = ?`
 
 // Nothing is acknowledged before it is on the disk (synchronous FULL: with
@@ -234,15 +234,15 @@ func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held Record, head 
 	var (
 		optedOut *bool
 		changed  *int64
-		said     *int64
+		from, to *int64
 		source   *string
 	)
-	if err := find.QueryRowContext(ctx, uid, hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &said, &source); err != nil {
+	if err := find.QueryRowContext(ctx, uid, hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, 0, err
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: *said}
+		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
 	}
 	return held, head, nil
 }
@@ -353,15 +353,15 @@ func (s *SQLite) Set(ctx context.Context, uid string, c Choice) (after Record, c
 		}
 		if after, came = c.decide(before, tx.now.UnixMilli()); came != Changed {
 			if after.said != before.said {
-				_, err = tx.ExecContext(ctx, `UPDATE preference SET said = ? WHERE uid = ?`, after.said, uid)
+				_, err = tx.ExecContext(ctx, `UPDATE preference SET said = ?, span = ? WHERE uid = ?`, after.said.to, after.said.length(), uid)
 			}
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `
-			INSERT INTO preference (uid, preference, changed, said, source, seq) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq`,
-			uid, optedOut(after.Preference), after.changed, after.said, after.Source, head+1); err != nil {
+			INSERT INTO preference (uid, preference, changed, said, span, source, seq) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference, changed = excluded.changed,
+				said = excluded.said, span = excluded.span, source = excluded.source, seq = excluded.seq`,
+			uid, optedOut(after.Preference), after.changed, after.said.to, after.said.length(), after.Source, head+1); err != nil {
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+1); err != nil {
@@ -540,9 +540,12 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			INSERT INTO preference (uid, preference, changed, said, source, seq)
 			SELECT ?1, ?2, ?3, ?3, ?4, ?5
 			WHERE NOT EXISTS (SELECT 1 FROM deleted WHERE uid_hash = ?6 AND at >= ?3)
-			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference,
-				changed = excluded.changed, said = excluded.said, source = excluded.source, seq = excluded.seq
-			WHERE preference.said < excluded.said`)
+			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference, changed = max(excluded.changed, preference.changed + 1),
+				said = excluded.said, span = 0, source = excluded.source, seq = excluded.seq
+			WHERE preference.said < excluded.said
+				OR preference.said - preference.span <= excluded.said AND (excluded.preference AND preference.preference IS NOT TRUE
+					OR excluded.preference IS NULL AND NOT preference.preference)
+			RETURNING changed`)
 		if err != nil {
 			return nil, err
 		}
@@ -553,15 +556,13 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			if !row.Changed.IsZero() {
 				r.changed = min(r.changed, row.Changed.UnixMilli())
 			}
-			done, err := upsert.ExecContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, hash(row.UID))
-			if err != nil {
-				return nil, err
-			}
-			if n, err := done.RowsAffected(); err != nil {
-				return nil, err
-			} else if n > 0 {
+			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, hash(row.UID)).Scan(&r.changed)
+			switch {
+			case err == nil:
 				head++
 				updates = append(updates, r.update(head, row.UID))
+			case !errors.Is(err, sql.ErrNoRows):
+				return nil, err
 			}
 		}
 		changed = int64(len(updates))

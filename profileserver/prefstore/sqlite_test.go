@@ -81,7 +81,7 @@ func TestAFileOfThatName(t *testing.T) {
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	store := openStore(t, database(t))
-	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "5000", "user_version": "2"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "5000", "user_version": fmt.Sprint(level("sqlite"))} {
 		var got string
 		if err := store.db.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %s, want %s (%v)", pragma, got, want, err)
@@ -108,7 +108,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"a newer version", func(t *testing.T, path string) string {
 			execute(t, path, `PRAGMA user_version = 99`)
 			return "profile.db"
-		}, "it was written by a newer version (level 99, this one knows 2)"},
+		}, fmt.Sprintf("it was written by a newer version (level 99, this one knows %d)", level("sqlite"))},
 		{"a table of that name", func(t *testing.T, path string) string {
 			execute(t, path, `CREATE TABLE preference (x)`)
 			return "profile.db"
@@ -250,8 +250,9 @@ func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
 	for _, r := range []Record{
-		{policy.Unset, "", 0, 0, 0}, {policy.OptedOut, "user", 1, 9, 0}, {policy.OptedOut, "browser", 2, 2, 0},
-		{policy.Allowed, "user", 2, 2, 0}, {policy.Unset, "", 0, 0, 7},
+		{Preference: policy.Unset}, {Preference: policy.OptedOut, Source: "user", changed: 1, said: span{9, 9}},
+		{Preference: policy.OptedOut, Source: "browser", changed: 2}, {Preference: policy.Allowed, Source: "user", changed: 2},
+		{Preference: policy.Unset, deleted: 7},
 	} {
 		got[fmt.Sprint(r.Preference, r.changed, r.deleted)] = r.ETag()
 	}
@@ -318,7 +319,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := Record{Preference: policy.OptedOut, changed: 5, said: 5, Source: SourceBrowser}
+	want := Record{Preference: policy.OptedOut, changed: 5, said: span{5, 5}, Source: SourceBrowser}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}

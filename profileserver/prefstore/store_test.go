@@ -456,8 +456,8 @@ func TestImport(t *testing.T) {
 			t.Fatalf("%v, %v; progress %v", done, err, last)
 		}
 		for uid, want := range map[string]Record{
-			"new":    {Preference: policy.OptedOut, changed: 10, said: 10, Source: SourceBrowser},
-			"null":   {Preference: policy.Unset, changed: 10, said: 10, Source: SourceUser},
+			"new":    {Preference: policy.OptedOut, changed: 10, said: span{10, 10}, Source: SourceBrowser},
+			"null":   {Preference: policy.Unset, changed: 10, said: span{10, 10}, Source: SourceUser},
 			"chosen": chosen,
 		} {
 			if held := mustGet(t, store, uid); held != want {

@@ -7,9 +7,15 @@ import (
 	"time"
 )
 
+// EventsFor is how old an event may be: who takes them is to refuse older ones,
+// of which nothing is remembered. FxA delivers an event again for hours, not for
+// days.
+const EventsFor = 7 * 24 * time.Hour
+
 // rememberedFor is how long the hashes of events and of deleted accounts are
-// kept. FxA delivers an event again for hours, not for days.
-const rememberedFor = 7 * 24 * time.Hour
+// kept. It is a day more than events may come in, since the clock of whoever
+// sends them may be ahead by that.
+const rememberedFor = EventsFor + 24*time.Hour
 
 // hash is what is kept of an event that was seen, and of an account that was
 // deleted.
