@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/bearertoken"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
@@ -266,6 +267,7 @@ func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Clie
 		if settings.API == apiFxA {
 			api = profileclient.FxA
 		}
+		bearertoken.LogSecrets(gateID, "metrics_gate › profile › auth", []byte(settings.MintKey), []byte(settings.Bearer))
 		return profileclient.New(profileclient.Config{
 			URL:         settings.URL,
 			AllowHTTP:   settings.AllowHTTP,

@@ -131,7 +131,9 @@ func (s *Session) source(held *pool.Leases, cacheEntries int) (session.Source, e
 	}
 	settings := s.JWT.settings(cacheEntries)
 	settings.OptOutClaim = s.JWT.OptOutClaim
-	return bearer(held, config, settings, token.NewVerifier)
+	return bearer(held, config, settings, func(config token.Config) (*token.Verifier, error) {
+		return bearertoken.NewVerifier(gateID, "metrics_gate › session jwt", config)
+	})
 }
 
 // bearer returns the source of these settings: the one that a running

@@ -16,6 +16,9 @@ type Verifier interface {
 	// Verify returns the claims of a token that holds at the time now. With
 	// token.ErrExpired it may return claims too, and with no other error.
 	Verify(raw string, now time.Time) (*token.Claims, error)
+	// Digester turns tokens into keys under which it is remembered that they
+	// verified. With another one nothing is found of what was remembered.
+	Digester() *token.Digester
 	Close()
 }
 
@@ -57,14 +60,11 @@ type BearerConfig struct {
 type Bearer struct {
 	config   BearerConfig
 	verifier Verifier
-	digests  *token.Digester
 	cache    tokenCache
 }
 
-// verifiedFor is how long a token need not be verified again. A key that an
-// issuer has withdrawn must stop working soon, and a remembered token does
-// not see that its key is gone; five minutes add little to the quarter of an
-// hour in which a key set is fetched again. And they save nearly all of the
+// verifiedFor is how long a token need not be verified again. What it says of
+// its user must not be used for long, and five minutes save nearly all of the
 // work: somebody who reads one page a minute sends several beacons with each,
 // so that more than nine verifications out of ten fall away.
 const verifiedFor = 5 * time.Minute
@@ -80,12 +80,19 @@ func NewBearer(verifier Verifier, config BearerConfig) *Bearer {
 	}
 	config.UIDClaim = cmp.Or(config.UIDClaim, "sub")
 	config.CacheEntries = cmp.Or(config.CacheEntries, 100_000)
-	return &Bearer{config: config, verifier: verifier, digests: token.NewDigester(), cache: newTokenCache(config.CacheEntries)}
+	return &Bearer{config: config, verifier: verifier, cache: newTokenCache(config.CacheEntries)}
 }
 
 // Close ends what the source runs in the background. Requests that are still
 // in flight may go on to use it.
 func (b *Bearer) Close() { b.verifier.Close() }
+
+// Refresh has a key set that the verifier fetches fetched anew, in the background.
+func (b *Bearer) Refresh() {
+	if verifier, ok := b.verifier.(*token.Verifier); ok {
+		verifier.Refresh()
+	}
+}
 
 // Len returns how many verified tokens are remembered.
 func (b *Bearer) Len() int { return b.cache.Len() }
@@ -140,7 +147,7 @@ func (b *Bearer) Verify(_ *http.Request, raw string, now time.Time) (Subject, Ou
 	if len(raw) > token.MaxTokenBytes { // before the digest, which would read all of it
 		return Subject{}, TooLong
 	}
-	key := b.digests.Digest(raw)
+	key := b.verifier.Digester().Digest(raw)
 	if known, ok := b.cache.get(&key, now.Unix()); ok {
 		return known.subject(raw, now), Verified
 	}

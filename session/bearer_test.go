@@ -394,9 +394,33 @@ func TestUIDClaim(t *testing.T) {
 	}
 }
 
-// TestAWithdrawnKeyStopsWorking takes the key away from under a token that
-// verified: it works for less than five minutes, and not past its own time.
+// replaced is a verifier in the place of another, of which nothing is known: what
+// verified before is still remembered.
+type replaced struct {
+	Verifier
+	digests *token.Digester
+}
+
+func (r replaced) Digester() *token.Digester { return r.digests }
+
+// TestAWithdrawnKeyStopsWorking: once a key is withdrawn from the set, what
+// verified by it is not remembered any more.
 func TestAWithdrawnKeyStopsWorking(t *testing.T) {
+	t.Parallel()
+	source := newJWT(t, nil)
+	r := withCookie(sign(t, claims(nil)))
+	if _, outcome := twice(t, source, r, noon); outcome != Verified {
+		t.Errorf("it is %v", outcome)
+	}
+	source.verifier = newJWT(t, func(c *settings) { c.Token.Secret = []byte("another secret for these tests, also long") }).verifier
+	if _, outcome := twice(t, source, r, noon.Add(time.Second)); outcome != BadSignature {
+		t.Errorf("it is %v a second later", outcome)
+	}
+}
+
+// TestVerifiedIsNotForEver takes the key away from under a token that verified:
+// it works for less than five minutes, and not past its own time.
+func TestVerifiedIsNotForEver(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
@@ -412,7 +436,7 @@ func TestAWithdrawnKeyStopsWorking(t *testing.T) {
 			r := withCookie(sign(t, claims(jwt.MapClaims{"exp": noon.Add(test.expires).Unix()})))
 			find(source, r, noon)
 			other := newJWT(t, func(c *settings) { c.Token.Secret = []byte("another secret for these tests, also long") })
-			source.verifier = other.verifier
+			source.verifier = replaced{other.verifier, source.verifier.Digester()}
 			if _, outcome := twice(t, source, r, noon.Add(test.last)); outcome != Verified {
 				t.Errorf("it is %v after %v", outcome, test.last)
 			}
@@ -440,7 +464,7 @@ func TestFailuresDisplaceNobody(t *testing.T) {
 		find(source, withCookie(sign(t, claims(jwt.MapClaims{"sub": fmt.Sprint(n), "exp": 1}))), noon)
 	}
 	other := newJWT(t, func(c *settings) { c.Token.Secret = forger })
-	source.verifier = other.verifier
+	source.verifier = replaced{other.verifier, source.verifier.Digester()}
 	for n, r := range users {
 		if found, outcomes := find(source, r, noon); found.Subject.UID != fmt.Sprint(n) {
 			t.Errorf("user %d is %v", n, outcomes)

@@ -21,8 +21,9 @@ const (
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
 
-	// Tokens that name an unknown key are free to make. They cause a fetch no
-	// more often than this, and hold a request no longer.
+	// Tokens that name an unknown key, or bear a signature that does not hold,
+	// are free to make. They cause a fetch no more often than this, and hold a
+	// request no longer.
 	askEvery = 30 * time.Second
 	maxWait  = 50 * time.Millisecond
 )
@@ -38,10 +39,11 @@ type fetcher struct {
 	take    func(body []byte) error
 	onError func(error)
 
-	mu    sync.Mutex
-	ended chan struct{} // closed at the end of the fetch that is asked for or under way; nil where none is
-	asked chan struct{}
-	limit *rate.Limiter
+	mu      sync.Mutex
+	ended   chan struct{} // closed at the end of the fetch that is asked for or under way; nil where none is
+	fetched bool          // one has ended
+	asked   chan struct{}
+	limit   *rate.Limiter
 
 	stop func()
 	done chan struct{}
@@ -129,6 +131,7 @@ func (f *fetcher) end() {
 	defer f.mu.Unlock()
 	close(f.ended)
 	f.ended = nil
+	f.fetched = true
 }
 
 // ask returns a channel that is closed at the end of the fetch under way.
@@ -138,17 +141,38 @@ func (f *fetcher) ask() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ended == nil && f.limit.Allow() {
-		f.ended = make(chan struct{})
-		f.asked <- struct{}{} // has room: no fetch is asked for
+		f.order()
 	}
 	return f.ended
 }
 
-// wait gives a fetch a moment to bring what is missing.
-func (f *fetcher) wait() {
+// order asks for a fetch, unless one is asked for already. It is called with mu
+// held.
+func (f *fetcher) order() {
+	if f.ended == nil {
+		f.ended = make(chan struct{})
+	}
+	select {
+	case f.asked <- struct{}{}:
+	default:
+	}
+}
+
+// refresh asks for a fetch that begins from now on, once the first has ended.
+func (f *fetcher) refresh() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fetched {
+		f.order()
+	}
+}
+
+// wait gives a fetch a moment to bring what is missing, and reports whether there
+// is one.
+func (f *fetcher) wait() bool {
 	ended := f.ask()
 	if ended == nil {
-		return
+		return false
 	}
 	timeout := time.NewTimer(maxWait)
 	defer timeout.Stop()
@@ -157,6 +181,7 @@ func (f *fetcher) wait() {
 	case <-timeout.C:
 	case <-f.done:
 	}
+	return true
 }
 
 func (f *fetcher) fetch(ctx context.Context) error {

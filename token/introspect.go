@@ -145,6 +145,10 @@ type verdict struct {
 	until  time.Time // when it has to be asked about again
 }
 
+// Digester turns tokens into keys under which it can be remembered what became of
+// them.
+func (i *Introspector) Digester() *Digester { return i.digests }
+
 // NewIntrospector checks config without using the network.
 func NewIntrospector(config IntrospectionConfig) (*Introspector, error) {
 	if config.Manner == "" {

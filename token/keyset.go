@@ -1,6 +1,9 @@
 package token
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,14 +21,31 @@ const maxCandidates = 8
 // a token, and none until the first set has come.
 type keySet struct {
 	keys    atomic.Pointer[[]setKey]
-	fetcher *fetcher // nil where the set does not change
+	changed func(withdrawn, added []string) // nil where nobody wants to know
+	fetcher *fetcher                        // nil where the set does not change
 }
 
 // setKey is a key of a set, and what may be verified with it.
 type setKey struct {
-	name       string // kid
-	key        any
-	algorithms []string
+	name        string // kid
+	key         any
+	algorithms  []string
+	fingerprint string // of the key
+}
+
+// is says whether both are one key, and may verify the same.
+func (k setKey) is(other setKey) bool {
+	return k.name == other.name && k.fingerprint == other.fingerprint && slices.Equal(k.algorithms, other.algorithms)
+}
+
+// without returns the fingerprints of those keys that are not among the others.
+func without(keys, others []setKey) (missing []string) {
+	for _, k := range keys {
+		if !slices.ContainsFunc(others, k.is) {
+			missing = append(missing, k.fingerprint)
+		}
+	}
+	return missing
 }
 
 // find is a finder. A key that is not there may have come to the set since, so
@@ -95,7 +115,11 @@ func (s *keySet) replace(text []byte) error {
 	if len(usable) == 0 {
 		return fmt.Errorf("none of its %d keys can verify a token; it must hold a public key with use sig: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519", len(set.Keys))
 	}
+	before := s.known()
 	s.keys.Store(&usable)
+	if withdrawn, added := without(before, usable), without(usable, before); len(withdrawn)+len(added) > 0 && s.changed != nil {
+		s.changed(withdrawn, added)
+	}
 	return nil
 }
 
@@ -109,7 +133,7 @@ func verificationKey(text []byte) (setKey, error) {
 	fields.X5C, fields.X5T, fields.X5TS256, fields.X5U = nil, "", "", ""
 	// More operations than jwkset knows may be there (RFC 7517, section 4.3).
 	jwk, err := jwkset.NewJWKFromMarshal(fields, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{SkipKeyOps: true})
-	usable := setKey{fields.KID, jwk.Key(), declared(fields.ALG.String(), algorithms(jwk.Key()))}
+	usable := setKey{name: fields.KID, key: jwk.Key(), algorithms: declared(fields.ALG.String(), algorithms(jwk.Key()))}
 	switch {
 	case err != nil:
 		return usable, err
@@ -120,7 +144,16 @@ func verificationKey(text []byte) (setKey, error) {
 	case usable.algorithms == nil:
 		return usable, errKeyKind
 	}
-	return usable, nil
+	public, err := x509.MarshalPKIXPublicKey(usable.key)
+	usable.fingerprint = Fingerprint(public)
+	return usable, err
+}
+
+// Fingerprint tells keys and secrets apart without giving them away: the first
+// eight digits of the SHA-256. Of a public key of a set it is that of its DER.
+func Fingerprint(key []byte) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:4])
 }
 
 // declared narrows down what a key may verify to the alg that its set says. Two

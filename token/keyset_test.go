@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha512"
 	"encoding/json"
 	"errors"
@@ -416,6 +417,81 @@ func TestRemovedKeyStopsWithinTheRefresh(t *testing.T) {
 		pass(2 * time.Second)
 		verify(t, v, named("a"), token.ErrUnknownKey, 0)
 		verify(t, v, named("b"), nil, 0)
+	})
+}
+
+// TestReplacedKeyIsFetchedOnce has an issuer put another key in the place of one,
+// by the same name.
+func TestReplacedKeyIsFetchedOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const took = 10 * time.Millisecond
+		other, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		renewed := sign("RS256", other, fields{"kid": "a"}, validClaims(time.Now(), nil))
+		p := publishing(key("a"))
+		v := fetching(t, p, nil)
+		verify(t, v, named("a"), nil, 0)
+
+		p.says(answer{status: 200, body: keySet(publish(other.Public(), "a", nil)), after: took})
+		verify(t, v, renewed, nil, took)
+		// What does not hold neither fetches nor waits, until a while has passed.
+		for range 100 {
+			verify(t, v, named("a"), token.ErrBadSignature, 0)
+		}
+		pass(30 * time.Second)
+		verify(t, v, named("a"), token.ErrBadSignature, took)
+		verify(t, v, renewed, nil, 0)
+		if n := p.fetches.Load(); n != 3 {
+			t.Errorf("%d fetches, want 3", n)
+		}
+	})
+}
+
+// TestRefresh: who asks for the set as it is now gets one that was asked for
+// from now on, also while another fetch is under way.
+func TestRefresh(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := publishing()
+		p.says(answer{status: 200, body: keySet(key("a")), after: time.Second})
+		var changes []string
+		v := newVerifier(t, token.Config{
+			JWKSURL: keySetURL, KeySetClient: &http.Client{Transport: p},
+			OnKeySetChange: func(withdrawn, added []string) {
+				changes = append(changes, fmt.Sprint(len(withdrawn), len(added)))
+			},
+		})
+		v.Refresh() // the first fetch is under way
+		pass(time.Minute)
+		verify(t, v, named("a"), nil, 0)
+		remembered := v.Digester()
+
+		v.Refresh()
+		v.Refresh()
+		pass(time.Second / 2)
+		p.says(answer{status: 200, body: keySet(key("a"), key("b"))})
+		v.Refresh()
+		pass(time.Minute)
+		verify(t, v, named("b"), nil, 0)
+		if v.Digester() != remembered {
+			t.Error("what verified is forgotten, although no key was withdrawn")
+		}
+		p.says(answer{status: 200, body: keySet(key("b"))})
+		v.Refresh()
+		pass(time.Minute)
+		verify(t, v, named("a"), token.ErrUnknownKey, 0)
+		if v.Digester() == remembered {
+			t.Error("what verified by a key that was withdrawn is remembered")
+		}
+		if n := p.fetches.Load(); n != 4+1 { // the last for the unknown key
+			t.Errorf("%d fetches, want 5", n)
+		}
+		if diff := cmp.Diff([]string{"0 1", "0 1", "1 0"}, changes); diff != "" {
+			t.Errorf("changes (-want +got):\n%s", diff)
+		}
 	})
 }
 

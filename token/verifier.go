@@ -27,6 +27,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -104,7 +105,8 @@ type Config struct {
 	// JWKSURL is where a JSON Web Key Set (RFC 7517) is fetched: https, or
 	// http on loopback or with AllowHTTP. The verifier fetches it in the background, again
 	// every 15 minutes, and at most every 30 seconds for a key that it does
-	// not know. While that fails, the keys of the last success are used.
+	// not know or a signature that does not hold. While that fails, the keys of
+	// the last success are used.
 	JWKSURL string
 
 	// AllowHTTP takes a JWKSURL by http from other machines too. Whoever is on
@@ -141,6 +143,11 @@ type Config struct {
 	// OnKeySetError is called after each fetch of JWKSURL that failed. It
 	// must not call Close. Default: nothing is called.
 	OnKeySetError func(error) `json:"-"`
+
+	// OnKeySetChange is called when a fetch of JWKSURL brought other keys than
+	// are known, with the Fingerprint of each that is gone or new. It must not
+	// call Close. Default: nothing is called.
+	OnKeySetChange func(withdrawn, added []string) `json:"-"`
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.
@@ -149,6 +156,8 @@ type Verifier struct {
 	find   finder
 	rules  claimRules
 	keys   *fetcher // nil where the keys do not change
+
+	digests atomic.Pointer[Digester]
 }
 
 // NewVerifier checks config without using the network. Where it holds a
@@ -162,6 +171,7 @@ func NewVerifier(config Config) (*Verifier, error) {
 			expiryOptional: config.ExpiryOptional,
 		},
 	}
+	v.digests.Store(NewDigester())
 	if config.Leeway < 0 {
 		return nil, &ConfigError{"leeway", fmt.Errorf("%v is negative; write a duration such as 60s", config.Leeway)}
 	}
@@ -191,7 +201,14 @@ func NewVerifier(config Config) (*Verifier, error) {
 }
 
 func (v *Verifier) useKeySet(config Config) error {
-	set := &keySet{}
+	set := &keySet{changed: func(withdrawn, added []string) {
+		if len(withdrawn) > 0 {
+			v.digests.Store(NewDigester())
+		}
+		if config.OnKeySetChange != nil {
+			config.OnKeySetChange(withdrawn, added)
+		}
+	}}
 	v.find = set.find
 	if config.JWKSURL == "" {
 		if err := set.replace(config.JWKS); err != nil {
@@ -242,10 +259,33 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 		return nil, err
 	}
 	signed := raw[:len(raw)-len(parts[2])-1]
-	if !slices.ContainsFunc(keys, func(key any) bool { return method.Verify(signed, signature, key) == nil }) {
-		return nil, ErrBadSignature
+	holds := func(key any) bool { return method.Verify(signed, signature, key) == nil }
+	if !slices.ContainsFunc(keys, holds) {
+		// An issuer may have put another key in the place of one, by the same
+		// name.
+		if v.keys == nil || !v.keys.wait() {
+			return nil, ErrBadSignature
+		}
+		if keys, err = v.find(parsed.Header, algorithm); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(keys, holds) {
+			return nil, ErrBadSignature
+		}
 	}
 	return v.rules.check(parsed.Header, claims, now)
+}
+
+// Digester turns tokens into keys under which it can be remembered that they
+// verified. It is another one once a key was withdrawn from the key set, so
+// that nothing which is remembered then is found again.
+func (v *Verifier) Digester() *Digester { return v.digests.Load() }
+
+// Refresh has the key set fetched anew, in the background.
+func (v *Verifier) Refresh() {
+	if v.keys != nil {
+		v.keys.refresh()
+	}
 }
 
 // Close ends the fetching of the key set and waits for its end. Verify goes

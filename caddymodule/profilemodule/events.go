@@ -70,5 +70,5 @@ func (e *Events) verifier(held *pool.Leases) (*token.Verifier, error) {
 		config.Issuers[i] = issuer
 		config.Issuers = append(config.Issuers, issuer+"/")
 	}
-	return acquireVerifier(held, config)
+	return acquireVerifier(held, "profile_server › events", config)
 }

@@ -285,7 +285,7 @@ func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
 		if err != nil {
 			return nil, err
 		}
-		return acquireVerifier(held, config)
+		return acquireVerifier(held, "profile_server › tokens jwt", config)
 	}
 	config, err := t.Introspect.Config(moduleID)
 	if err != nil {
@@ -315,8 +315,8 @@ func (p *ProfileServer) checkKeys() error {
 	return nil
 }
 
-func acquireVerifier(held *pool.Leases, config token.Config) (*token.Verifier, error) {
-	return verifiers.Acquire(held, config, func() (*token.Verifier, error) { return token.NewVerifier(config) })
+func acquireVerifier(held *pool.Leases, where string, config token.Config) (*token.Verifier, error) {
+	return verifiers.Acquire(held, config, func() (*token.Verifier, error) { return bearertoken.NewVerifier(moduleID, where, config) })
 }
 
 // ServeHTTP answers the profile server's own addresses and passes on the

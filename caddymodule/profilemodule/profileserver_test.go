@@ -4,15 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +31,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/profileserver"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -195,6 +200,64 @@ func TestReloadKeepsTheStore(t *testing.T) {
 	if code, body := callProfileServer(t, after, "relier", "POST", "/v1/metrics_optout", `{"metrics_optout":false}`); code != http.StatusOK {
 		t.Errorf("answered %d %s", code, body)
 	}
+}
+
+// TestReloadFetchesKeySets: what an operator reloads for is often a key that has
+// to go.
+func TestReloadFetchesKeySets(t *testing.T) {
+	t.Parallel()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(key ed25519.PublicKey) string {
+		return `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"` + base64.RawURLEncoding.EncodeToString(key) + `"}]}`
+	}
+	var set atomic.Value
+	set.Store(publish(public))
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, set.Load().(string))
+	}))
+	defer issuer.Close()
+	load := func() profileserver.Verifier {
+		t.Helper()
+		var held pool.Leases
+		t.Cleanup(func() { _ = held.Release() })
+		verifier, err := (&Tokens{JWT: &JWT{JWKS: issuer.URL}}).verifier(&held)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return verifier
+	}
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix()})
+	unsigned.Header["kid"] = "k"
+	signed, err := unsigned.SignedString(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier := load()
+	becomes := func(want error) {
+		t.Helper()
+		for began := time.Now(); ; runtime.Gosched() {
+			_, err := verifier.Verify(signed, time.Now())
+			if errors.Is(err, want) {
+				return
+			}
+			if time.Since(began) > 30*time.Second {
+				t.Fatalf("%v, want %v", err, want)
+			}
+		}
+	}
+	becomes(nil)
+	set.Store(publish(other))
+	if load() != verifier {
+		t.Error("a reload has another verifier")
+	}
+	becomes(token.ErrBadSignature)
 }
 
 // TestProfileServerRefusesJSON holds what the Caddyfile cannot say.

@@ -28,9 +28,9 @@ type JWT struct {
 
 	// JWKS is the URL of a JSON Web Key Set, or the path of a file with one.
 	// A URL is https, or http on this machine. It is fetched in the background,
-	// again every 15 minutes, and at once
-	// (at most every 30 seconds) for a key that is not known yet. A file is
-	// read when the configuration is loaded.
+	// again every 15 minutes, with a reload, and at once (at most every 30
+	// seconds) for a key that is not known yet or a signature that does not
+	// hold. A file is read when the configuration is loaded.
 	JWKS string `json:"jwks,omitempty"`
 
 	// AllowHTTP takes a JWKS by http from other machines too, where nobody can
@@ -84,13 +84,14 @@ const defaultLeeway = time.Minute
 // fetched is said by the logger of this name, such as http.handlers.metrics_gate.
 func (j *JWT) Config(logger string) (token.Config, error) {
 	config := token.Config{
-		Secret:        []byte(j.Secret),
-		AllowHTTP:     j.AllowHTTP,
-		Leeway:        defaultLeeway,
-		Type:          j.Typ,
-		Issuers:       slices.Clone(j.Issuer),
-		Audiences:     j.Audience,
-		OnKeySetError: logKeySetError(logger),
+		Secret:         []byte(j.Secret),
+		AllowHTTP:      j.AllowHTTP,
+		Leeway:         defaultLeeway,
+		Type:           j.Typ,
+		Issuers:        slices.Clone(j.Issuer),
+		Audiences:      j.Audience,
+		OnKeySetError:  logKeySetError(logger),
+		OnKeySetChange: logKeySetChange(logger),
 	}
 	if j.Leeway != nil {
 		config.Leeway = time.Duration(*j.Leeway)
@@ -125,6 +126,25 @@ func (j *JWT) Warn(logger *zap.Logger, where string) {
 		logger.Warn("no audience is set: a token meant for another application is accepted; write audience <aud>", zap.String("where", where))
 	}
 	WarnOfLiterals(logger, where, j.Secret)
+}
+
+// NewVerifier makes a verifier of this configuration, and says by which secrets
+// and keys it verifies, by their fingerprints: only who begins to use others than
+// before makes one. The logger and where are called as in Config and Warn.
+func NewVerifier(logger, where string, config token.Config) (*token.Verifier, error) {
+	verifier, err := token.NewVerifier(config)
+	if err == nil {
+		LogSecrets(logger, where, append(slices.Clone(config.PEM), config.Secret, config.JWKS)...)
+	}
+	return verifier, err
+}
+
+// logKeySetChange returns what logs that a key set has other keys than before.
+func logKeySetChange(logger string) func(withdrawn, added []string) {
+	return func(withdrawn, added []string) {
+		caddy.Log().Named(logger).Info("the key set changed; keys are called by their fingerprints",
+			zap.Strings("withdrawn", withdrawn), zap.Strings("added", added))
+	}
 }
 
 // logKeySetError returns what logs that a key set cannot be fetched. Verifiers

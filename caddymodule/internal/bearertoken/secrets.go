@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // WarnOfLiterals says at start that one of the secrets, as they are written,
@@ -21,6 +22,21 @@ func WarnOfLiterals(logger *zap.Logger, where string, written ...string) {
 				zap.String("where", where))
 			return
 		}
+	}
+}
+
+// LogSecrets says that a configuration uses secrets and keys that the one before
+// did not, by their fingerprints. Empty ones are not set.
+func LogSecrets(logger, where string, secrets ...[]byte) {
+	var fingerprints []string
+	for _, secret := range secrets {
+		if len(secret) > 0 {
+			fingerprints = append(fingerprints, token.Fingerprint(secret))
+		}
+	}
+	if len(fingerprints) > 0 {
+		caddy.Log().Named(logger).Info("these secrets and keys were not in use before; they are called by their fingerprints",
+			zap.String("where", where), zap.Strings("fingerprints", fingerprints))
 	}
 }
 

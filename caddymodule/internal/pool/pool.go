@@ -16,6 +16,10 @@ type Pool[T closer] struct{ values *caddy.UsagePool }
 
 type closer interface{ Close() }
 
+// refresher is a value that holds what it has fetched, and fetches it anew when
+// another configuration takes it over.
+type refresher interface{ Refresh() }
+
 // New makes an empty pool.
 func New[T closer]() Pool[T] { return Pool[T]{caddy.NewUsagePool()} }
 
@@ -52,7 +56,7 @@ func (p Pool[T]) Acquire(held *Leases, settings any, construct func() (T, error)
 	mac.Write(text)
 	key := string(mac.Sum(nil))
 
-	value, _, err := p.values.LoadOrNew(key, func() (caddy.Destructor, error) {
+	value, loaded, err := p.values.LoadOrNew(key, func() (caddy.Destructor, error) {
 		value, err := construct()
 		return shared[T]{value}, err
 	})
@@ -61,7 +65,11 @@ func (p Pool[T]) Acquire(held *Leases, settings any, construct func() (T, error)
 		return none, err
 	}
 	*held = append(*held, Lease{p.values, key})
-	return value.(shared[T]).value, nil
+	taken := value.(shared[T]).value
+	if fetched, ok := any(taken).(refresher); ok && loaded {
+		fetched.Refresh()
+	}
+	return taken, nil
 }
 
 // Each calls f for every value that a configuration holds.

@@ -8,9 +8,11 @@ import (
 )
 
 // kept is a value that says how often it was closed.
-type kept struct{ closed int }
+type kept struct{ closed, refreshed int }
 
 func (k *kept) Close() { k.closed++ }
+
+func (k *kept) Refresh() { k.refreshed++ }
 
 func TestSharedUntilNobodyHoldsIt(t *testing.T) {
 	t.Parallel()
@@ -31,6 +33,9 @@ func TestSharedUntilNobodyHoldsIt(t *testing.T) {
 	first := acquire(&running, []string{"a", "b"})
 	if again := acquire(&loading, []string{"a", "b"}); again != first || running[0] != loading[0] || running[0].References() != 2 {
 		t.Errorf("the same settings: %p and %p, held by %d", first, again, running[0].References())
+	}
+	if first.refreshed != 1 {
+		t.Errorf("it was refreshed %d times, want once, when it was taken over", first.refreshed)
 	}
 	if other := acquire(&loading, []string{"ab"}); other == first || made != 2 {
 		t.Errorf("other settings have the same value, %d were made", made)
