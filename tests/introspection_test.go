@@ -11,6 +11,9 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
+// anyClient takes the tokens of every client of these tests.
+const anyClient = "client " + testcaddy.TrustedRelier + " " + testcaddy.UntrustedOther + " " + operator
+
 // fxaTokens and rfcTokens are how the OAuth server is asked, with time for a
 // slow machine.
 func (o *oauthServer) fxaTokens(options ...string) string {
@@ -31,7 +34,7 @@ func TestOpaqueTokens(t *testing.T) {
 			t.Parallel()
 			oauth := newOAuthServer(t)
 			addr := testcaddy.FreeAddr(t)
-			testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+tokens(oauth))))
+			testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+tokens(oauth, anyClient))))
 			uid := testcaddy.NewUID(t)
 			reading := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile", "https://identity.mozilla.com/apps/oldsync")
 			writing := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile:write")
@@ -150,7 +153,7 @@ func TestForgedOpaqueTokens(t *testing.T) {
 	site, addr := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	caddy := testcaddy.Start(t,
 		testcaddy.Site(site, testcaddy.Gate("preset fxa", "session "+oauth.fxaTokens("cookie sid", "max_age 1h"), profile.block(patient, fmt.Sprint("max_entries ", entries))), testcaddy.ProxyTo(behind.addr())),
-		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens("max_age 1h"))))
+		testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), "tokens "+oauth.rfcTokens(anyClient, "max_age 1h"))))
 	uid := profile.account(allow)
 	good := oauth.issue(t, uid, testcaddy.TrustedRelier, "profile")
 	holdsStill := func(when string) {

@@ -29,7 +29,7 @@ func TestProfileServerKeepsToItself(t *testing.T) {
 	if err := os.WriteFile(secrets, []byte(dsn), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	more := []string{oauth.eventsBlock(), "tokens " + oauth.rfcTokens(), "statsd " + agent.LocalAddr().String()}
+	more := []string{oauth.eventsBlock(), "tokens " + oauth.rfcTokens(anyClient), "statsd " + agent.LocalAddr().String()}
 	var sites []string
 	for i, store := range []string{"postgres {file." + secrets + "}", "sqlite " + filepath.Join(t.TempDir(), "profile.db")} {
 		sites = append(sites, testcaddy.Site(addrs[i], "log {\noutput file "+accessLog+"\n}", profileServer(store, more...), testcaddy.ProxyTo(existing.Listener.Addr().String())))

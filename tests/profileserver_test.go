@@ -20,13 +20,14 @@ const operator = "0dd5ee5ca1ab1e00"
 // profileServer is a profile_server directive. It takes tokens that are signed
 // with the EC key.
 func profileServer(store string, options ...string) string {
-	return "profile_server {\nstore " + store + "\ntokens jwt {\nkey " + testcaddy.FromFile("ec.pub") + "\n}\ntrusted_client metrics-gate " +
+	return "profile_server {\nstore " + store + "\ntokens jwt {\nkey " + testcaddy.FromFile("ec.pub") + "\naudience " + testcaddy.ProfileAudience +
+		"\nissuer metrics-gate " + strings.Join([]string{testcaddy.TrustedRelier, testcaddy.UntrustedOther, operator}, " ") + "\n}\ntrusted_client metrics-gate " +
 		testcaddy.TrustedRelier + "\noperator_client " + operator + "\n" + strings.Join(options, "\n") + "\n}"
 }
 
 // profileAt is the profile block of a gate that asks our own profile server.
 func profileAt(addr string, options ...string) string {
-	return "profile http://" + addr + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\n}\n" + patient + "\n" +
+	return "profile http://" + addr + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\naudience " + testcaddy.ProfileAudience + "\n}\n" + patient + "\n" +
 		strings.Join(options, "\n") + "\n}"
 }
 
@@ -93,8 +94,8 @@ func TestProfileServerLogsAsItself(t *testing.T) {
 	t.Parallel()
 	addr, nobody := testcaddy.FreeAddr(t), "http://"+testcaddy.FreeAddr(t)
 	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+t.TempDir()+"/profile.db",
-		"tokens jwt {\njwks "+nobody+"/keys\n}", "tokens introspect "+nobody+"/v1/verify",
-		"events {\njwks "+nobody+"/events\n}")))
+		"tokens jwt {\njwks "+nobody+"/keys\nissuer nobody\naudience here\n}", "tokens introspect "+nobody+"/v1/verify {\nclient nobody\n}",
+		"events {\njwks "+nobody+"/events\naudience here\n}")))
 	if status, _, body := testcaddy.Ask(t, addr, http.MethodGet, "opaque", ""); status != http.StatusServiceUnavailable {
 		t.Errorf("with nobody to ask about a token: %d %s", status, body)
 	}

@@ -191,7 +191,7 @@ func TestFailedReload(t *testing.T) {
 		"a mint key that is too short":          {good, second("preset fxa", "profile http://"+profile.addr+"/v1 {\nauth mint {\nkey {file."+short+"}\n}\n}")},
 		"a port that is taken":                  {good, testcaddy.Site(taken.Addr().String(), testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr()))},
 		"another handler that fails after ours": {good, testcaddy.Site(testcaddy.FreeAddr(t), testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), "basic_auth {\nbob not-a-hash\n}", testcaddy.ProxyTo(behind.addr()))},
-		"a store that cannot be opened":         {good, testcaddy.Site(testcaddy.FreeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+testcaddy.FromFile("gate.secret")+"\n}\ntrusted_client metrics-gate\n}")},
+		"a store that cannot be opened":         {good, testcaddy.Site(testcaddy.FreeAddr(t), "profile_server {\nstore sqlite /proc/no/such/profile.db\ntokens jwt {\nsecret "+testcaddy.FromFile("gate.secret")+"\naudience here\n}\ntrusted_client metrics-gate\n}")},
 	} {
 		for range 3 {
 			if err := caddy.Reload(sites...); err == nil {

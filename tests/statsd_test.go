@@ -75,7 +75,9 @@ func TestChangesAreCounted(t *testing.T) {
 	keysFetched(t, addr)
 	by := func(source, client, uid string, choice preference) {
 		t.Helper()
-		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid, map[string]any{"client_id": client, "scope": "profile:write", "source": source}))
+		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims(uid, map[string]any{
+			"iss": client, "aud": testcaddy.ProfileAudience, "client_id": client, "scope": "profile:write", "source": source,
+		}))
 		if status, _, body := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":`+string(choice)+`}`); status != http.StatusOK {
 			t.Fatalf("POST: %d %q", status, body)
 		}

@@ -42,14 +42,18 @@ func TestStockFxA(t *testing.T) {
 			store sqlite `+filepath.Join(t.TempDir(), "profile.db")+`
 			tokens jwt {
 				key `+testcaddy.FromFile("ec.pub")+`
+				issuer metrics-gate `+testcaddy.TrustedRelier+`
+				audience http://`+profileAddr+`/v1
 			}
 			tokens introspect `+oauth.URL+`/v1/verify {
+				client `+testcaddy.TrustedRelier+`
 				timeout 20s
 			}
 			trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 			events {
 				issuer https://accounts.firefox.com/
 				jwks   `+oauth.URL+`/v1/jwks
+				audience `+eventAudience+`
 			}
 		}`, testcaddy.ProxyTo(existing.Listener.Addr().String())),
 	)
@@ -162,12 +166,17 @@ profile.example.org {
 		store sqlite /var/lib/metrics-gate/profile.db
 		tokens jwt {
 			key {file./run/secrets/gate.pub}
+			issuer metrics-gate
+			audience https://profile.example.org/v1
 		}
-		tokens introspect https://oauth.example.org/v1/verify
+		tokens introspect https://oauth.example.org/v1/verify {
+			client 98e6508e88680e1a
+		}
 		trusted_client metrics-gate 98e6508e88680e1a
 		events {
 			issuer https://accounts.firefox.com/
 			jwks   https://oauth.example.org/v1/jwks
+			audience 98e6508e88680e1a
 		}
 	}
 	reverse_proxy profile-server:1111
@@ -210,6 +219,7 @@ func TestProfileServer(t *testing.T) {
 		store sqlite `+store+`
 		tokens jwt {
 			key `+testcaddy.FromFile("ec.pub")+`
+			audience `+testcaddy.ProfileAudience+`
 		}
 		trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 		standalone

@@ -213,7 +213,9 @@ func TestExportIsImported(t *testing.T) {
 			choose(t, addr, uid, optOut)
 			choose(t, addr, uid, choice)
 		}
-		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims("by browser", map[string]any{"client_id": "metrics-gate", "scope": "profile:write", "source": "browser"}))
+		token := testcaddy.Sign(jwt.SigningMethodES256, testcaddy.ECKey, nil, testcaddy.Claims("by browser", map[string]any{
+			"iss": "metrics-gate", "aud": testcaddy.ProfileAudience, "client_id": "metrics-gate", "scope": "profile:write", "source": "browser",
+		}))
 		if status, _, _ := testcaddy.Ask(t, addr, http.MethodPost, token, `{"metrics_optout":true}`); status != http.StatusOK {
 			t.Fatalf("POST: %d", status)
 		}

@@ -33,8 +33,7 @@ type Events struct {
 	AllowHTTP bool `json:"allow_http,omitempty"`
 
 	// Audience lists the accepted values of the claim aud, one of which must
-	// be there: with Firefox Accounts, the client_id of the relier. Default:
-	// any, with a warning at start.
+	// be there: with Firefox Accounts, the client_id of the relier. Required.
 	Audience []string `json:"audience,omitempty"`
 }
 
@@ -49,10 +48,14 @@ func (e *Events) jwt() *JWT {
 	return &JWT{Issuer: e.Issuer, Key: e.Key, JWKS: e.JWKS, AllowHTTP: e.AllowHTTP, Audience: e.Audience, Leeway: &leeway}
 }
 
-// validate makes sure that there is one source of keys.
+// validate makes sure that there is one source of keys, and that the events are
+// meant for here.
 func (e *Events) validate() error {
 	if n := grammar.CountSet(len(e.Key) > 0, e.JWKS != ""); n != 1 {
 		return fmt.Errorf("%d of key and jwks are set; write exactly one", n)
+	}
+	if len(e.Audience) == 0 {
+		return errNoAudience
 	}
 	return nil
 }

@@ -152,6 +152,10 @@ func (p *ProfileServer) validate() error {
 	if !slices.Contains([]string{"", unsetNull, unset204}, p.Unset) {
 		problems = append(problems, located.Errorf("unset", "%q is not one of %s, %s", p.Unset, unsetNull, unset204))
 	}
+	for i := range p.Tokens {
+		tokens := &p.Tokens[i]
+		problems = append(problems, located.At(tokens.validate(len(p.Tokens) > 1), located.Numbered("tokens "+tokens.kind(), i, len(p.Tokens))))
+	}
 	if p.Events != nil {
 		problems = append(problems, located.At(p.Events.validate(), "events"))
 	}
@@ -215,6 +219,10 @@ func (p *ProfileServer) warn(logger *zap.Logger) {
 			tokens.Introspect.Warn(logger, words)
 		}
 	}
+	if len(p.Tokens) > 1 {
+		logger.Info("accounts of the issuers of all tokens blocks count as the same where their ids are the same; make sure that they mean one person",
+			zap.String("where", "profile_server › tokens"))
+	}
 	if p.Events != nil {
 		p.Events.jwt().Warn(logger, "profile_server › events")
 	}
@@ -276,10 +284,33 @@ func (t *Tokens) kind() string {
 	return "jwt"
 }
 
-func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
-	if grammar.CountSet(t.JWT != nil, t.Introspect != nil) != 1 {
-		return nil, errors.New("write exactly one of jwt and introspect")
+// validate makes sure that the tokens are one issuer's, and meant for here. Where
+// there are several blocks, each must say of whom: what one may sign, another
+// must not.
+func (t *Tokens) validate(several bool) error {
+	switch jwt := t.JWT; {
+	case grammar.CountSet(t.JWT != nil, t.Introspect != nil) != 1:
+		return errors.New("write exactly one of jwt and introspect")
+	case jwt == nil:
+		if len(t.Introspect.Audience)+len(t.Introspect.Client) == 0 {
+			return errors.New("neither client nor audience is set, so that tokens for whatever else would count here; write client <id>, or audience <aud>")
+		}
+		return nil
+	default:
+		var problems []error
+		if len(jwt.Audience) == 0 {
+			problems = append(problems, errNoAudience)
+		}
+		if several && len(jwt.Issuer) == 0 {
+			problems = append(problems, errors.New("no issuer is set, and there are several tokens blocks, so that one issuer could sign for another's users; write issuer <iss> in each"))
+		}
+		return errors.Join(problems...)
 	}
+}
+
+var errNoAudience = errors.New("no audience is set, so that tokens for whatever else would count here; write audience <aud>")
+
+func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
 	if t.JWT != nil {
 		config, err := t.JWT.Config(moduleID)
 		if err != nil {

@@ -185,7 +185,7 @@ func TestReloadKeepsTheStore(t *testing.T) {
 	if slices.Equal(before.leases, other.leases) {
 		t.Error("another file has the same store")
 	}
-	if _, err := tryProfileServer(t, file, "events {\njwks /no/such/file\n}"); err == nil {
+	if _, err := tryProfileServer(t, file, "events {\njwks /no/such/file\naudience here\n}"); err == nil {
 		t.Fatal("no error")
 	}
 	for _, lease := range before.leases {
@@ -263,7 +263,7 @@ func TestReloadFetchesKeySets(t *testing.T) {
 // TestProfileServerRefusesJSON holds what the Caddyfile cannot say.
 func TestProfileServerRefusesJSON(t *testing.T) {
 	t.Parallel()
-	jwt := &JWT{Key: []string{"{file.../testdata/keys/ed25519.pub}"}}
+	jwt := &JWT{Key: []string{"{file.../testdata/keys/ed25519.pub}"}, Issuer: []string{"id"}, Audience: []string{"profile"}}
 	good := func() *ProfileServer {
 		return &ProfileServer{Store: &Store{SQLite: filepath.Join(t.TempDir(), "profile.db")}, Tokens: []Tokens{{JWT: jwt}}}
 	}
@@ -277,6 +277,14 @@ func TestProfileServerRefusesJSON(t *testing.T) {
 		"profile_server › tokens introspect (block 2 of 2): write": func(p *ProfileServer) {
 			p.Tokens = append(p.Tokens, Tokens{JWT: jwt, Introspect: &Introspect{URL: "https://oauth.example.org/v1/verify"}})
 		},
+		"profile_server › tokens jwt: no audience": func(p *ProfileServer) { p.Tokens = []Tokens{{JWT: &JWT{Key: jwt.Key}}} },
+		"profile_server › tokens introspect: neither client nor": func(p *ProfileServer) {
+			p.Tokens = []Tokens{{Introspect: &Introspect{URL: "https://oauth.example.org/v1/verify"}}}
+		},
+		"profile_server › tokens jwt (block 2 of 2): no issuer": func(p *ProfileServer) {
+			p.Tokens = append(p.Tokens, Tokens{JWT: &JWT{Key: jwt.Key, Audience: jwt.Audience}})
+		},
+		"profile_server › events: no audience": func(p *ProfileServer) { p.Events = &Events{Key: jwt.Key} },
 		"profile_server › cors: \"null\" does": func(p *ProfileServer) { p.CORS = []string{"null"} },
 	} {
 		server := good()
@@ -298,7 +306,7 @@ func TestProfileServerRefusesJSON(t *testing.T) {
 func TestRefusedConfigurationLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "profile.db")
-	if _, err := tryProfileServer(t, file, "events {\njwks /no/such/file\n}"); err == nil {
+	if _, err := tryProfileServer(t, file, "events {\njwks /no/such/file\naudience here\n}"); err == nil {
 		t.Fatal("no error")
 	}
 	if found, err := filepath.Glob(file + "*"); err != nil || len(found) > 0 {

@@ -23,11 +23,14 @@ var Client = &http.Client{
 	},
 }
 
+// ProfileAudience is for whom tokens for our own profile servers are.
+const ProfileAudience = "https://profile.example.org/v1"
+
 // RelierToken is a token for the profile server, of a client that is not the
 // gate, signed with the key that the profile server knows.
 func RelierToken(addr, uid, scope, client string) string {
 	return Sign(jwt.SigningMethodES256, ECKey, nil, Claims(uid, map[string]any{
-		"iss": client, "aud": "http://" + addr + "/v1", "client_id": client, "scope": scope,
+		"iss": client, "aud": []string{"http://" + addr + "/v1", ProfileAudience}, "client_id": client, "scope": scope,
 	}))
 }
 

@@ -88,7 +88,9 @@ func (c Choice) decide(held Record, now int64) (Record, Result) {
 	}
 	// Two changes never share a time, even within one millisecond or under a
 	// clock that was set back: the tag depends on it.
-	return Record{Preference: c.Preference, changed: max(made.from, held.changed+1), said: made, Source: c.Source}, Changed
+	return Record{
+		Preference: c.Preference, changed: max(made.from, held.changed+1), said: made, Source: c.Source, secret: held.secret,
+	}, Changed
 }
 
 // span is the milliseconds since 1970 in one of which something was said: from

@@ -30,7 +30,7 @@ func TestWhatIsNoChoiceIsNotRecorded(t *testing.T) {
 				t.Errorf("%s, imported: %v, %v", name, done, err)
 			}
 		}
-		if held := mustGet(t, store, "u"); held != (Record{Preference: policy.Unset}) || !held.Changed().IsZero() {
+		if held := mustGet(t, store, "u"); held != (Record{Preference: policy.Unset, secret: held.secret}) || !held.Changed().IsZero() {
 			t.Errorf("held %v", held)
 		}
 		if _, _, err := store.Set(t.Context(), "u", Choice{Preference: policy.Allowed}); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
@@ -30,14 +31,41 @@ type column struct {
 }
 
 var columns = []column{
-	{"uid", readUID, func(r Row) string { return r.UID }},
+	{"uid", readUID, func(r Row) string { return harmless(r.UID) }},
 	{"preference", readPreference, func(r Row) string { return r.Preference.String() }},
 	{"changed", readChanged, func(r Row) string { return r.Changed.UTC().Format(optoutapi.TimeLayout) }},
 	{"source", readSource, func(r Row) string { return r.Source }},
 }
 
+// formulaSigns begin what a spreadsheet takes for a formula and runs, also as the
+// wide ones of East Asian keyboards.
+const formulaSigns = "=+-@＝＋－＠"
+
+// isFormula says whether a spreadsheet would run a value but for the apostrophes
+// before it, of which the first has it taken for text.
+func isFormula(value string) bool {
+	first, _ := utf8.DecodeRuneInString(strings.TrimLeft(value, "'"))
+	return strings.ContainsRune(formulaSigns, first)
+}
+
+// harmless returns a value with one more apostrophe where a spreadsheet would run
+// it; whole takes it away again. So none is lost that was there.
+func harmless(value string) string {
+	if isFormula(value) {
+		return "'" + value
+	}
+	return value
+}
+
+func whole(value string) string {
+	if isFormula(value) {
+		return strings.TrimPrefix(value, "'")
+	}
+	return value
+}
+
 func readUID(row *Row, value string) error {
-	if row.UID = value; !policy.IsUID(value) {
+	if row.UID = whole(value); !policy.IsUID(row.UID) {
 		return errors.New("write the account's id, which is 1 to 255 bytes of UTF-8 without control characters")
 	}
 	return nil
@@ -84,7 +112,9 @@ func readSource(row *Row, value string) error {
 	}
 }
 
-// WriteCSV writes rows in the form that ReadCSV reads, and returns how many.
+// WriteCSV writes rows in the form that ReadCSV reads, and returns how many. A
+// uid that a spreadsheet would run as a formula is written with an apostrophe
+// before it.
 func WriteCSV(w io.Writer, rows iter.Seq2[Row, error]) (written int64, err error) {
 	writer := csv.NewWriter(w)
 	record := make([]string, len(columns))

@@ -41,6 +41,10 @@ func TestReadCSV(t *testing.T) {
 		{"from a spreadsheet", "\ufeffuid,preference\r\n\"a,\"\"b\"\"\",true\r\n\r\n", []Row{{UID: `a,"b"`, Preference: policy.OptedOut}}},
 		{"without a last line end", "uid,preference\na,true", []Row{{UID: "a", Preference: policy.OptedOut}}},
 		{"no rows", "uid,preference\n", nil},
+		{"not a formula any more", "uid,preference\n'=1+1,true\n''-1,true\n'a,true\n+1,true\n", []Row{
+			{UID: "=1+1", Preference: policy.OptedOut}, {UID: "'-1", Preference: policy.OptedOut},
+			{UID: "'a", Preference: policy.OptedOut}, {UID: "+1", Preference: policy.OptedOut},
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -132,7 +136,7 @@ func TestWhatIsWrittenCanBeRead(t *testing.T) {
 	t.Parallel()
 	rows := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Row {
 		return Row{
-			UID:        rapid.String().Filter(policy.IsUID).Draw(t, "uid"),
+			UID:        rapid.OneOf(rapid.String().Filter(policy.IsUID), rapid.StringMatching(`['=+@＝-]{1,4}a?`)).Draw(t, "uid"),
 			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
 			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
 			Source:     rapid.SampledFrom([]string{SourceUser, SourceBrowser, SourceAdmin}).Draw(t, "source"),
@@ -151,6 +155,11 @@ func TestWhatIsWrittenCanBeRead(t *testing.T) {
 		for i := range want {
 			if got[i] != want[i] {
 				rt.Fatalf("%v, want %v", got[i], want[i])
+			}
+		}
+		for line := range strings.Lines(text.String()) {
+			if strings.ContainsAny(line[:1], "=+-@") || strings.HasPrefix(strings.TrimPrefix(line, `"`), "＝") {
+				rt.Fatalf("a spreadsheet runs %q", line)
 			}
 		}
 	})

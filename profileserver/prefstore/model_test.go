@@ -24,6 +24,7 @@ func TestStoreAgainstModel(t *testing.T) {
 			m := &model{
 				instances: instances, run: runs, uids: []string{fmt.Sprint("a", runs), fmt.Sprint("b", runs)},
 				held: map[string]Record{}, deleted: deleted, seen: map[string]bool{}, tags: map[string]Record{},
+				secret: mustGet(t, instances[0], "nobody").secret,
 			}
 			rt.Repeat(map[string]func(*rapid.T){
 				"set": m.set, "event": m.event, "delete": m.delete, "import": m.importRow, "": m.compare,
@@ -41,6 +42,7 @@ type model struct {
 	held    map[string]Record
 	deleted map[string]int64 // when each of all runs' accounts was, at last
 	seen    map[string]bool  // the events
+	secret  secret
 	tags    map[string]Record
 }
 
@@ -65,10 +67,12 @@ func (m *model) get(t *rapid.T, uid string) Record {
 }
 
 func (m *model) expect(uid string) Record {
-	if want, known := m.held[uid]; known {
-		return want
+	want, known := m.held[uid]
+	if !known {
+		want = Record{Preference: policy.Unset, deleted: m.deleted[uid]}
 	}
-	return Record{Preference: policy.Unset, deleted: m.deleted[uid]}
+	want.secret = m.secret
+	return want
 }
 
 // pass waits until a time, in milliseconds since 1970, is over: one that is

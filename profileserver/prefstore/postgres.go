@@ -252,7 +252,7 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 		return err
 	}
 	// Changes after this one are heard.
-	_, seen, err := found(conn.QueryRow(ctx, find, key("")...))
+	_, seen, err := found(conn.QueryRow(ctx, find, []byte{}))
 	if err != nil {
 		return forbidden(err)
 	}
@@ -325,34 +325,35 @@ type moment struct {
 // find reads what is held of an account. The time is the database's, so that
 // it is one for all instances.
 const find = `
-	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, coalesce(deleted.at, 0), preference, changed, said - span, said, source
-	FROM metrics_gate.feed LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = $2`
-
-// key is what find is asked with.
-func key(uid string) []any { return []any{[]byte(uid), hash(uid)} }
+	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, key, coalesce(deleted.at, 0),
+		preference, changed, said - span, said, source
+	FROM metrics_gate.feed CROSS JOIN metrics_gate.secret
+		LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = sha256(key || sha256($1))`
 
 // found reads what find finds.
 func found(row pgx.Row) (held Record, at moment, err error) {
 	var (
+		key      []byte
 		optedOut *bool
 		changed  *int64
 		from, to *int64
 		source   *string
 	)
-	if err := row.Scan(&at.head, &at.now, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
+	if err := row.Scan(&at.head, &at.now, &key, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, moment{}, err
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
 		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
 	}
+	copy(held.secret[:], key)
 	return held, at, nil
 }
 
 // Get returns what is held of an account.
 func (p *Postgres) Get(ctx context.Context, uid string) (held Record, err error) {
 	err = within(ctx, func(ctx context.Context) error {
-		held, _, err = found(p.pool.QueryRow(ctx, find, key(uid)...))
+		held, _, err = found(p.pool.QueryRow(ctx, find, []byte(uid)))
 		return err
 	})
 	return held, err
@@ -384,7 +385,7 @@ func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Con
 			var at moment
 			first := &pgx.Batch{}
 			first.Queue(`SELECT FROM metrics_gate.feed FOR UPDATE`)
-			first.Queue(find, key(uid)...).QueryRow(func(row pgx.Row) error {
+			first.Queue(find, []byte(uid)).QueryRow(func(row pgx.Row) error {
 				held, at, err = found(row)
 				return err
 			})
@@ -397,12 +398,12 @@ func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Con
 }
 
 // sees remembers an event and reports whether it is new. None is.
-func sees(ctx context.Context, tx pgx.Tx, event string, at moment) (bool, error) {
+func sees(ctx context.Context, tx pgx.Tx, event string, held Record, at moment) (bool, error) {
 	if event == "" {
 		return true, nil
 	}
 	done, err := tx.Exec(ctx, `INSERT INTO metrics_gate.event (jti_hash, seen) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
-		hash(event), at.now)
+		held.secret.hash(event), at.now)
 	return done.RowsAffected() > 0, err
 }
 
@@ -423,7 +424,7 @@ func (p *Postgres) Set(ctx context.Context, uid string, c Choice) (after Record,
 		return Record{}, Unchanged, err
 	}
 	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, before Record, at moment) error {
-		if fresh, err := sees(ctx, tx, c.Event, at); err != nil || !fresh {
+		if fresh, err := sees(ctx, tx, c.Event, before, at); err != nil || !fresh {
 			return err
 		}
 		if after, came = c.decide(before, at.now); came != Changed {
@@ -459,14 +460,14 @@ func (p *Postgres) Set(ctx context.Context, uid string, c Choice) (after Record,
 // Delete forgets an account.
 func (p *Postgres) Delete(ctx context.Context, uid, event string) (came Result, err error) {
 	err = p.write(ctx, uid, func(ctx context.Context, tx pgx.Tx, held Record, at moment) error {
-		if fresh, err := sees(ctx, tx, event, at); err != nil || !fresh {
+		if fresh, err := sees(ctx, tx, event, held, at); err != nil || !fresh {
 			return err
 		}
 		statements := &pgx.Batch{}
 		statements.Queue(`DELETE FROM metrics_gate.counted WHERE uid = $1`, []byte(uid))
 		statements.Queue(`
 			INSERT INTO metrics_gate.deleted AS d (uid_hash, at) VALUES ($1, $2)
-			ON CONFLICT (uid_hash) DO UPDATE SET at = greatest(d.at + 1, excluded.at)`, hash(uid), at.now)
+			ON CONFLICT (uid_hash) DO UPDATE SET at = greatest(d.at + 1, excluded.at)`, held.secret.hash(uid), at.now)
 		if held.Source == "" { // there is no row
 			return tx.SendBatch(ctx, statements).Close()
 		}
@@ -512,7 +513,7 @@ func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates
 // over, and the events of last week.
 func (p *Postgres) tidy(ctx context.Context) error {
 	return within(ctx, func(ctx context.Context) error {
-		_, at, err := found(p.pool.QueryRow(ctx, find, key("")...))
+		_, at, err := found(p.pool.QueryRow(ctx, find, []byte{}))
 		if err != nil {
 			return err
 		}
@@ -564,7 +565,8 @@ func (p *Postgres) store(ctx context.Context, batch []Row) (changed int64, err e
 			SELECT uid, preference, least(changed, $5), least(changed, $5), source, $6 + n
 			FROM unnest($1::bytea[], $2::boolean[], $3::bigint[], $4::text[]) WITH ORDINALITY
 				AS row (uid, preference, changed, source, n)
-			WHERE NOT EXISTS (SELECT FROM metrics_gate.deleted WHERE uid_hash = sha256(uid) AND at >= least(changed, $5))
+			WHERE NOT EXISTS (SELECT FROM metrics_gate.deleted, metrics_gate.secret
+				WHERE uid_hash = sha256(key || sha256(uid)) AND at >= least(changed, $5))
 			ON CONFLICT (uid) DO UPDATE SET preference = excluded.preference, changed = greatest(excluded.changed, p.changed + 1),
 				said = excluded.said, span = 0, source = excluded.source, seq = excluded.seq
 			WHERE p.said < excluded.said OR p.said - p.span <= excluded.said AND (excluded.preference AND p.preference IS NOT TRUE

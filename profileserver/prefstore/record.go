@@ -1,12 +1,24 @@
 package prefstore
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
 	"time"
 
 	"github.com/metricsgate/metricsgate/policy"
 )
+
+// secret is what keys a store's tags and hashes. It is made with the store.
+type secret [32]byte
+
+// hash is what is kept of an event that was seen, and of an account that was
+// deleted.
+func (s secret) hash(id string) []byte {
+	sum := sha256.Sum256([]byte(id))
+	sum = sha256.Sum256(append(s[:], sum[:]...))
+	return sum[:]
+}
 
 // Record is what a store holds of an account. An account that nobody wrote
 // anything of holds null since the year 1970.
@@ -29,6 +41,8 @@ type Record struct {
 	// where nothing is held of it and that was in the last days. What was said
 	// before must not bring it back.
 	deleted int64
+
+	secret secret // of the store
 }
 
 // Changed returns when the preference last changed, to the millisecond: a time
@@ -46,15 +60,17 @@ func (r Record) Changed() time.Time {
 // does not come back when a user opts out and takes it back: a browser's
 // opt-out that was looked up before must not be written after. Nor may it be
 // written after the account was deleted, so the time of that counts as well. It
-// is a hash because tags end up in logs, where the time of a choice has no
-// business, and the account is no part of it, so that it is nobody's name.
+// is a keyed hash because tags end up in logs, where neither a choice nor its time
+// has any business, and both are soon guessed; and the account is no part of it,
+// so that it is nobody's name.
 func (r Record) ETag() string {
 	state := fmt.Appendf(nil, "metrics_optout %s %d", r.Preference, r.changed)
 	if r.deleted > 0 {
 		state = fmt.Appendf(state, " %d", r.deleted)
 	}
-	sum := sha256.Sum256(state)
-	return fmt.Sprintf(`"%x"`, sum[:16])
+	mac := hmac.New(sha256.New, r.secret[:])
+	mac.Write(state)
+	return fmt.Sprintf(`"%x"`, mac.Sum(nil)[:16])
 }
 
 // update is the change, with this number, that made the record.

@@ -2,7 +2,9 @@ package prefstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +46,8 @@ type SQLite struct {
 // takes less than half the time.
 type sqliteDB struct {
 	*sql.DB
-	find *sql.Stmt
+	find   *sql.Stmt
+	secret secret
 }
 
 const findSQLite = `
@@ -92,7 +96,7 @@ func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite,
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	_, head, err := lookUp(ctx, s.db.find, "")
+	_, head, err := s.db.lookUp(ctx, s.db.find, "")
 	if err != nil {
 		stop()
 		return nil, errors.Join(err, s.db.Close())
@@ -115,33 +119,51 @@ func connect(dsn string) (*sqliteDB, error) {
 	db.SetMaxIdleConns(maxConnections)
 	// SQLite does not wait while others turn a new file into one with a WAL,
 	// or an old one back: two who both read it wait for neither.
-	find, err := backoff.Retry(context.Background(), func() (*sql.Stmt, error) {
-		find, err := prepare(context.Background(), db)
+	prepared, err := backoff.Retry(context.Background(), func() (*sqliteDB, error) {
+		prepared, err := prepare(context.Background(), db)
 		if said := (*sqlite.Error)(nil); errors.As(err, &said) && said.Code()&0xff == sqliteBusy {
 			return nil, err
 		}
 		if err != nil {
 			return nil, backoff.Permanent(err)
 		}
-		return find, nil
+		return prepared, nil
 	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 5 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 100 * time.Millisecond,
 	}), backoff.WithMaxElapsedTime(patience))
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &sqliteDB{db, find}, nil
+	return prepared, nil
 }
 
 // sqliteBusy is SQLITE_BUSY (sqlite.org/rescode.html), whose kinds are told
 // apart by higher bits.
 const sqliteBusy = 5
 
-func prepare(ctx context.Context, db *sql.DB) (*sql.Stmt, error) {
+func prepare(ctx context.Context, db *sql.DB) (prepared *sqliteDB, err error) {
 	if err := migrateSQLite(ctx, db); err != nil {
 		return nil, err
 	}
-	return db.PrepareContext(ctx, findSQLite)
+	var key []byte
+	if err := db.QueryRowContext(ctx, `SELECT key FROM secret`).Scan(&key); err != nil {
+		return nil, err
+	}
+	prepared = &sqliteDB{DB: db}
+	copy(prepared.secret[:], key)
+	prepared.find, err = db.PrepareContext(ctx, findSQLite)
+	return prepared, err
+}
+
+// A migration keys hashes, for which SQLite has no function.
+func init() {
+	sqlite.MustRegisterDeterministicScalarFunction("metrics_gate_sha256", 2,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			key, _ := args[0].([]byte)
+			text, _ := args[1].([]byte)
+			sum := sha256.Sum256(append(slices.Clone(key), text...))
+			return sum[:], nil
+		})
 }
 
 var creating sync.Mutex
@@ -230,27 +252,28 @@ func (s *SQLite) use(f func(*sqliteDB) error) error {
 
 // lookUp reads what is held of an account, and the number of the last change of
 // any: both as they were at one moment.
-func lookUp(ctx context.Context, find *sql.Stmt, uid string) (held Record, head int64, err error) {
+func (db *sqliteDB) lookUp(ctx context.Context, find *sql.Stmt, uid string) (held Record, head int64, err error) {
 	var (
 		optedOut *bool
 		changed  *int64
 		from, to *int64
 		source   *string
 	)
-	if err := find.QueryRowContext(ctx, uid, hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
+	if err := find.QueryRowContext(ctx, uid, db.secret.hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, 0, err
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
 		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
 	}
+	held.secret = db.secret
 	return held, head, nil
 }
 
 // Get returns what the store holds of the account.
 func (s *SQLite) Get(ctx context.Context, uid string) (held Record, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		held, _, err = lookUp(ctx, db.find, uid)
+		held, _, err = db.lookUp(ctx, db.find, uid)
 		return err
 	})
 	return held, err
@@ -268,6 +291,7 @@ func (s *SQLite) Level() int { return level("sqlite") }
 // transaction is what a writer has: a transaction that holds the write lock.
 type transaction struct {
 	*sql.Tx
+	db   *sqliteDB
 	find *sql.Stmt
 	now  time.Time
 }
@@ -287,7 +311,7 @@ func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]Change, er
 		}
 		defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 
-		updates, err = f(transaction{tx, tx.StmtContext(ctx, db.find), s.now()})
+		updates, err = f(transaction{tx, db, tx.StmtContext(ctx, db.find), s.now()})
 		if err != nil {
 			return err
 		}
@@ -320,7 +344,7 @@ func (tx transaction) sees(ctx context.Context, event string) (bool, error) {
 		return true, nil
 	}
 	return tx.did(ctx, `INSERT INTO event (jti_hash, seen) VALUES (?, ?) ON CONFLICT DO NOTHING`,
-		hash(event), tx.now.UnixMilli())
+		tx.db.secret.hash(event), tx.now.UnixMilli())
 }
 
 // count counts an account that opted out among today's, unless it is.
@@ -347,7 +371,7 @@ func (s *SQLite) Set(ctx context.Context, uid string, c Choice) (after Record, c
 		if fresh, err := tx.sees(ctx, c.Event); err != nil || !fresh {
 			return nil, err
 		}
-		before, head, err := lookUp(ctx, tx.find, uid)
+		before, head, err := tx.db.lookUp(ctx, tx.find, uid)
 		if err != nil {
 			return nil, err
 		}
@@ -388,7 +412,7 @@ func (s *SQLite) Delete(ctx context.Context, uid, event string) (came Result, er
 		}
 		if _, err := tx.ExecContext(ctx, `
 			INSERT INTO deleted (uid_hash, at) VALUES (?, ?)
-			ON CONFLICT (uid_hash) DO UPDATE SET at = max(at + 1, excluded.at)`, hash(uid), tx.now.UnixMilli()); err != nil {
+			ON CONFLICT (uid_hash) DO UPDATE SET at = max(at + 1, excluded.at)`, tx.db.secret.hash(uid), tx.now.UnixMilli()); err != nil {
 			return nil, err
 		}
 		if gone, err := tx.did(ctx, `DELETE FROM preference WHERE uid = ?`, uid); err != nil || !gone {
@@ -458,7 +482,7 @@ func (s *SQLite) poll(ctx context.Context) {
 		if s.writing.lock(ctx) != nil {
 			continue
 		}
-		_, head, err := lookUp(ctx, s.db.find, "")
+		_, head, err := s.db.lookUp(ctx, s.db.find, "")
 		if err == nil {
 			err = s.feed.Advance(ctx, head)
 		}
@@ -532,7 +556,7 @@ func (s *SQLite) Import(ctx context.Context, rows iter.Seq2[Row, error], progres
 // store records a batch of rows.
 func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err error) {
 	err = s.write(ctx, func(tx transaction) ([]Change, error) {
-		_, head, err := lookUp(ctx, tx.find, "")
+		_, head, err := tx.db.lookUp(ctx, tx.find, "")
 		if err != nil {
 			return nil, err
 		}
@@ -556,7 +580,7 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			if !row.Changed.IsZero() {
 				r.changed = min(r.changed, row.Changed.UnixMilli())
 			}
-			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, hash(row.UID)).Scan(&r.changed)
+			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, tx.db.secret.hash(row.UID)).Scan(&r.changed)
 			switch {
 			case err == nil:
 				head++

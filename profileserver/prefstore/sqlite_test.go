@@ -245,7 +245,8 @@ func TestWritersThatWaitTakeNoConnection(t *testing.T) {
 	}
 }
 
-// TestTagsAreFixed pins what a tag is: clients hold them over an update.
+// TestTagsAreFixed pins what a tag is, here of a store whose secret is zeros:
+// clients hold them over an update.
 func TestTagsAreFixed(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
@@ -257,11 +258,11 @@ func TestTagsAreFixed(t *testing.T) {
 		got[fmt.Sprint(r.Preference, r.changed, r.deleted)] = r.ETag()
 	}
 	want := map[string]string{
-		"null 0 0":  `"15001825877b5fc214f35449c37c455b"`,
-		"true 1 0":  `"f2cae22fcfdf3d8a1631f7ef960c7041"`,
-		"true 2 0":  `"c49c965a67ec57a7d41aa4651bb647d0"`,
-		"false 2 0": `"a9f8230b51912fe75f8016d1edaf7033"`,
-		"null 0 7":  `"09617667e697e458a79e403ecd3994a4"`,
+		"null 0 0":  `"f348df9d8806d238731a21cc2ec0b730"`,
+		"true 1 0":  `"7056ae6542dc42fd3e694f282a06974d"`,
+		"true 2 0":  `"ae9a8cae23cfaf6ecee830d5f3492781"`,
+		"false 2 0": `"caef8de841eeb0a0bef20eb68c07387c"`,
+		"null 0 7":  `"daf68336ecde840a79e88b1bdccf89ea"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -289,7 +290,7 @@ func TestCloseLetsStragglersFinish(t *testing.T) {
 			store.open.RUnlock()
 			runtime.Gosched()
 		}
-		held, _, err := lookUp(t.Context(), db.find, "u")
+		held, _, err := db.lookUp(t.Context(), db.find, "u")
 		if held.Preference != policy.OptedOut {
 			t.Errorf("under way: %v", held)
 		}
@@ -319,7 +320,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := Record{Preference: policy.OptedOut, changed: 5, said: span{5, 5}, Source: SourceBrowser}
+	want := Record{Preference: policy.OptedOut, changed: 5, said: span{5, 5}, Source: SourceBrowser, secret: store.db.secret}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}

@@ -3,6 +3,7 @@ package prefstore
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -264,6 +265,49 @@ func TestADeletedAccountStaysDeleted(t *testing.T) {
 	})
 }
 
+// TestWhatWasRememberedIsKeyed brings a store up to date whose hashes were not
+// keyed: what they remember stays remembered, and two stores name one state by
+// different tags.
+func TestWhatWasRememberedIsKeyed(t *testing.T) {
+	t.Parallel()
+	inEachStore(t, func(t *testing.T, p *place) {
+		kind, hash, older := "sqlite", `X'%x'`, 3
+		begin, end := "", `; PRAGMA user_version = 3`
+		if p.driver == "pgx" {
+			kind, hash, older = "postgres", `'\x%x'`, 2
+			begin = `CREATE SCHEMA metrics_gate; CREATE TABLE metrics_gate.migration (level integer PRIMARY KEY, applied timestamptz DEFAULT now());`
+			end = `INSERT INTO metrics_gate.migration (level) VALUES (1), (2)`
+		}
+		migrations, err := pendingMigrations(kind, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := begin
+		for _, m := range migrations[:older] {
+			text += m.text
+		}
+		p.execute(t, text+end)
+		remembered := func(id string) string { return fmt.Sprintf(hash, sha256.Sum256([]byte(id))) }
+		now := time.Now().UnixMilli()
+		p.execute(t, fmt.Sprintf(`INSERT INTO deleted (uid_hash, at) VALUES (%s, %d)`, remembered("gone"), now))
+		p.execute(t, fmt.Sprintf(`INSERT INTO event (jti_hash, seen) VALUES (%s, %d)`, remembered("seen"), now))
+
+		store := p.open(t, 0)
+		late := Choice{Preference: policy.OptedOut, Source: SourceUser, Made: time.UnixMilli(now - 1), Event: "late"}
+		if _, came, err := store.Set(t.Context(), "gone", late); err != nil || came != Unchanged {
+			t.Errorf("of a deleted account: %v, %v", came, err)
+		}
+		again := Choice{Preference: policy.OptedOut, Source: SourceUser, Event: "seen"}
+		if _, came, err := store.Set(t.Context(), "u", again); err != nil || came != Unchanged {
+			t.Errorf("an event that was seen: %v, %v", came, err)
+		}
+		other := sqlitePlace(t).open(t, 0)
+		if one, two := mustGet(t, store, "nobody").ETag(), mustGet(t, other, "nobody").ETag(); one == two {
+			t.Errorf("two stores name a state %s", one)
+		}
+	})
+}
+
 func TestEventsThatComeLateOrTwice(t *testing.T) {
 	t.Parallel()
 	inEachStore(t, func(t *testing.T, p *place) {
@@ -460,6 +504,7 @@ func TestImport(t *testing.T) {
 			"null":   {Preference: policy.Unset, changed: 10, said: span{10, 10}, Source: SourceUser},
 			"chosen": chosen,
 		} {
+			want.secret = chosen.secret
 			if held := mustGet(t, store, uid); held != want {
 				t.Errorf("%s: %v, want %v", uid, held, want)
 			}

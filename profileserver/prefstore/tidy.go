@@ -2,7 +2,6 @@ package prefstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"time"
 )
@@ -16,13 +15,6 @@ const EventsFor = 7 * 24 * time.Hour
 // kept. It is a day more than events may come in, since the clock of whoever
 // sends them may be ahead by that.
 const rememberedFor = EventsFor + 24*time.Hour
-
-// hash is what is kept of an event that was seen, and of an account that was
-// deleted.
-func hash(id string) []byte {
-	sum := sha256.Sum256([]byte(id))
-	return sum[:]
-}
 
 // day names the day (UTC) of a time, as it is stored.
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }

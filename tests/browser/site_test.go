@@ -168,6 +168,7 @@ func (p *tap) site(t testing.TB) string {
 		store sqlite `+filepath.Join(t.TempDir(), "profile.db")+`
 		tokens jwt {
 			key `+testcaddy.FromFile("ec.pub")+`
+			audience `+testcaddy.ProfileAudience+`
 		}
 		trusted_client metrics-gate `+testcaddy.TrustedRelier+`
 		standalone
@@ -176,7 +177,7 @@ func (p *tap) site(t testing.TB) string {
 
 // block is the gate's.
 func (p *tap) block() string {
-	return "profile " + p.URL + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\n}\ntimeout 20s\nmax_age 1h\n}"
+	return "profile " + p.URL + "/v1 {\nauth mint {\nkey " + testcaddy.FromFile("ec.key") + "\naudience " + testcaddy.ProfileAudience + "\n}\ntimeout 20s\nmax_age 1h\n}"
 }
 
 // fail has the profile server fail, until it is given nil.
