@@ -30,6 +30,7 @@ func (s *Server) deleteAccount(w http.ResponseWriter, r *http.Request) *failure 
 	if err != nil {
 		return s.failed(r, err)
 	}
+	s.health.wrote()
 	if came == prefstore.Changed {
 		s.observer.Change("deleted", optoutapi.SourceAdmin)
 	}

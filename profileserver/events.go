@@ -210,10 +210,14 @@ func (s *Server) apply(ctx context.Context, e securityEvent) (came prefstore.Res
 		value = preference.String()
 		_, came, err = s.store.Set(ctx, e.uid, prefstore.Choice{Preference: preference, Source: optoutapi.SourceUser, Made: e.made, Within: e.within, Event: e.id})
 	}
-	if err == nil && came == prefstore.Changed {
+	if err != nil {
+		return came, err
+	}
+	s.health.wrote()
+	if came == prefstore.Changed {
 		s.observer.Change(value, optoutapi.SourceUser)
 	}
-	return came, err
+	return came, nil
 }
 
 // eventError is a refusal as RFC 8935, section 2.3, has it. Like a failure,

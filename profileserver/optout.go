@@ -92,6 +92,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request) *failure {
 	case came == prefstore.Changed:
 		s.observer.Change(preference.String(), who.source)
 	}
+	s.health.wrote()
 	tellChanged(w.Header(), held)
 	writeJSON(w, http.StatusOK, []byte(`{}`))
 	return nil

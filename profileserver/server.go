@@ -187,6 +187,7 @@ type Server struct {
 	standalone         bool
 	version            []byte
 	log                *zap.Logger
+	health             storeHealth
 	observer           Observer // complete
 	endpoints          map[string]endpoint
 	streams            context.Context // done once Close is called
@@ -216,13 +217,15 @@ func New(config Config) *Server {
 		eventLeeway:        config.EventLeeway,
 		standalone:         config.Standalone,
 		log:                zap.NewNop(),
+		health:             storeHealth{log: zap.NewNop()},
 		observer:           config.Observer.complete(),
 	}
 	if config.Log != nil {
-		// A broken disk fails every request; one line a minute tells as much.
+		// What a server behind answers wrongly, it does again and again.
 		s.log = config.Log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(core, time.Minute, 1, 0)
 		}))
+		s.health.log = config.Log
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 	s.endpoints = map[string]endpoint{
@@ -370,8 +373,7 @@ func known(method string) string {
 func (s *Server) failed(r *http.Request, err error) *failure {
 	if r.Context().Err() == nil {
 		s.observer.StoreFailure()
-		s.log.Error("the preference store failed; check that its database answers, or that its disk has space and its file can be written",
-			zap.Error(err))
+		s.health.failed(err)
 	}
 	return storeAway
 }

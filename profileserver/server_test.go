@@ -968,7 +968,7 @@ func TestTheStoreFails(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{
-		"the preference store failed; check that its database answers, or that its disk has space and its file can be written",
+		"the preference store fails; check that its database answers, or that its disk has space and its file can be written",
 	}, messages); diff != "" {
 		t.Errorf("one line a minute (-want +got):\n%s", diff)
 	}

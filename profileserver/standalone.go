@@ -39,11 +39,12 @@ func (s *Server) showVersion(w http.ResponseWriter, _ *http.Request) *failure {
 }
 
 // heartbeat says whether this instance can do its work: with an empty 200, if
-// the store answers.
+// the store can be written.
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) *failure {
 	if err := s.store.Ping(r.Context()); err != nil {
 		return s.failed(r, err)
 	}
+	s.health.wrote()
 	w.WriteHeader(http.StatusOK)
 	return nil
 }

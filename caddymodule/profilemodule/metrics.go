@@ -53,7 +53,7 @@ type storeUp struct{ desc *prometheus.Desc }
 
 var storeUpCollector = storeUp{prometheus.NewDesc(
 	"caddy_profile_server_store_up",
-	"Whether preferences can be read: 1, or 0 where any of the stores in use does not answer.",
+	"Whether preferences can be written: 1, or 0 where any of the stores in use cannot be.",
 	nil, nil,
 )}
 

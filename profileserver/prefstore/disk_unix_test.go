@@ -48,8 +48,12 @@ func fillDisk(store Store) (written int, err error) {
 	for write() == nil {
 	}
 	for range 5 {
-		if write() == nil {
-			return 0, errors.New("written where there is no space")
+		err := write()
+		if known := (*HealthError)(nil); !errors.As(err, &known) || known.State != "the disk is full" && known.State != "the disk fails" {
+			return 0, fmt.Errorf("written where there is no space: %w", err)
+		}
+		if err := store.Ping(ctx); err == nil {
+			return 0, errors.New("said to be well where there is no space")
 		}
 		if held, err := store.Get(ctx, "1"); err != nil || held.Preference != policy.OptedOut {
 			return 0, fmt.Errorf("read where there is no space: %v, %w", held, err)
@@ -58,8 +62,10 @@ func fillDisk(store Store) (written int, err error) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &all); err != nil {
 		return 0, err
 	}
-	err = write()
-	return written, err
+	if err := write(); err != nil {
+		return 0, err
+	}
+	return written, store.Ping(ctx)
 }
 
 // TestAFullDisk has a process of its own meet the end of the space that it may

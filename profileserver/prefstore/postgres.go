@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,10 +26,12 @@ type Postgres struct {
 	pool   *pgxpool.Pool
 	feed   *Feed
 	health func(error)
+	limits string // of a transaction, as a statement
 
 	// writing lets one writer of this instance through; the database does so
 	// among instances.
 	writing writeLock
+	written proof
 
 	stop  context.CancelFunc
 	owned sync.WaitGroup // the goroutines that stop ends
@@ -56,7 +59,7 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 	if health == nil {
 		health = func(error) {}
 	}
-	p := &Postgres{health: health, writing: make(writeLock, 1), stop: stop}
+	p := &Postgres{health: health, limits: limitsOf(config), writing: make(writeLock, 1), stop: stop, written: proof{turn: make(chan struct{}, 1)}}
 	p.feed = NewFeed(p.changes)
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		stop()
@@ -80,12 +83,6 @@ func parseDSN(dsn string) (*pgxpool.Config, error) {
 	}
 	if timeout := &config.ConnConfig.ConnectTimeout; *timeout == 0 || *timeout > patience {
 		*timeout = patience
-	}
-	// An instance that vanishes in the middle of a write holds up all others
-	// until the server gives up on it.
-	const abandoned = "idle_in_transaction_session_timeout"
-	if _, set := config.ConnConfig.RuntimeParams[abandoned]; !set {
-		config.ConnConfig.RuntimeParams[abandoned] = "10s"
 	}
 	return config, nil
 }
@@ -155,13 +152,6 @@ func migratePostgres(ctx context.Context, conn *pgx.Conn) error {
 	}))
 }
 
-// PostgreSQL's error codes (its manual, appendix A).
-const (
-	undefinedTable  = "42P01"
-	undefinedSchema = "3F000"
-	notPermitted    = "42501"
-)
-
 // forbidden says what to do where the role may not do what it must.
 func forbidden(err error) error {
 	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == notPermitted {
@@ -179,7 +169,7 @@ func discreet(err error) error {
 	if said := (*pgconn.PgError)(nil); errors.As(err, &said) {
 		said.Detail, said.Where, said.InternalQuery = "", "", ""
 	}
-	return fmt.Errorf("PostgreSQL: %w", err)
+	return fmt.Errorf("PostgreSQL: %w", troubled(err))
 }
 
 // within calls f with a context that ends before a request's caller gives up,
@@ -359,23 +349,47 @@ func (p *Postgres) Get(ctx context.Context, uid string) (held Record, err error)
 	return held, err
 }
 
-// Ping reports whether preferences can be read.
+// Ping reports whether preferences can be written.
 func (p *Postgres) Ping(ctx context.Context) error {
-	_, err := p.Get(ctx, "")
-	return err
+	return p.written.ask(ctx, func(ctx context.Context) error {
+		return p.write(ctx, "", func(ctx context.Context, tx pgx.Tx, _ Record, at moment) error {
+			_, err := tx.Exec(ctx, `UPDATE metrics_gate.health SET at = $1`, at.now)
+			return err
+		})
+	})
 }
 
 // Level returns the level of an up-to-date store.
 func (p *Postgres) Level() int { return level("postgres") }
 
+// limitsOf returns what sets the limits of one transaction, but for those that the
+// connection string sets. A writer that vanishes in the middle of one holds up all
+// others until the server gives up on it; and whoever waits for one hears that it
+// is the lock, before patience ends. They are no parameters of the connection,
+// which a pooler in between may refuse.
+func limitsOf(config *pgxpool.Config) string {
+	limits := []string{`SELECT 1`}
+	for _, limit := range [][2]string{{"idle_in_transaction_session_timeout", "10s"}, {"lock_timeout", "4s"}} {
+		if _, set := config.ConnConfig.RuntimeParams[limit[0]]; !set {
+			limits = append(limits, fmt.Sprintf(`set_config('%s', '%s', true)`, limit[0], limit[1]))
+		}
+	}
+	return strings.Join(limits, `, `)
+}
+
 // write calls f with a transaction that nobody else writes beside, in which
 // what is held of the account, and the moment, were found. Who writes locks
 // the one row of the feed first: so numbers come in the order of the commits.
-func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Context, tx pgx.Tx, held Record, at moment) error) error {
+func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Context, tx pgx.Tx, held Record, at moment) error) (err error) {
 	if err := p.writing.lock(ctx); err != nil {
-		return err
+		return troubled(err)
 	}
 	defer p.writing.unlock()
+	defer func() {
+		if ctx.Err() == nil { // or it is the caller who did not wait
+			p.written.tell(err)
+		}
+	}()
 	return within(ctx, func(ctx context.Context) error {
 		// Each statement sees what was committed before it: find, what was
 		// before the lock was had.
@@ -384,6 +398,7 @@ func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Con
 			var held Record
 			var at moment
 			first := &pgx.Batch{}
+			first.Queue(p.limits)
 			first.Queue(`SELECT FROM metrics_gate.feed FOR UPDATE`)
 			first.Queue(find, []byte(uid)).QueryRow(func(row pgx.Row) error {
 				held, at, err = found(row)

@@ -331,7 +331,7 @@ func TestConnectionStrings(t *testing.T) {
 	}
 	for _, dsn := range []string{
 		"postgres://user:secret@one:5432,two:5432/x",
-		"postgresql://[::1]/x?connect_timeout=60&idle_in_transaction_session_timeout=3s",
+		"postgresql://[::1]/x?connect_timeout=60&lock_timeout=3s",
 		"host=/run/postgresql dbname=x",
 	} {
 		config, err := parseDSN(dsn)
@@ -339,8 +339,10 @@ func TestConnectionStrings(t *testing.T) {
 			t.Errorf("%s: %v", dsn, err)
 			continue
 		}
-		if config.ConnConfig.ConnectTimeout != patience || config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
-			t.Errorf("%s: %v, %v", dsn, config.ConnConfig.ConnectTimeout, config.ConnConfig.RuntimeParams)
+		limits := limitsOf(config)
+		if config.ConnConfig.ConnectTimeout != patience || strings.Contains(limits, "lock_timeout") == strings.Contains(dsn, "lock_timeout") ||
+			!strings.Contains(limits, "set_config('idle_in_transaction_session_timeout', '10s', true)") {
+			t.Errorf("%s: %v, %s", dsn, config.ConnConfig.ConnectTimeout, limits)
 		}
 	}
 }

@@ -37,6 +37,7 @@ type SQLite struct {
 
 	// writing is held by who writes, and by who tells the feed.
 	writing writeLock
+	written proof
 
 	stop  context.CancelFunc
 	owned sync.WaitGroup // the goroutines that stop ends
@@ -89,7 +90,8 @@ func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite,
 	if err := create(path); err != nil {
 		return nil, err
 	}
-	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + dsnParameters, now: now, writing: make(writeLock, 1)}
+	s := &SQLite{dsn: (&url.URL{Scheme: "file", Path: path}).String() + dsnParameters, now: now, writing: make(writeLock, 1),
+		written: proof{turn: make(chan struct{}, 1)}}
 	s.feed = NewFeed(s.changes)
 	if s.db, err = connect(s.dsn); err != nil {
 		return nil, err
@@ -136,10 +138,6 @@ func connect(dsn string) (*sqliteDB, error) {
 	}
 	return prepared, nil
 }
-
-// sqliteBusy is SQLITE_BUSY (sqlite.org/rescode.html), whose kinds are told
-// apart by higher bits.
-const sqliteBusy = 5
 
 func prepare(ctx context.Context, db *sql.DB) (prepared *sqliteDB, err error) {
 	if err := migrateSQLite(ctx, db); err != nil {
@@ -276,13 +274,17 @@ func (s *SQLite) Get(ctx context.Context, uid string) (held Record, err error) {
 		held, _, err = db.lookUp(ctx, db.find, uid)
 		return err
 	})
-	return held, err
+	return held, troubled(err)
 }
 
-// Ping reports whether preferences can be read.
+// Ping reports whether preferences can be written.
 func (s *SQLite) Ping(ctx context.Context) error {
-	_, err := s.Get(ctx, "")
-	return err
+	return s.written.ask(ctx, func(ctx context.Context) error {
+		return s.write(ctx, func(tx transaction) ([]Change, error) {
+			_, err := tx.ExecContext(ctx, `UPDATE health SET at = ?`, tx.now.UnixMilli())
+			return nil, err
+		})
+	})
 }
 
 // Level returns the level of an up-to-date store.
@@ -300,7 +302,7 @@ type transaction struct {
 // the changes that f returns when they are safely stored.
 func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]Change, error)) error {
 	if err := s.writing.lock(ctx); err != nil {
-		return err
+		return troubled(err)
 	}
 	defer s.writing.unlock()
 	var updates []Change
@@ -317,6 +319,9 @@ func (s *SQLite) write(ctx context.Context, f func(tx transaction) ([]Change, er
 		}
 		return tx.Commit()
 	})
+	if err = troubled(err); ctx.Err() == nil { // or it is the caller who did not wait
+		s.written.tell(err)
+	}
 	if err != nil {
 		return err
 	}

@@ -52,8 +52,9 @@ type Store interface {
 	// event is the jti of the security event that asks for it, or empty.
 	Delete(ctx context.Context, uid, event string) (Result, error)
 
-	// Ping reports whether preferences can be read, which is what a heartbeat
-	// asks.
+	// Ping reports whether preferences can be written, which is what a heartbeat
+	// asks: by what became of the last write, or, where none was for some seconds,
+	// by one of a row of the store's own.
 	Ping(ctx context.Context) error
 
 	// Level returns the level to which this version brings the store: the
