@@ -49,18 +49,22 @@ var (
 
 // storeUp asks the stores when it is scraped, so that an alert does not have
 // to wait for somebody's request to fail.
-type storeUp struct{ desc *prometheus.Desc }
+type storeUp struct{ up, notified *prometheus.Desc }
 
 var storeUpCollector = storeUp{prometheus.NewDesc(
 	"caddy_profile_server_store_up",
 	"Whether preferences can be written: 1, or 0 where any of the stores in use cannot be.",
+	nil, nil,
+), prometheus.NewDesc(
+	"caddy_profile_server_store_notified",
+	"Whether stores learn of changes as they are made: 1, or 0 where any of them has to ask every second.",
 	nil, nil,
 )}
 
 // storeUpTimeout bounds how long a scrape waits for the stores.
 const storeUpTimeout = time.Second
 
-func (s storeUp) Describe(descs chan<- *prometheus.Desc) { descs <- s.desc }
+func (s storeUp) Describe(descs chan<- *prometheus.Desc) { descs <- s.up; descs <- s.notified }
 
 func (s storeUp) Collect(metrics chan<- prometheus.Metric) {
 	var stores []prefstore.Store
@@ -70,13 +74,17 @@ func (s storeUp) Collect(metrics chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), storeUpTimeout)
 	defer cancel()
-	up := 1.0
+	up, notified := 1.0, 1.0
 	for _, store := range stores {
 		if store.Ping(ctx) != nil {
 			up = 0
 		}
+		if !store.Notified() {
+			notified = 0
+		}
 	}
-	metrics <- prometheus.MustNewConstMetric(s.desc, prometheus.GaugeValue, up)
+	metrics <- prometheus.MustNewConstMetric(s.up, prometheus.GaugeValue, up)
+	metrics <- prometheus.MustNewConstMetric(s.notified, prometheus.GaugeValue, notified)
 }
 
 // registerMetrics registers the profile server's collectors with a

@@ -66,6 +66,10 @@ func (s *Store) open(held *pool.Leases) (prefstore.Store, error) {
 // outlive configurations, and their loggers.
 func logStoreHealth(err error) {
 	logger := caddy.Log().Named(moduleID)
+	if errors.Is(err, prefstore.ErrNotNotified) {
+		logger.Warn("the preference store learns of changes late", zap.Error(err))
+		return
+	}
 	if err != nil {
 		logger.Warn("the preference store is in trouble: while it does not answer, requests get 503 and followers hear of no changes", zap.Error(err))
 		return

@@ -224,8 +224,9 @@ func program(t testing.TB, name string) string {
 		return path
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
-	if len(found) == 0 {
-		t.Fatalf("there is no %s in the PATH or in /usr/lib/postgresql; tests/setup.sh installs PostgreSQL", name)
+	system, _ := filepath.Glob("/usr/sbin/" + name)
+	if found = append(found, system...); len(found) == 0 {
+		t.Fatalf("there is no %s in the PATH, in /usr/lib/postgresql or in /usr/sbin; tests/setup.sh installs it", name)
 	}
 	return found[len(found)-1]
 }

@@ -3,6 +3,7 @@ package prefstore
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +76,10 @@ func troubled(err error) error {
 	}
 	if said := (*pgconn.PgError)(nil); errors.As(err, &said) {
 		known = postgresTroubles[said.Code]
+		if strings.Contains(said.Message, "statement pooling mode") { // PgBouncer's code is of any protocol error
+			known = HealthError{State: "the pooler in front of the database is in statement mode, in which there are no transactions",
+				Advice: "write pool_mode = transaction or session for this database"}
+		}
 	}
 	if errors.Is(err, errBusy) {
 		known = HealthError{State: "another process or a long transaction keeps the store locked", Advice: "find out which, and end it"}

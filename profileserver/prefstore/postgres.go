@@ -10,6 +10,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -27,6 +28,10 @@ type Postgres struct {
 	feed   *Feed
 	health func(error)
 	limits string // of a transaction, as a statement
+	pooler pooler
+
+	deaf     atomic.Bool // no notices arrive: the database is asked
+	tellDeaf sync.Once
 
 	// writing lets one writer of this instance through; the database does so
 	// among instances.
@@ -40,9 +45,13 @@ type Postgres struct {
 // channel is where the instances tell one another of changes.
 const channel = "metrics_gate_changes"
 
-// pingAfter is after how long without a notice the connection that listens is
-// tried.
-const pingAfter = 10 * time.Second
+// askEvery is how often the database is asked whether there are changes of which
+// no notice came, and answerWithin how long it may take for that: a connection
+// that hangs is noticed within the two.
+const (
+	askEvery     = time.Second
+	answerWithin = 3 * time.Second
+)
 
 // OpenPostgres opens the store in the database of this URL, or of this
 // connection string in PostgreSQL's other form. It does not wait for the
@@ -61,6 +70,7 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 	}
 	p := &Postgres{health: health, limits: limitsOf(config), writing: make(writeLock, 1), stop: stop, written: proof{turn: make(chan struct{}, 1)}}
 	p.feed = NewFeed(p.changes)
+	config.BeforeConnect = p.pooler.adapt
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		stop()
 		return nil, fmt.Errorf("PostgreSQL: %w", err)
@@ -93,6 +103,9 @@ func connectAndMigrate(ctx context.Context, dsn string) error {
 	config, err := parseDSN(dsn)
 	if err != nil {
 		return err
+	}
+	if err := new(pooler).adapt(ctx, config.ConnConfig); err != nil {
+		return discreet(err)
 	}
 	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
@@ -230,7 +243,11 @@ func (p *Postgres) listen(ctx context.Context) {
 // hearAll connects, brings the database up to date, and listens until that
 // fails. It calls begun when it hears.
 func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
-	conn, err := pgx.ConnectConfig(ctx, p.pool.Config().ConnConfig)
+	config := p.pool.Config().ConnConfig
+	if err := p.pooler.adapt(ctx, config); err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -248,39 +265,70 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	}
 	p.feed.Begin(seen.head)
 	begun()
-	for {
-		heard, err := hear(ctx, conn)
-		switch {
-		case err != nil:
-			return err
-		case heard == nil: // nothing for a while
-		case heard.UID == nil:
-			err = p.feed.Advance(ctx, heard.ID)
-		default:
-			p.feed.tell(ctx, heard.update())
-		}
+	for missed := false; ; {
+		notified, err := p.tellUntil(ctx, conn, time.Now().Add(askEvery))
 		if err != nil {
+			return err
+		}
+		// A change that was there a moment ago, and of which no notice came since:
+		// a pooler gave the connection that listens to others.
+		if notified {
+			p.deaf.Store(false)
+		} else if missed && !p.deaf.Swap(true) {
+			p.tellDeaf.Do(func() { p.health(ErrNotNotified) })
+		}
+		head, err := headOf(ctx, conn)
+		if err != nil {
+			return err
+		}
+		missed = head > p.feed.head()
+		if err := p.feed.Advance(ctx, head); err != nil {
 			return err
 		}
 	}
 }
 
-// hear waits for a notice. After a while without one it asks the server for a
-// sign of life and returns none.
-func hear(ctx context.Context, conn *pgx.Conn) (*notice, error) {
-	waiting, cancel := context.WithTimeout(ctx, pingAfter)
+// ErrNotNotified is what a store's health is told, once, where a database does
+// not notify it of changes. It goes on by asking.
+var ErrNotNotified = errors.New("PostgreSQL's notices do not arrive, as behind a pooler in transaction mode: changes are asked for every second instead; " +
+	"name the database itself in the DSN, or a pool in session mode, to have them told at once")
+
+// Notified reports whether the store is notified of changes as they are made. If
+// not, it asks for them every second.
+func (p *Postgres) Notified() bool { return !p.deaf.Load() }
+
+// tellUntil tells the feed what notices say, until a time, and reports whether any
+// came.
+func (p *Postgres) tellUntil(ctx context.Context, conn *pgx.Conn, deadline time.Time) (notified bool, err error) {
+	waiting, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	heard, err := conn.WaitForNotification(waiting)
-	if err != nil {
-		if conn.IsClosed() || ctx.Err() != nil {
-			return nil, err
+	for {
+		heard, err := conn.WaitForNotification(waiting)
+		if err != nil {
+			if conn.IsClosed() || ctx.Err() != nil {
+				return notified, err
+			}
+			return notified, nil
 		}
-		alive, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		return nil, conn.Ping(alive)
+		notified = true
+		var n notice
+		if err := json.Unmarshal([]byte(heard.Payload), &n); err != nil {
+			return notified, err
+		}
+		if n.UID != nil {
+			p.feed.tell(ctx, n.update())
+		} else if err := p.feed.Advance(ctx, n.ID); err != nil {
+			return notified, err
+		}
 	}
-	n := new(notice)
-	return n, json.Unmarshal([]byte(heard.Payload), n)
+}
+
+// headOf asks for the number of the last change.
+func headOf(ctx context.Context, conn *pgx.Conn) (head int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	err = conn.QueryRow(ctx, `SELECT head FROM metrics_gate.feed`).Scan(&head)
+	return head, err
 }
 
 // notice is what instances tell one another: an update, or, without a uid,

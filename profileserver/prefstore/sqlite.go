@@ -287,6 +287,10 @@ func (s *SQLite) Ping(ctx context.Context) error {
 	})
 }
 
+// Notified reports that the store learns of changes as they are made: those of
+// other processes are asked for, which is all that there is for a file.
+func (s *SQLite) Notified() bool { return true }
+
 // Level returns the level of an up-to-date store.
 func (s *SQLite) Level() int { return level("sqlite") }
 

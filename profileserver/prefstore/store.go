@@ -57,6 +57,10 @@ type Store interface {
 	// by one of a row of the store's own.
 	Ping(ctx context.Context) error
 
+	// Notified reports whether the store learns of changes as they are made. If
+	// not, it asks for them every second.
+	Notified() bool
+
 	// Level returns the level to which this version brings the store: the
 	// number of its migrations.
 	Level() int
