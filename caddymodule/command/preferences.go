@@ -14,11 +14,11 @@ import (
 
 func preferencesCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "preferences <import|export>",
-		Short: "Reads preferences from CSV into a store, or writes them out",
+		Use:   "preferences <import|export|show|forget>",
+		Short: "Reads preferences from CSV into a store, or writes them out; shows or forgets one account's",
 		Long: `
-Reads preferences from CSV into a store, or writes them out. The first line
-names the columns:
+Reads preferences from CSV into a store, or writes them out; shows or forgets one
+account's. The first line of CSV names the columns:
 
   uid         the account
   preference  true (opted out), false (explicitly allowed) or null
@@ -27,7 +27,7 @@ names the columns:
               of the file, or now where it reads standard input
   source      user, browser or admin; without it, an import says admin`,
 	}
-	group(cmd, importCommand(), exportCommand())
+	group(cmd, importCommand(), exportCommand(), showCommand(), forgetCommand())
 	return cmd
 }
 

@@ -137,6 +137,34 @@ func TestImportNamesTheLineThatIsWrong(t *testing.T) {
 	}
 }
 
+// TestShowAndForget answers somebody who asks what is held of them, and has it
+// deleted.
+func TestShowAndForget(t *testing.T) {
+	t.Parallel()
+	const rows = "uid,preference,changed,source\nann,true,2026-01-02T03:04:05.678Z,browser\n-b,false,2026-01-02T03:04:05.678Z,user\n"
+	store := newStoreFile(t, rows)
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"show", "ann"}, "metrics_optout  true (opted out of metrics)\nchanged         2026-01-02T03:04:05Z\nsource          browser\n"},
+		{[]string{"show", "--json", "ann"}, `{"uid":"ann","metrics_optout":true,"changed":"2026-01-02T03:04:05.678Z","source":"browser"}` + "\n"},
+		{[]string{"show", "--", "-b"}, "metrics_optout  false (explicitly allowed metrics)\nchanged         2026-01-02T03:04:05Z\nsource          user\n"},
+		{[]string{"show", "nobody"}, "metrics_optout  null (no choice)\nNothing is held of this account.\n"},
+		{[]string{"forget", "ann"}, "Forgotten. Copies that you made (backup, export, PostgreSQL's archives) are yours to delete.\n"},
+		{[]string{"forget", "ann"}, "Nothing was held of this account. What was under way will not bring it back.\n"},
+		{[]string{"show", "--json", "ann"}, `{"uid":"ann","metrics_optout":null}` + "\n"},
+	} {
+		args := append([]string{test.args[0], "--store", store}, test.args[1:]...)
+		if out, _, err := runApart(preferencesCommand(), "", args...); err != nil || out != test.want {
+			t.Errorf("%v: %v\n%s", test.args, err, out)
+		}
+	}
+	if _, err := run(preferencesCommand(), "show", "--store", store, "a\nb"); err == nil || strings.Contains(err.Error(), "a\nb") {
+		t.Errorf("of nobody: %v", err)
+	}
+}
+
 func TestProgressIsToldNowAndThen(t *testing.T) {
 	t.Parallel()
 	var told bytes.Buffer
@@ -212,6 +240,8 @@ func TestCommandsSayWhichStoreIsWrong(t *testing.T) {
 		{nil, migrateCommand},
 		{[]string{"import"}, preferencesCommand},
 		{[]string{"export"}, preferencesCommand},
+		{[]string{"show", "u"}, preferencesCommand},
+		{[]string{"forget", "u"}, preferencesCommand},
 		{nil, dailyCommand},
 		{[]string{"--file", lost + ".backup"}, backupCommand},
 	} {
