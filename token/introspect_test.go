@@ -574,17 +574,17 @@ func TestBusy(t *testing.T) {
 		i := newIntrospector(t, config)
 		began := time.Now()
 		waited := make(chan time.Duration, 10)
-		ask := func(n int, want error) {
-			now := time.Now()
+		ask := func(n int, came time.Time, want error) {
 			go func() {
-				if _, err := i.Verify(fmt.Sprint("token", n), now); !errors.Is(err, want) {
+				if _, err := i.Verify(fmt.Sprint("token", n), came); !errors.Is(err, want) {
 					t.Errorf("token%d: %v, want %v", n, err, want)
 				}
 				waited <- time.Since(began)
 			}()
+			synctest.Wait() // so that they queue in this order
 		}
-		ask(0, nil)
-		ask(1, nil)
+		ask(0, time.Now(), nil)
+		ask(1, time.Now(), nil)
 		for n := range 2 {
 			if took := <-waited; took != time.Duration(n+1)*time.Second {
 				t.Errorf("answered after %v", took)
@@ -593,11 +593,12 @@ func TestBusy(t *testing.T) {
 
 		p.says(answer{status: 200, body: activeAnswer(nil), after: time.Hour}) // all hang
 		began = time.Now()
-		ask(2, token.ErrUnavailable)
+		ask(2, time.Now(), token.ErrUnavailable)
 		pass(2 * time.Second)
-		ask(3, token.ErrUnavailable)
-		ask(4, token.ErrBusy)
-		for _, want := range []time.Duration{4 * time.Second, 6 * time.Second, 6 * time.Second} {
+		ask(3, time.Now(), token.ErrUnavailable)
+		// Its time is over a moment before the slot is free again.
+		ask(4, time.Now().Add(-time.Millisecond), token.ErrBusy)
+		for _, want := range []time.Duration{4 * time.Second, 6*time.Second - time.Millisecond, 6 * time.Second} {
 			if took := <-waited; took != want {
 				t.Errorf("given up after %v, want %v", took, want)
 			}
