@@ -123,8 +123,11 @@ func TestListeningIsLostAndComesBack(t *testing.T) {
 		"get":    func() error { _, err := store.Get(t.Context(), "a"); return err },
 		"set":    func() error { _, _, err := store.Set(t.Context(), "a", Choice{Preference: policy.Allowed}); return err },
 		"remove": func() error { _, err := store.Delete(t.Context(), "a", ""); return err },
-		"ping":   func() error { return store.Ping(t.Context()) },
-		"daily":  func() error { _, err := store.Daily(t.Context(), time.Now(), time.Now()); return err },
+		"ping": func() (err error) {
+			until(t, "health to be looked at anew", func() bool { err = store.Ping(t.Context()); return err != nil })
+			return err
+		},
+		"daily": func() error { _, err := store.Daily(t.Context(), time.Now(), time.Now()); return err },
 		"import": func() error {
 			_, err := store.Import(t.Context(), only(Row{UID: "b", Preference: policy.OptedOut}), nil)
 			return err
