@@ -268,3 +268,36 @@ func BenchmarkTimeTells(b *testing.B) {
 	b.ReportMetric(milliseconds(quantile(took[0], 0.5)), "ms-p50-blocked")
 	b.ReportMetric(milliseconds(quantile(took[1], 0.5)), "ms-p50-collected")
 }
+
+// What a page that proves its account costs Caddy, beside one that does not: the
+// page, and its report with and without a proof, for which the auth server is
+// asked. A browser hands a proof over once in five minutes.
+func BenchmarkPageWithProof(b *testing.B) {
+	behind, profile, auth := newContentServer(b), newProfile(b), newAuthServer(b)
+	addr := testcaddy.FreeAddr(b)
+	caddy := testcaddy.Start(b, testcaddy.Site(addr, testcaddy.Gate("preset fxa", auth.block(), profile.block(patient), "handshake"), testcaddy.ProxyTo(behind.addr())))
+	const pages = 500
+	visit := func(report string) {
+		v := newBrowser(b, behind, addr)
+		v.send("GET /settings", "", "Sec-Fetch-Dest: document")
+		v.report(report)
+	}
+	uid := profile.account(allow)
+	visit(`{"answered":false}`)
+	used := map[bool]time.Duration{}
+	for b.Loop() {
+		for _, proves := range []bool{false, true} {
+			before := caddy.CPU()
+			for range pages {
+				report := `{"answered":false}`
+				if proves {
+					report = fmt.Sprintf(`{"answered":false,"proof":%q}`, auth.signIn(b, uid))
+				}
+				visit(report)
+			}
+			used[proves] += caddy.CPU() - before
+		}
+	}
+	b.ReportMetric(float64(used[true])/float64(used[false]), "with÷without")
+	b.ReportMetric(float64(used[false].Microseconds())/float64(b.N)/pages, "µs-without")
+}

@@ -141,6 +141,7 @@ func (v *person) leaves() string {
 		{"GET /metrics-errors", ""},
 		{"GET /experiments.bundle.js", ""},
 		{"POST /nimbus-experiments", "{}"},
+		{"POST /navigation-timing", `{"navigationStart":1}`},
 	} {
 		if v.send(request.line, request.body).collected() {
 			arrived = append(arrived, request.line)

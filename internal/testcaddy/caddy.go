@@ -411,6 +411,20 @@ func (s *Server) sum(name string, labels []string) (sum float64) {
 	return sum
 }
 
+// CPU is what Caddy has used of processors so far, by the scheduler's account of
+// its threads.
+func (s *Server) CPU() (total time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.cmd.Process.Pid))
+	for _, thread := range threads {
+		var used int64
+		if raw, err := os.ReadFile(thread); err == nil {
+			_, _ = fmt.Sscan(string(raw), &used)
+		}
+		total += time.Duration(used)
+	}
+	return total
+}
+
 // Resident is how much memory the process has, in bytes.
 func (s *Server) Resident() int64 {
 	s.t.Helper()

@@ -1,6 +1,7 @@
 package browser_test
 
 import (
+	"net"
 	"testing"
 
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
@@ -83,4 +84,55 @@ func TestWriteBackWithAProof(t *testing.T) {
 	if got := s.app.bodies(); len(got) > 0 {
 		t.Errorf("the application got %q", got)
 	}
+}
+
+// A page of a sibling host, whoever has taken that over, cannot plant an own
+// session: no browser takes a cookie of that name for more than one host, and it
+// would open under no other. What it can plant is the control.
+func TestSiblingPlantsNothing(t *testing.T) {
+	t.Parallel()
+	const publicURL = "https://auth.example.org/v1"
+	inBothBrowsers(t, func(t *testing.T, tab driver) {
+		auth := fxa.StartAuthServer(t, publicURL)
+		s := newSite(t, "session fxa "+publicURL+" {\ndial "+auth.URL+"\ntimeout 20s\n}", handshake("timeout 200ms"))
+		_, port, _ := net.SplitHostPort(s.addr)
+		s.origin = "http://accounts.site.localhost:" + port
+		out, in := testcaddy.NewUID(t), testcaddy.NewUID(t)
+		s.profile.choose(t, out, "true")
+		s.profile.choose(t, in, "false")
+		auth.SignIn(sessionToken(known), out)
+		auth.SignIn(sessionToken(1), in)
+		visits := func(origin string) {
+			tab.navigate(origin)
+			s.reported(tab)
+		}
+		proves := func(origin, uid string, first byte) {
+			tab.eval(nil, fxaSignIn(uid, sessionToken(first)))
+			tab.eval(nil, `localStorage.removeItem("metrics_gate_proof")`)
+			tab.navigate(origin + "/settings")
+			tab.wait("the proof", `localStorage.getItem("metrics_gate_proof") !== null`)
+		}
+
+		evil := "http://evil.site.localhost:" + port
+		visits(evil)
+		proves(evil, in, 1)
+		own := tab.cookie("__Host-metrics_gate")
+		if len(own) < 100 {
+			t.Fatalf("the sibling's own cookie is %q", own)
+		}
+		for _, attributes := range []string{"; Secure", ""} {
+			tab.eval(nil, `document.cookie = "__Host-metrics_gate=`+own+`; Path=/; Domain=site.localhost`+attributes+`"`)
+		}
+		tab.eval(nil, `document.cookie = "control=planted; Path=/; Domain=site.localhost"`)
+
+		visits(s.origin)
+		if got := tab.cookie("control"); got != "planted" {
+			t.Errorf("a sibling could plant nothing at all: %q", got)
+		}
+		if got := tab.cookie("__Host-metrics_gate"); got == own {
+			t.Error("a sibling planted an own session")
+		}
+		proves(s.origin, out, known)
+		s.blocks(tab, "preference")
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
+	"github.com/metricsgate/metricsgate/tests/fxa"
 )
 
 // How long after a navigation begins the outcome is known, where the browser
@@ -42,6 +43,41 @@ func BenchmarkOutcome(b *testing.B) {
 			b.ReportMetric(first, "outcome-ms-first-page")
 			report(b, "outcome", outcomes)
 			report(b, "reported", reports)
+		})
+	}
+}
+
+// How long after a navigation begins the gate's own session is there, in a
+// browser that is signed in and has proven nothing yet. Run with -benchtime 20x
+// for a median of 20.
+func BenchmarkProof(b *testing.B) {
+	const publicURL = "https://auth.example.org/v1"
+	for name, start := range map[string]func(testing.TB) driver{
+		"Firefox":  func(t testing.TB) driver { return newFirefox(t, noObjectionFirefox) },
+		"Chromium": func(t testing.TB) driver { return newChromium(t) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			auth := fxa.StartAuthServer(b, publicURL)
+			s := newSite(b, "session fxa "+publicURL+" {\ndial "+auth.URL+"\n}", handshake())
+			uid := testcaddy.NewUID(b)
+			auth.SignIn(sessionToken(known), uid)
+			browser := start(b)
+			browser.navigate(s.origin)
+			s.reported(browser)
+			var proofs []float64
+			for b.Loop() {
+				forget(browser)
+				browser.eval(nil, fxaSignIn(uid, sessionToken(known)))
+				browser.navigate(s.origin)
+				browser.wait("the proof", `localStorage.getItem("metrics_gate_proof") !== null`)
+				var took float64
+				browser.eval(&took, `performance.getEntriesByName(location.origin + "/.well-known/metrics-gate/signal")[0].responseEnd`)
+				if got := browser.cookie("__Host-metrics_gate"); len(got) < 100 {
+					b.Fatalf("the cookie is %q", got)
+				}
+				proofs = append(proofs, took)
+			}
+			report(b, "proof", proofs)
 		})
 	}
 }

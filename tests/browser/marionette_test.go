@@ -32,6 +32,7 @@ var quiet = map[string]any{
 	"network.proxy.http_port":                       9,
 	"network.proxy.ssl":                             "127.0.0.1",
 	"network.proxy.ssl_port":                        9,
+	"network.proxy.no_proxies_on":                   ".localhost",
 	"network.captive-portal-service.enabled":        false,
 	"network.connectivity-service.enabled":          false,
 	"app.update.disabledForTesting":                 true,
