@@ -150,7 +150,7 @@ func (v *person) leaves() string {
 	return strings.Join(arrived, ", ")
 }
 
-const everything = "POST /metrics, POST /metrics-errors, GET /metrics-errors, GET /experiments.bundle.js, POST /nimbus-experiments"
+const everything = "POST /metrics, POST /metrics-errors, GET /metrics-errors, GET /experiments.bundle.js, POST /nimbus-experiments, POST /navigation-timing"
 
 // The page of somebody who opted out in their account proves it, and nothing that
 // it sends arrives: from its first beacon on, at every edge, after a restart, and
