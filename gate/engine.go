@@ -89,8 +89,8 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
 }
 
 // Page decides a page. It waits for no preference, unless pages are changed for
-// those who opted out: then it waits as an experiment does. Accounts that are only named
-// are not looked up, since the page would tell what they prefer.
+// those who opted out: then it waits as an experiment does. Accounts that are
+// only named are not looked up, since the page would tell what they prefer.
 func (e *engine) Page(r *http.Request) verdict {
 	now := time.Now()
 	e.watch.page(now)

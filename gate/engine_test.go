@@ -202,41 +202,33 @@ func TestNothingIsWrittenWithoutAProfile(t *testing.T) {
 	}
 }
 
-// BenchmarkCachedDecision is the decision by itself, from the request to the
-// rule that applies: who it is, what they prefer, what the rules say. As in
-// BenchmarkVerify, the clock has been read before.
-func BenchmarkCachedDecision(b *testing.B) {
-	g := fxaGate(b)
-	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": "lang=en; " + sessionOf(b, optedOutUID)})
+// benchmarkDecision measures the decision by itself, from the request to the rule
+// that applies, with everything cached: who it is, what they prefer, what the
+// rules say. As in BenchmarkVerify, the clock has been read before.
+func benchmarkDecision(b *testing.B, g *Gate, cookies string, want policy.Decision) {
+	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": cookies})
 	if err := g.ServeHTTP(w, r, new(upstream)); err != nil { // warms the caches
 		b.Fatal(err)
 	}
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		if g.engine.decide(r, now, question{wait: true}).decision.Action != policy.Block {
-			b.Fatal("collected")
+		if got := g.engine.decide(r, now, question{wait: true}).decision; got.Action != want.Action || got.Reason != want.Reason {
+			b.Fatalf("%v, %v", got.Action, got.Reason)
 		}
 	}
+}
+
+func BenchmarkCachedDecision(b *testing.B) {
+	benchmarkDecision(b, fxaGate(b), "lang=en; "+sessionOf(b, optedOutUID), policy.Decision{Action: policy.Block, Reason: policy.ReasonPreference})
 }
 
 // BenchmarkOwnDecision is the same by an own session, for the ratio of the two
 // within one run.
 func BenchmarkOwnDecision(b *testing.B) {
 	config := proofConfig(b)
-	g := newGate(b, config)
 	value, _, _ := config.Own.Prove(httptest.NewRequest(http.MethodPost, "/metrics", nil), "verified "+optedOutUID, time.Now())
-	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": "lang=en; " + session.OwnCookie + "=" + value})
-	if err := g.ServeHTTP(w, r, new(upstream)); err != nil { // warms the caches
-		b.Fatal(err)
-	}
-	now := time.Now()
-	b.ReportAllocs()
-	for b.Loop() {
-		if g.engine.decide(r, now, question{wait: true}).decision.Reason != policy.ReasonPreference {
-			b.Fatal("not decided by the account")
-		}
-	}
+	benchmarkDecision(b, newGate(b, config), "lang=en; "+session.OwnCookie+"="+value, policy.Decision{Action: policy.Block, Reason: policy.ReasonPreference})
 }
 
 // BenchmarkCachedDecisions is the same of a request with several credentials, of
@@ -253,17 +245,7 @@ func BenchmarkCachedDecisions(b *testing.B) {
 			for i := range n {
 				cookies = append(cookies, sessionOf(b, fmt.Sprintf("%032x", i)))
 			}
-			r, w := request("POST", "/metrics", "", map[string]string{"Cookie": strings.Join(cookies, "; ")})
-			if err := g.ServeHTTP(w, r, new(upstream)); err != nil {
-				b.Fatal(err)
-			}
-			now := time.Now()
-			b.ReportAllocs()
-			for b.Loop() {
-				if g.engine.decide(r, now, question{wait: true}).decision.Action != policy.Collect {
-					b.Fatal("blocked")
-				}
-			}
+			benchmarkDecision(b, g, strings.Join(cookies, "; "), policy.Decision{Action: policy.Collect, Reason: policy.ReasonDefault})
 		})
 	}
 }

@@ -105,9 +105,9 @@ type Source interface {
 type Sources []Source
 
 // Find verifies what credentials a request carries, of every source and up to
-// MaxCredentials, so that nobody hides an account by sending another one's besides. A credential
-// that one source verified is not shown to the next. Everything that came of it
-// is reported to observe, by the index of the source.
+// MaxCredentials, so that nobody hides an account by sending another one's
+// besides. A credential that one source verified is not shown to the next.
+// Everything that came of it is reported to observe, by the index of the source.
 func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Found {
 	found := Found{Session: policy.NoSession}
 	var seen [MaxCredentials]credential

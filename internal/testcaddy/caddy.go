@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/metricsgate/metricsgate/internal/bench/process"
 )
 
 // Binary is the Caddy under test, built once from this tree.
@@ -411,19 +413,8 @@ func (s *Server) sum(name string, labels []string) (sum float64) {
 	return sum
 }
 
-// CPU is what Caddy has used of processors so far, by the scheduler's account of
-// its threads.
-func (s *Server) CPU() (total time.Duration) {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.cmd.Process.Pid))
-	for _, thread := range threads {
-		var used int64
-		if raw, err := os.ReadFile(thread); err == nil {
-			_, _ = fmt.Sscan(string(raw), &used)
-		}
-		total += time.Duration(used)
-	}
-	return total
-}
+// CPU is what Caddy has used of processors so far.
+func (s *Server) CPU() time.Duration { return process.CPU(s.cmd.Process.Pid) }
 
 // Resident is how much memory the process has, in bytes.
 func (s *Server) Resident() int64 {

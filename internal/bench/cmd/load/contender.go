@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/metricsgate/metricsgate/internal/bench/process"
 	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
@@ -202,18 +203,10 @@ func (r *rig) stop() {
 	}
 }
 
-// cpu is what the contender has used of processors so far. The scheduler's
-// account of each thread is exact to the nanosecond; that of the process
-// counts in hundredths of a second.
+// cpu is what the contender has used of processors so far.
 func (c *contender) cpu() (total time.Duration) {
-	for _, process := range c.processes {
-		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", process.Process.Pid))
-		for _, thread := range threads {
-			raw, _ := os.ReadFile(thread)
-			used, _, _ := strings.Cut(string(raw), " ")
-			n, _ := strconv.ParseInt(used, 10, 64)
-			total += time.Duration(n)
-		}
+	for _, running := range c.processes {
+		total += process.CPU(running.Process.Pid)
 	}
 	return total
 }
