@@ -47,6 +47,7 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	local := strings.NewReplacer(
 		"{file./run/secrets/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
 		"{file./run/secrets/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
+		"{file./run/secrets/dsn}", "postgres://profile@localhost:1/profile",
 		"{env.PRIVACY_API_TOKEN}", "{file.caddymodule/testdata/keys/shared.secret}",
 		"/var/lib/metrics-gate", folder,
 	)
