@@ -31,6 +31,7 @@ var mayImport = map[string]string{
 	"caddymodule/internal/located":     "token",
 	"caddymodule/internal/placeholder": "caddymodule/internal/located",
 	"caddymodule/internal/pool":        "",
+	"caddymodule/internal/siblings":    "",
 	"caddymodule/internal/span":        "",
 
 	"gate":                    "browser session profileclient policy",
@@ -47,7 +48,8 @@ var mayImport = map[string]string{
 }
 
 const caddysOwn = "caddymodule/internal/bearertoken caddymodule/internal/collectors caddymodule/internal/grammar " +
-	"caddymodule/internal/located caddymodule/internal/placeholder caddymodule/internal/pool caddymodule/internal/span"
+	"caddymodule/internal/located caddymodule/internal/placeholder caddymodule/internal/pool " +
+	"caddymodule/internal/siblings caddymodule/internal/span"
 
 // unbound says whether a room is a main, or for tests only.
 func unbound(room string) bool {

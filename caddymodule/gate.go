@@ -18,6 +18,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
@@ -192,12 +193,14 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	if err == nil {
 		err = g.provision()
 	}
+	var app *siblings.App
 	if err == nil {
-		err = joinSiblings(ctx, g)
+		app, err = siblings.Of(ctx)
 	}
 	if err != nil {
 		return at(err, "metrics_gate")
 	}
+	app.Join(g)
 	g.warn(ctx)
 	return nil
 }

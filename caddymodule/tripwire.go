@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 )
 
 func init() {
@@ -76,26 +78,26 @@ func (Tripwire) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision makes the tripwire known to the App, which knows the gates once
-// all of them are provisioned.
+// Provision makes the tripwire known to the app that knows the gates, once all of
+// them are provisioned.
 func (t *Tripwire) Provision(ctx caddy.Context) error {
 	t.logger = ctx.Logger()
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return at(err, "metrics_gate_tripwire")
 	}
-	app, err := appOf(ctx)
+	app, err := siblings.Of(ctx)
 	if err != nil {
 		return at(err, "metrics_gate_tripwire")
 	}
 	// The gates are all known when there are requests, and no sooner.
-	t.wires = sync.OnceValue(func() []*wire { return t.wiresOf(app.gates) })
-	app.tripwires = append(app.tripwires, t)
+	t.wires = sync.OnceValue(func() []*wire { return t.wiresOf(siblings.All[*Gate](app)) })
+	app.Join(t)
 	return nil
 }
 
-// checkGates refuses labels that no gate has. It is asked when the
-// configuration is complete.
-func (t *Tripwire) checkGates(gates []*Gate) error {
+// CheckSiblings refuses labels that no gate has.
+func (t *Tripwire) CheckSiblings(a *siblings.App) error {
+	gates := siblings.All[*Gate](a)
 	labels := make([]string, len(gates))
 	for i, g := range gates {
 		labels[i] = g.label()
@@ -237,4 +239,5 @@ var (
 	_ caddy.Provisioner           = (*Tripwire)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Tripwire)(nil)
 	_ caddyfile.Unmarshaler       = (*Tripwire)(nil)
+	_ siblings.Checker            = (*Tripwire)(nil)
 )

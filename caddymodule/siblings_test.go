@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -14,11 +15,11 @@ import (
 func TestAppListsTheGatesOfItsConfiguration(t *testing.T) {
 	t.Parallel()
 	gatesOf := func(ctx caddy.Context) []*Gate {
-		app, err := ctx.App(appName)
+		app, err := siblings.Of(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return app.(*App).Gates()
+		return siblings.All[*Gate](app)
 	}
 	provision := func(ctx caddy.Context, preset string) *Gate {
 		module := &Gate{Presets: []gate.UsedPreset{{Name: preset}}, OnUnset: "collect"}
