@@ -107,13 +107,13 @@ func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// feedAge says when it is scraped for how long nothing was heard of the change
-// feed that has been silent longest. Where none is followed there is no age.
+// feedAge says when it is scraped how old a change can be that a profile server's
+// feed has not told. Where none is followed there is no age.
 type feedAge struct{ desc *prometheus.Desc }
 
 var feedAgeCollector = feedAge{prometheus.NewDesc(
 	"caddy_metrics_gate_feed_age_seconds",
-	"Time since anything was heard of the profile server's change feed; of several, the longest.",
+	"How old a change can be that the profile server's change feed has not told; of several, the oldest.",
 	nil, nil,
 )}
 

@@ -2,6 +2,7 @@ package profileclient
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,9 @@ const (
 	// maxEvent bounds one event. A change takes a few hundred bytes, six
 	// times that where its uid is all escapes.
 	maxEvent = 16 << 10
+
+	// maxComment bounds what is looked at of a comment. No id is as long.
+	maxComment = 64
 )
 
 // feed is the change feed of the profile server: server-sent events, one for
@@ -64,8 +68,13 @@ const (
 //     missed, which a server does not keep; MaxAge bounds them.
 //   - A lookup that was under way when the connection came belongs to the time
 //     before, as its answer is of when it began.
+//   - Where the server says that it has told a change that did not come, on a
+//     connection that seems well, everything. The client then gives the connection
+//     up, and asks for what it missed.
 type feed struct {
 	heard   atomic.Int64 // the instant of the last byte
+	whole   atomic.Int64 // the instant at which all was told that there was
+	proven  atomic.Bool  // the server says when all was told
 	refused atomic.Bool  // the server has none, or none for this credential
 	health  health
 	missed  missed
@@ -103,10 +112,19 @@ func (m *missed) since(from, now, maxAge instant) {
 // not where Config.Follow is off or the server refuses it.
 func (c *Client) Following() bool { return c.follows && !c.feed.refused.Load() }
 
-// FeedAge returns how long nothing was heard from the change feed. The server
-// says every 15 seconds that it is still there. Before anything was heard, it
-// is the time since New.
+// FeedAge returns how old a change can be that was not told on the feed: the time
+// since the server last said, as it does every 15 seconds, that all was told, and
+// all had come. Of a server that never says so, it is the time since it said
+// anything. Before that, it is the time since New.
 func (c *Client) FeedAge(now time.Time) time.Duration {
+	if !c.feed.proven.Load() {
+		return c.silence(now)
+	}
+	return time.Duration(int64(c.instant(now)) - c.feed.whole.Load())
+}
+
+// silence returns how long nothing was heard from the change feed.
+func (c *Client) silence(now time.Time) time.Duration {
 	return time.Duration(int64(c.instant(now)) - c.feed.heard.Load())
 }
 
@@ -139,7 +157,7 @@ func (c *Client) follow() {
 			wait = refusedPause + rand.N(refusedPause/5) //nolint:gosec // it only spreads load
 		}
 		// A server that restarts is no news.
-		if err != nil && (outcome == FeedRefused || c.FeedAge(time.Now()) >= quietLimit) {
+		if err != nil && (outcome == FeedRefused || errors.Is(err, errDeaf) || c.silence(time.Now()) >= quietLimit) {
 			c.feed.health.failed(fmt.Errorf("change feed: %w", err))
 		}
 	}
@@ -177,11 +195,13 @@ func (c *Client) listen() (FeedOutcome, error) {
 	defer func() { _ = response.Body.Close() }()
 	c.feed.known = true
 
-	body := hearing{response.Body, func() {
+	body := &hearing{Reader: response.Body, heard: func() {
 		idle.Reset(quietLimit)
 		c.feed.heard.Store(int64(c.instant(time.Now())))
-		c.feed.health.answered()
-	}}
+		if !c.feed.proven.Load() {
+			c.feed.health.answered()
+		}
+	}, head: -1, toldUpTo: c.toldUpTo, onlyThere: func() { c.feed.proven.Store(false) }}
 	first := true
 	for event, err := range sse.Read(body, &sse.ReadConfig{MaxEventSize: maxEvent}) {
 		if err != nil {
@@ -200,6 +220,8 @@ func (c *Client) listen() (FeedOutcome, error) {
 // cut says why the feed broke off.
 func cut(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(err, errDeaf):
+		return err
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("one of its events has more than %d KiB; check the URL", maxEvent>>10)
 	case ctx.Err() != nil:
@@ -208,16 +230,63 @@ func cut(ctx context.Context, err error) error {
 	return broken(ctx, err, quietLimit).cause
 }
 
-// hearing is a stream that says when something comes, its end included.
-type hearing struct {
-	io.Reader
-	heard func()
+// errDeaf says that changes do not come on a connection that seems well.
+var errDeaf = errors.New("the server says that it has told changes that did not arrive; " +
+	"check that nothing in between takes events out of the stream, and that it is one server that answers")
+
+// toldUpTo takes that the server has told all changes, the one with this id last.
+func (c *Client) toldUpTo(id int64) error {
+	c.feed.proven.Store(true)
+	now := c.instant(time.Now())
+	if id > c.feed.cursor {
+		c.feed.missed.all(now)
+		return errDeaf
+	}
+	c.feed.whole.Store(int64(now))
+	c.feed.health.answered()
+	return nil
 }
 
-func (h hearing) Read(p []byte) (int, error) {
+// hearing is a stream that says when something comes, its end included, and what
+// its comments say to have been told. Those are no events, and whoever reads events
+// passes them over; it looks at each when all events before it were read.
+type hearing struct {
+	io.Reader
+	heard     func()
+	toldUpTo  func(id int64) error
+	onlyThere func() // a comment says nothing but that the server is there
+
+	line []byte // the beginning of the one that is coming
+	head int64  // that was said since the last Read, or -1
+}
+
+func (h *hearing) Read(p []byte) (int, error) {
+	// Whoever reads more has taken all that came until now.
+	if h.head >= 0 {
+		if err := h.toldUpTo(h.head); err != nil {
+			return 0, err
+		}
+		h.head = -1
+	}
 	n, err := h.Reader.Read(p)
 	if n > 0 || errors.Is(err, io.EOF) {
 		h.heard()
+	}
+	for _, b := range p[:n] {
+		if b != '\n' && b != '\r' {
+			if len(h.line) < maxComment {
+				h.line = append(h.line, b)
+			}
+			continue
+		}
+		if id, ok := bytes.CutPrefix(h.line, []byte(optoutapi.FeedHead)); ok {
+			if id, err := strconv.ParseUint(string(id), 10, 63); err == nil {
+				h.head = int64(id)
+			}
+		} else if string(h.line) == ":" {
+			h.onlyThere()
+		}
+		h.line = h.line[:0]
 	}
 	return n, err
 }

@@ -528,6 +528,75 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestAsOldAsWhatWasNotTold: of a server that says when it has told all, the age is
+// the time since; that something comes is no sign of it.
+func TestAsOldAsWhatWasNotTold(t *testing.T) {
+	t.Parallel()
+	unfollowed(t, nil, func(t *testing.T, f following) {
+		f.teller.answer(func(t *teller) { t.mute = true })
+		pass(2 * time.Second)
+		expect(t, "age before anything was heard", f.FeedAge(time.Now()), 2*time.Second)
+		f.teller.tell("id: 7\n\n")
+		expect(t, "age of one that may never say it", f.FeedAge(time.Now()), 0)
+		f.teller.tell(": he")
+		f.teller.tell("ad 7\n\n")
+		expect(t, "age", f.FeedAge(time.Now()), 0)
+		pass(10 * time.Second)
+		f.teller.tell(told(8, "ann", "false", 0))
+		expect(t, "age where more may be missing", f.FeedAge(time.Now()), 10*time.Second)
+		f.teller.tell(told(9, "ann", "true", 0) + ": head 9\n\n" + told(10, "ann", "false", 1))
+		expect(t, "age", f.FeedAge(time.Now()), 0)
+		pass(10 * time.Second)
+		f.teller.breakOff()
+		f.teller.answer(func(t *teller) { t.mute = false })
+		pass(2 * time.Second)
+		expect(t, "age on a connection that did not say it yet", f.FeedAge(time.Now()), 12*time.Second)
+		pass(15 * time.Second)
+		expect(t, "age where a server never says it", f.FeedAge(time.Now()) < 2*time.Second, true)
+		expect(t, "reports", len(f.counts.feedReports()), 0)
+	})
+}
+
+// TestDeafFeed: heartbeats come, and the changes that they speak of do not. All that
+// is cached counts as due, the client comes back for what it missed, and says so
+// once, and once that it is over.
+func TestDeafFeed(t *testing.T) {
+	t.Parallel()
+	unfollowed(t, nil, func(t *testing.T, f following) {
+		f.teller.answer(func(t *teller) { t.mute = true })
+		f.teller.hold("false", "ann")
+		pass(2 * time.Second)
+		f.teller.tell("id: 7\n\n: head 7\n\n")
+		f.lookup("ann")
+		pass(time.Second)
+		expect(t, "cached", f.lookup("ann"), policy.Allowed)
+		expect(t, "lookups", f.server.readCount(), 1)
+		f.teller.hold("true", "ann") // which nobody tells
+		pass(14 * time.Second)
+		for again := range 3 {
+			f.teller.tell(": head 8\n\n")
+			expect(t, "what was cached", f.lookup("ann"), policy.OptedOut)
+			expect(t, "lookups", f.server.readCount(), 2+again)
+			expect(t, "age", f.FeedAge(time.Now()), time.Duration(again+1)*15*time.Second)
+			expect(t, "reports", len(f.counts.feedReports()), 1)
+			pass(2 * time.Second)
+			asked := f.teller.follows()
+			expect(t, "connections", len(asked), 2+again)
+			expect(t, "asked for", asked[len(asked)-1].lastEventID, "7")
+			f.teller.tell("id: 7\n\n")
+			pass(13 * time.Second)
+		}
+		f.teller.tell(told(8, "ann", "true", 0) + ": head 8\n\n")
+		reports := f.counts.feedReports()
+		if len(reports) != 2 || reports[1] != nil || !strings.Contains(fmt.Sprint(reports[0]), "did not arrive") {
+			t.Errorf("reported: %v", reports)
+		}
+		expect(t, "age", f.FeedAge(time.Now()), 0)
+		f.lookup("ann")
+		expect(t, "lookups", f.server.readCount(), 4)
+	})
+}
+
 // TestSilence: a connection on which nothing comes for 45 seconds is given up,
 // and one that says that it is there is not.
 func TestSilence(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,8 +75,13 @@ func lastEventID(h http.Header) (id int64, ok bool) {
 // stream sends what the follower is told, until ctx ends, the feed ends it, or
 // the client is gone or too slow.
 func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Request, follower *prefstore.Follower) {
+	beat := time.Now() // when the next heartbeat is due
 	for {
-		wait, cancel := context.WithTimeout(ctx, optoutapi.FeedKeepalive)
+		pause := time.Until(beat)
+		if pause <= 0 {
+			pause = optoutapi.FeedKeepalive // it follows what there is still to tell
+		}
+		wait, cancel := context.WithTimeout(ctx, pause)
 		text, err := follower.Next(wait)
 		nothingToTell := wait.Err() != nil // or it is the store that took too long
 		cancel()
@@ -85,10 +91,13 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		case err != nil && !nothingToTell:
 			s.failed(r, err)
 			return
-		case err != nil:
-			text = []byte(":\n\n")
 		}
-		if send(w, text) != nil {
+		if now := time.Now(); !now.Before(beat) {
+			if heartbeat := follower.Heartbeat(); heartbeat != nil {
+				text, beat = slices.Concat(text, heartbeat), now.Add(optoutapi.FeedKeepalive)
+			}
+		}
+		if len(text) > 0 && send(w, text) != nil {
 			return
 		}
 	}

@@ -248,6 +248,9 @@ func published(id int64) string {
 		id, time.UnixMilli(id).UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
+// allTold is what is said where nothing is left to tell.
+func allTold(id int64) string { return fmt.Sprintf(": head %d\n\n", id) }
+
 // oddUID is a uid of 255 bytes that no format likes.
 func oddUID(t *testing.T) string {
 	t.Helper()
@@ -290,7 +293,7 @@ func TestChangesAreStreamedAsServerSentEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "retry: 1000\nid: 1\n\n" +
+	want := "retry: 1000\nid: 1\n\n" + allTold(1) +
 		"event: change\nid: 2\ndata: {\"uid\":" + string(odd) + ",\"metrics_optout\":true,\"source\":\"user\",\"changed\":\"2026-11-24T12:00:00.000Z\"}\n\n" +
 		"event: change\nid: 3\ndata: {\"uid\":\"a1\",\"metrics_optout\":null,\"source\":\"browser\",\"changed\":\"2026-11-24T12:00:00.000Z\"}\n\n" +
 		"event: delete\nid: 4\ndata: {\"uid\":\"a1\"}\n\n"
@@ -345,7 +348,7 @@ func TestStreamsResume(t *testing.T) {
 		"9223372036854775807": {"retry: 1000\nevent: reset\nid: 5\ndata: {}\n\n"},
 	} {
 		stream := s.open(t, last)
-		stream.want(t, want...)
+		stream.want(t, append(want, allTold(5))...)
 		defer stream.want(t, published(6))
 	}
 	s.publish(1)
@@ -419,19 +422,27 @@ func TestSilentStreamsSayThatTheyAreThere(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := startFeedServerInBubble(t, protocol)
 				stream := s.open(t, "")
-				stream.want(t, "retry: 1000\nid: 0\n\n")
 				began := time.Now()
-				stream.want(t, ":\n\n", ":\n\n")
+				stream.want(t, "retry: 1000\nid: 0\n\n", allTold(0))
+				if took := time.Since(began); took != 0 {
+					t.Errorf("that all was told came after %v; want at once", took)
+				}
+				stream.want(t, allTold(0), allTold(0))
 				if took := time.Since(began); took != 2*optoutapi.FeedKeepalive {
 					t.Errorf("two heartbeats took %v; want %v", took, 2*optoutapi.FeedKeepalive)
 				}
-				<-time.After(optoutapi.FeedKeepalive - time.Second)
-				s.publish(1)
-				stream.want(t, published(1))
+				// Changes that leave no pause bring it along.
 				began = time.Now()
-				stream.want(t, ":\n\n")
-				if took := time.Since(began); took != optoutapi.FeedKeepalive {
-					t.Errorf("a heartbeat came %v after a change; want %v", took, optoutapi.FeedKeepalive)
+				for id := range int64(4) {
+					<-time.After(optoutapi.FeedKeepalive/2 - time.Second)
+					s.publish(1)
+					stream.want(t, published(id+1))
+					if id == 1 {
+						stream.want(t, allTold(2))
+						if took := time.Since(began); took != optoutapi.FeedKeepalive {
+							t.Errorf("a heartbeat came %v after the one before; want %v", took, optoutapi.FeedKeepalive)
+						}
+					}
 				}
 			})
 		})
@@ -446,7 +457,7 @@ func TestFollowersWhoReadNothingAreDropped(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := startFeedServerInBubble(t, protocol)
 				reading := s.open(t, "")
-				reading.want(t, "retry: 1000\nid: 0\n\n")
+				reading.want(t, "retry: 1000\nid: 0\n\n", allTold(0))
 				s.open(t, "") // and reads no more than its buffers hold
 				following := func(want int64) {
 					t.Helper()
@@ -487,7 +498,7 @@ func TestStreamsEnd(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := startFeedServerInBubble(t, protocol)
 					stream := s.open(t, "")
-					stream.want(t, "retry: 1000\nid: 0\n\n")
+					stream.want(t, "retry: 1000\nid: 0\n\n", allTold(0))
 					if s.followers.Load() != 1 {
 						t.Error("the follower is not counted")
 					}

@@ -55,9 +55,12 @@ const (
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 const (
 	FeedMediaType = "text/event-stream"
-	// FeedKeepalive is how long the server says nothing before it says that it
-	// is still there.
+	// FeedKeepalive is how often the server says that all changes were told.
 	FeedKeepalive = 15 * time.Second
+	// FeedHead is the comment that says so. The id follows that was told last: a
+	// client that has heard another has missed something. To whom it means nothing,
+	// it is no event.
+	FeedHead = ": head "
 	// ChangeEvent tells the new preference of an account.
 	ChangeEvent = "change"
 	// DeleteEvent tells that an account was deleted.

@@ -236,6 +236,7 @@ func (f *Feed) Follow(after int64) (*Follower, error) {
 	if after < 0 || after > f.last {
 		c.last = f.last
 	}
+	c.told = c.last
 	c.behind = c.last < f.since
 	if after > f.last {
 		c.greeting = fmt.Appendf(nil, "%sevent: %s\nid: %d\ndata: {}\n\n", retry, optoutapi.ResetEvent, c.last)
@@ -254,7 +255,8 @@ type Follower struct {
 	feed     *Feed
 	run      int
 	greeting []byte // what is to be said first
-	last     int64  // the id of the last change that it was told
+	last     int64  // the id of the last change that it knows of
+	told     int64  // the last id that was said; later changes may have left nothing to tell
 	behind   bool   // what comes next is to be read from the store
 }
 
@@ -280,7 +282,7 @@ func (c *Follower) Next(ctx context.Context) ([]byte, error) {
 		case c.last >= since:
 			c.behind = false
 			if text != nil {
-				c.last = last
+				c.last, c.told = last, last
 				return text, nil
 			}
 			select {
@@ -298,6 +300,18 @@ func (c *Follower) Next(ctx context.Context) ([]byte, error) {
 	return nil, ctx.Err()
 }
 
+// Heartbeat returns the comment that says which id was told last, where all changes
+// were told; nothing where there are more.
+func (c *Follower) Heartbeat() []byte {
+	f := c.feed
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if text, _ := f.after(c.last); text != nil || c.greeting != nil || c.last < f.since || c.run != f.run {
+		return nil
+	}
+	return fmt.Appendf(nil, "%s%d\n\n", optoutapi.FeedHead, c.told)
+}
+
 // readUpTo reads a page of changes from the store: of those up to the one with
 // the id since, as the feed knows the later ones, deletions included. A row
 // that moves on meanwhile moves beyond since, and is told from there.
@@ -311,7 +325,7 @@ func (c *Follower) readUpTo(ctx context.Context, since int64) (text []byte, err 
 			break
 		}
 		text = append(text, encode(row)...)
-		c.last = row.ID
+		c.last, c.told = row.ID, row.ID
 	}
 	if len(rows) < pageSize || rows[len(rows)-1].ID > since {
 		c.last = since

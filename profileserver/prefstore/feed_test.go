@@ -216,10 +216,16 @@ func TestFollowersBeginWhereTheyEnded(t *testing.T) {
 			if err != nil || string(greeting) != test.greeting {
 				t.Errorf("greeting %q, %v; want %q", greeting, err, test.greeting)
 			}
+			if early := c.Heartbeat(); len(test.want) > 0 && early != nil {
+				t.Errorf("%q is said where there are changes to tell", early)
+			}
 			for range 2 { // a change that comes later is told as well
 				got, err := drain(t, c)
 				if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 					t.Error(err, diff)
+				}
+				if said, want := c.Heartbeat(), fmt.Sprintf(": head %d\n\n", f.head()); string(said) != want {
+					t.Errorf("all was told, and it says %q; want %q", said, want)
 				}
 				if j.reads != test.reads {
 					t.Errorf("%d reads of the store; want %d", j.reads, test.reads)
@@ -260,6 +266,28 @@ func TestStoreTellsTheLatestStateUpToWhatIsInMemory(t *testing.T) {
 	got, err := drain(t, c)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(err, diff)
+	}
+}
+
+// A follower that is behind where the last change left no row is told all that there
+// is to tell: what is said to be the last is what it was told last.
+func TestHeartbeatOfWhatLeftNoRow(t *testing.T) {
+	t.Parallel()
+	j, f := startFeed(t, 3)
+	j.write("early2", true)
+	f.Begin(j.head())
+	c := follow(t, f, 1)
+	c.greeting = nil
+	got, err := drain(t, c)
+	if diff := cmp.Diff([]told{{"change", 2}}, got); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	if said := string(c.Heartbeat()); said != ": head 2\n\n" {
+		t.Errorf("%q", said)
+	}
+	f.Interrupt()
+	if said := c.Heartbeat(); said != nil {
+		t.Errorf("%q while the store does not learn of changes", said)
 	}
 }
 
