@@ -68,7 +68,8 @@ func (g *Gate) observer(kinds []string) gate.Observer {
 		Choice: func(choice browser.Choice, result browser.ChoiceResult) {
 			choicesTotal.WithLabelValues(choice.String(), result.String(), label).Inc()
 		},
-		Warn: func(warning gate.Warning) { g.logWarning(kinds, warning) },
+		Traced: tracesTotal.WithLabelValues(traceWritten).Inc,
+		Warn:   func(warning gate.Warning) { g.logWarning(kinds, warning) },
 	}
 }
 

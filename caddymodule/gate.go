@@ -223,6 +223,8 @@ func (g *Gate) provision() error {
 		ExperimentParams: options.ExperimentParams,
 		FeatureFlags:     options.FeatureFlags,
 		Host:             g.host(),
+		Label:            g.label(),
+		Traces:           &traces,
 		Log:              g.logger,
 	}
 	if options.WriteBack != nil {
@@ -264,6 +266,7 @@ func (g *Gate) provision() error {
 	if config.Own != nil {
 		kinds = append(kinds, "own", proofKind)
 	}
+	config.SessionKinds = kinds[:len(config.Sessions)]
 	config.Observer = g.observer(kinds)
 	if g.gate, err = gate.New(config); err != nil {
 		return err

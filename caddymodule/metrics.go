@@ -41,6 +41,11 @@ var (
 		Help: "Requests that a gate would gate and that no gate decided, found by metrics_gate_tripwire. Anything but 0 is a gate that is bypassed.",
 	}, []string{"route", "gate"})
 
+	tracesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_traces_total",
+		Help: "Traces by event: opened at the admin API, refused there because too many were open, and requests that were written down.",
+	}, []string{"event"})
+
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_profile_lookups_total",
 		Help: "Lookups of preferences that were not cached, by outcome.",
@@ -81,6 +86,13 @@ var (
 		Name: "caddy_metrics_gate_feed_connects_total",
 		Help: "Tries to follow a profile server's change feed, by outcome.",
 	}, []string{"outcome"})
+)
+
+// The events of a trace.
+const (
+	traceOpened  = "opened"
+	traceRefused = "refused"
+	traceWritten = "written"
 )
 
 // cacheEntries counts what the shared caches hold when it is scraped, so
@@ -134,7 +146,7 @@ func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 // registerMetrics registers the gate's collectors with a configuration's
 // registry.
 func registerMetrics(registry *prometheus.Registry) error {
-	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, tripwireTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
+	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, tripwireTotal, tracesTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
 		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
 }
 

@@ -96,6 +96,15 @@ type Config struct {
 	// Pages then wait for a lookup. Default: none.
 	FeatureFlags []FeatureFlags
 
+	// Label is what traces call the gate, and SessionKinds what they call
+	// Sessions, one each. Default: "" and "session".
+	Label        string
+	SessionKinds []string
+
+	// Traces are those that may be opened to see how a request is decided.
+	// Default: none ever are.
+	Traces *Traces
+
 	// Observer is told what happens. Default: nobody is.
 	Observer Observer
 
@@ -103,9 +112,22 @@ type Config struct {
 	// net/http does.
 	Host Host
 
-	// Log is told what an operator has to act on; nothing in it says anything
-	// about a person. Default: nobody is.
+	// Log is told what an operator has to act on and, where it takes the level
+	// debug when the gate is made, how each decision came about. Nothing in it
+	// says anything about a person. Default: nobody is.
 	Log *zap.Logger
+}
+
+// kinds are what traces call the sources of sessions.
+func (c *Config) kinds() (kinds []string) {
+	for i := range c.Sessions {
+		kind := "session"
+		if i < len(c.SessionKinds) {
+			kind = c.SessionKinds[i]
+		}
+		kinds = append(kinds, kind)
+	}
+	return append(kinds, "own")
 }
 
 // ConfigError says which setting is wrong, by the words that it has in a

@@ -30,6 +30,7 @@ type engine struct {
 	// a cookie which is out of date blocks and is not recorded.
 	writeBack, reportsWrite bool
 
+	kinds          []string // of sessions, in traces
 	observeSession func(source int, outcome session.Outcome)
 	watch          *watch
 }
@@ -77,13 +78,16 @@ type question struct {
 	names *session.Names
 	// write has the browser's opt-out written back where the rules say so.
 	write bool
+	// trace is where it is written down how the decision came about; nil: nowhere.
+	trace *Trace
 }
 
 // Gated decides a gated request; it may wait for lookups. On experiment routes,
 // whose reply tells, accounts that are only named are not looked up.
-func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
+func (e *engine) Gated(r *http.Request, route *gatedRoute, trace *Trace) verdict {
 	now := time.Now()
-	v := e.decide(r, now, question{wait: true, names: route.names, withhold: route.experiment, write: e.writeBack && !e.reportsWrite})
+	v := e.decide(r, now, question{wait: true, names: route.names, withhold: route.experiment, write: e.writeBack && !e.reportsWrite, trace: trace})
+	trace.decided(e, r, &v)
 	e.watch.gated(now, route.index, v.recognised)
 	return v
 }
@@ -91,10 +95,12 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute) verdict {
 // Page decides a page. It waits for no preference, unless pages are changed for
 // those who opted out: then it waits as an experiment does. Accounts that are
 // only named are not looked up, since the page would tell what they prefer.
-func (e *engine) Page(r *http.Request) verdict {
+func (e *engine) Page(r *http.Request, trace *Trace) verdict {
 	now := time.Now()
 	e.watch.page(now)
-	return e.decide(r, now, question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite})
+	v := e.decide(r, now, question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite, trace: trace})
+	trace.decided(e, r, &v)
+	return v
 }
 
 // Standing is what is decided for whoever asks, as far as it may be told to
@@ -130,18 +136,20 @@ func (e *engine) signal(r *http.Request, found *session.Found) policy.Signal {
 
 // decide decides a request that came now.
 func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
-	v := verdict{found: e.sessions.Find(r, now, e.observeSession)}
+	v := verdict{found: e.sessions.Find(r, now, q.trace.observing(e))}
 	if q.reports {
 		v.signal = e.signals.Reported(r.Header)
 	}
 	proven := v.found.Session == policy.Verified
 	if proven {
 		v.preference = e.preference(r.Context(), &v.found.Subject, &q, now)
+		q.trace.learnt(e, OfProven, &v.found.Subject, v.preference, now)
 	}
 	if !q.reports && !v.preference.IsChoice() {
 		v.signal = e.signal(r, &v.found)
 	}
 	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
+	q.trace.then(v.decision)
 	// What is not known yet may turn out to be no choice; the write-back waits
 	// for the lookup.
 	mayBeUnset := proven && v.preference == policy.Unknown && v.signal == policy.SignalOptedOut
@@ -172,28 +180,31 @@ func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time
 		ctx, cancel = context.WithDeadline(ctx, now.Add(e.profile.Timeout()))
 		defer cancel()
 	}
-	also := func(preference policy.Preference) {
+	also := func(of string, subject *session.Subject, preference policy.Preference, asked time.Time) {
 		if !q.reports && v.signal == policy.SignalNone && !preference.IsChoice() {
 			v.signal = e.signal(r, &v.found) // the first account's choice stood above it
 		}
 		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)
+		q.trace.learnt(e, of, subject, preference, asked)
+		q.trace.then(v.decision)
 	}
 	lookup := question{wait: q.wait} // what is read apart is the first account's
 	for i := range v.found.Others {
 		if v.decision.Action == policy.Block {
 			return
 		}
+		asked := time.Now()
 		preference := e.preference(ctx, &v.found.Others[i], &lookup, now)
 		if preference == policy.Unknown && ctx.Err() != nil {
 			preference = policy.Hidden
 		}
-		also(preference)
+		also(OfAlso, &v.found.Others[i], preference, asked)
 	}
 	if v.found.Unlearnt {
-		also(policy.Unknown)
+		also(OfUnasked, &session.Subject{}, policy.Unknown, now)
 	}
 	if v.found.Hiding {
-		also(policy.Hidden)
+		also(OfHiding, &session.Subject{}, policy.Hidden, now)
 	}
 }
 
@@ -248,7 +259,11 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 	decide := func(names []string) {
 		for _, name := range names {
 			if v.decision.Action == policy.Collect && !v.found.Proves(name) {
-				v.decision = e.rules.DecideNamed(v.decision, preferenceOf(name))
+				asked := time.Now()
+				preference := preferenceOf(name)
+				v.decision = e.rules.DecideNamed(v.decision, preference)
+				q.trace.learnt(e, OfNamed, &session.Subject{UID: name}, preference, asked)
+				q.trace.then(v.decision)
 			}
 		}
 	}
@@ -260,6 +275,8 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 	v.recognised = v.recognised || len(named) > 0
 	if !learnt {
 		v.decision = e.rules.DecideNamed(v.decision, policy.Hidden)
+		q.trace.learnt(e, OfUnread, &session.Subject{}, policy.Hidden, time.Now())
+		q.trace.then(v.decision)
 		return
 	}
 	decide(slices.DeleteFunc(named, func(name string) bool { return slices.Contains(v.found.Named, name) }))

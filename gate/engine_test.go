@@ -169,7 +169,7 @@ func TestNobodyHidesBehindAnother(t *testing.T) {
 	} {
 		for onUnknown, want := range map[policy.Action]string{policy.Block: c.block, policy.Collect: c.collect} {
 			r, w := request("POST", "/metrics", c.body, map[string]string{"Cookie": c.cookie, "Authorization": c.bearer})
-			d := g[onUnknown].engine.Gated(r, g[onUnknown].routes.match("POST", "/metrics")).decision
+			d := g[onUnknown].engine.Gated(r, g[onUnknown].routes.match("POST", "/metrics"), nil).decision
 			if got := d.Action.String() + " " + d.Reason.String(); got != want {
 				t.Errorf("%s, on_unknown %v: %s, want %s", c.name, onUnknown, got, want)
 			}
@@ -197,7 +197,7 @@ func TestNothingIsWrittenWithoutAProfile(t *testing.T) {
 		t.Error("a gate without a profile writes back")
 	}
 	r, _ := request("POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, unsetUID), "Metrics-Optout": "1"})
-	if v := g.engine.Gated(r, g.routes.match("POST", "/metrics")); !v.decision.WriteBack {
+	if v := g.engine.Gated(r, g.routes.match("POST", "/metrics"), nil); !v.decision.WriteBack {
 		t.Errorf("decided as %+v", v.decision)
 	}
 }

@@ -31,6 +31,9 @@ type Gate struct {
 	observer  Observer
 	host      Host
 	log       *zap.Logger
+	label     string
+	traces    *Traces
+	debug     bool     // every decision is logged
 	origins   []string // that may read what is shown
 	handedOn  handedOn
 }
@@ -49,9 +52,15 @@ func New(config Config) (*Gate, error) {
 		observer: config.Observer.orNobody(),
 		host:     config.Host.orPlain(),
 		log:      config.Log,
+		label:    config.Label,
+		traces:   config.Traces,
 	}
 	if g.log == nil {
 		g.log = zap.NewNop()
+	}
+	g.debug = g.log.Core().Enabled(zap.DebugLevel)
+	if g.traces == nil {
+		g.traces = new(Traces) // of which none is ever open
 	}
 	ownRoutes := g.addRoutes(&config)
 	if config.Handshake != nil && (!config.Shadow || config.Own != nil) {
@@ -72,6 +81,7 @@ func New(config Config) (*Gate, error) {
 		pagesWait:    g.pages.private,
 		writeBack:    config.WriteBack && config.Profile != nil && !config.Shadow,
 		reportsWrite: config.Handshake != nil,
+		kinds:        config.kinds(),
 	}
 	if config.Own != nil {
 		g.engine.sessions = append(slices.Clone(config.Sessions), config.Own)
@@ -171,12 +181,20 @@ func (g *Gate) Handler(application http.Handler) http.Handler {
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) error {
 	// Clients' own copies go first and on every path, or somebody could tell
 	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
+	var trace *Trace // nil: nobody asks for one
+	if g.debug || g.traces.open.Load() > 0 {
+		if trace = g.trace(r); trace != nil {
+			r = r.WithContext(trace.keep(r.Context()))
+		}
+	}
 	delete(r.Header, OutcomeHeader)
+	delete(r.Header, TraceHeader)
 	if len(r.Trailer) > 0 {
-		removeOutcomeTrailer(r)
+		removeOwnTrailers(r)
 	}
 
 	if serve := g.handshake.address(r); serve != nil {
+		g.write(trace, TraceOwn, "")
 		g.host.Conceal(r, r.URL.Path)
 		serve(g, w, r)
 		return nil
@@ -184,10 +202,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 	page := isPage(r)
 	switch route := g.gatedRoute(r, page); {
 	case route != nil:
-		return g.serveGated(w, r, route, next)
+		return g.serveGated(w, r, route, trace, next)
 	case page:
-		return g.servePage(w, r, next)
+		return g.servePage(w, r, trace, next)
 	}
+	g.write(trace, TraceUntouched, TraceShown)
 	return next.ServeHTTP(w, r)
 }
 
@@ -234,17 +253,24 @@ func (g *Gate) AnswerUndecided(w http.ResponseWriter, r *http.Request, index int
 const gatedBodyTime = 10 * time.Second
 
 // serveGated decides a gated request, and answers or passes it.
-func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRoute, next Next) error {
+func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRoute, trace *Trace, next Next) error {
 	if hasBody(r) {
 		limitTime(w, gatedBodyTime)
 	}
-	v := g.engine.Gated(r, route)
+	v := g.engine.Gated(r, route, trace)
 	decision := v.decision
 	g.observer.Decided(r, route.index, decision)
+	blocks := decision.Action == policy.Block
+	hides := !blocks && !g.shadow && g.hides(r, route, &v)
+	if trace != nil {
+		configured := &g.configs[route.index]
+		trace.Route, trace.Class = configured.Path, configured.ClassOrDefault()
+		g.write(trace, TraceGated, g.replyTo(blocks, hides))
+	}
 	switch {
 	case g.shadow:
 		return next.ServeHTTP(w, r)
-	case decision.Action == policy.Block:
+	case blocks:
 		if v.optedOut() {
 			g.remember(w, r)
 		}
@@ -255,12 +281,24 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 		g.forget(w, r)
 	}
 	switch {
-	case g.hides(r, route, &v):
-		g.passHidden(w, r, route, decision, next)
+	case hides:
+		g.passHidden(w, r, route, decision, trace, next)
 		return nil
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		return g.passUncached(w, r, decision, next)
 	default:
 		return g.pass(w, r, decision, next)
+	}
+}
+
+// replyTo is what a trace says of the reply to a gated request.
+func (g *Gate) replyTo(blocks, hides bool) string {
+	switch {
+	case hides:
+		return TraceHidden
+	case blocks && !g.shadow:
+		return TraceBlocked
+	default:
+		return TraceShown
 	}
 }

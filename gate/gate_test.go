@@ -139,6 +139,7 @@ func request(method, target, body string, header map[string]string) (*http.Reque
 type upstream struct {
 	requests atomic.Int64
 	outcome  []string
+	traced   []string
 	body     string
 	reply    NextFunc
 }
@@ -146,6 +147,7 @@ type upstream struct {
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	u.requests.Add(1)
 	u.outcome = append([]string(nil), r.Header[OutcomeHeader]...)
+	u.traced = append([]string(nil), r.Header[TraceHeader]...)
 	body, _ := io.ReadAll(r.Body)
 	u.body = string(body)
 	if u.reply != nil {
@@ -213,6 +215,7 @@ func TestOutcomeHeader(t *testing.T) {
 			app := new(upstream)
 			r, w := request(test.method, test.path, "", test.header)
 			r.Header.Set(OutcomeHeader, "forged by the client")
+			r.Header.Set(TraceHeader, "no trace that is open")
 			if err := serve(t, g, w, r, app); err != nil {
 				t.Fatal(err)
 			}
@@ -221,6 +224,9 @@ func TestOutcomeHeader(t *testing.T) {
 			}
 			if left := r.Header[OutcomeHeader]; left != nil {
 				t.Errorf("the header is left behind: %q", left)
+			}
+			if app.traced != nil || r.Header[TraceHeader] != nil {
+				t.Errorf("the application reads the nonce %q", app.traced)
 			}
 		})
 	}
@@ -268,7 +274,7 @@ func TestErrorPagesKnowTheOutcome(t *testing.T) {
 // the error, and it may say what it was sent.
 func TestUpstreamErrorsAreNotQuoted(t *testing.T) {
 	t.Parallel()
-	core, logs := observer.New(zap.DebugLevel)
+	core, logs := observer.New(zap.InfoLevel)
 	config := fxaConfig(t)
 	config.Log = zap.New(core)
 	g := newGate(t, config)
@@ -409,7 +415,7 @@ func TestClaimWithoutProfile(t *testing.T) {
 		}
 		for range 2 { // the second time it comes out of the cache
 			r, _ := request("POST", "/beacon", "", map[string]string{"Cookie": "session=" + signed})
-			if got := g.engine.Gated(r, g.routes.match("POST", "/beacon")).decision; got.Reason != test.reason {
+			if got := g.engine.Gated(r, g.routes.match("POST", "/beacon"), nil).decision; got.Reason != test.reason {
 				t.Errorf("%s: %v %v, want %v", name, got.Action, got.Reason, test.reason)
 			}
 		}
@@ -439,7 +445,7 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	g := newGate(t, config)
 	decide := func(header map[string]string) policy.Decision {
 		r, _ := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, header)
-		return g.engine.Gated(r, g.routes.match("POST", "/metrics")).decision
+		return g.engine.Gated(r, g.routes.match("POST", "/metrics"), nil).decision
 	}
 	if got := decide(map[string]string{"Cookie": sessionOf(t, allowedUID)}); got.Reason != policy.ReasonUnknown {
 		t.Errorf("behind a lookup that took all the time the name decides by %v", got.Reason)
@@ -450,7 +456,7 @@ func TestLookupsShareOneTimeout(t *testing.T) {
 	// Whoever names an account that takes all the time hides none by it.
 	const never = "0000000000000000000000000000000a"
 	r, _ := request("POST", "/metrics", `{"uid":"`+allowedUID+`","data":{"uid":"`+never+`"}}`, nil)
-	if got := g.engine.Gated(r, g.routes.match("POST", "/metrics")).decision; got.Action != policy.Block || got.Reason != policy.ReasonUnknown {
+	if got := g.engine.Gated(r, g.routes.match("POST", "/metrics"), nil).decision; got.Action != policy.Block || got.Reason != policy.ReasonUnknown {
 		t.Errorf("behind a name that took all the time another decides as %+v", got)
 	}
 }

@@ -142,7 +142,7 @@ func TestProbing(t *testing.T) {
 			header := headerOf(c.headers)
 			header["Content-Type"] = "application/json"
 			r, _ := request(http.MethodPost, "/metrics", `{"uid":"none"}`, header)
-			if got := g.engine.Gated(r, g.routes.match(http.MethodPost, "/metrics")).decision; got.Reason.String() != c.want {
+			if got := g.engine.Gated(r, g.routes.match(http.MethodPost, "/metrics"), nil).decision; got.Reason.String() != c.want {
 				t.Errorf("%s, want %s", got.Reason, c.want)
 			}
 		})

@@ -135,7 +135,7 @@ func (g *Gate) Wait(ctx context.Context) error {
 // passHidden answers a collected request as if it had been blocked, and hands it
 // on. The answer does not wait for that, or the time until it comes would tell,
 // and neither does the next request on the connection.
-func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, next Next) {
+func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRoute, decision policy.Decision, trace *Trace, next Next) {
 	room := int(min(r.ContentLength, maxHandedOn))
 	if room < 0 {
 		room = maxHandedOn
@@ -144,6 +144,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		drain(r, true)
 		g.answer(w, r, route, route.answer)
 		g.observer.Hidden(replyDropped)
+		g.traces.ended(trace, replyDropped)
 		return
 	}
 	body, whole := readWhole(r)
@@ -151,7 +152,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		g.handedOn.done(room)
 		outcome := announce(r, decision)
 		defer withdraw(r, outcome)
-		g.discardReply(r, next)
+		g.discardReply(r, trace, next)
 		g.answer(w, r, route, route.answer)
 		return
 	}
@@ -160,7 +161,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 	g.observer.Detached(1)
 	g.answer(w, r, route, route.answer)
 
-	ctx, cancel := context.WithTimeout(context.Background(), HandedOnTime)
+	ctx, cancel := context.WithTimeout(trace.keep(context.Background()), HandedOnTime)
 	own := g.host.Detach(ctx, r)
 	own.Body = io.NopCloser(bytes.NewReader(body))
 	own.ContentLength = int64(len(body))
@@ -174,7 +175,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		defer cancel()
 		outcome := announce(own, decision)
 		defer withdraw(own, outcome)
-		g.discardReply(own, next)
+		g.discardReply(own, trace, next)
 	}()
 }
 
@@ -215,7 +216,7 @@ func (f failing) Read(p []byte) (int, error) {
 // discardReply runs the handlers behind the gate, and counts and drops what they
 // reply. A client that is answered in any case must see none of it: no failure,
 // and no panic.
-func (g *Gate) discardReply(r *http.Request, next Next) {
+func (g *Gate) discardReply(r *http.Request, trace *Trace, next Next) {
 	reply := &discardedReply{header: http.Header{}}
 	class, err := replyAborted, error(nil)
 	defer func() {
@@ -225,6 +226,7 @@ func (g *Gate) discardReply(r *http.Request, next Next) {
 			g.log.Error("a handler panicked on a collected request, which was answered all the same", zap.Stack("stack"))
 		}
 		g.observer.Hidden(class)
+		g.traces.ended(trace, class)
 		if err != nil {
 			g.logHidden(class, err)
 		}

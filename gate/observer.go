@@ -52,6 +52,9 @@ type Observer struct {
 	// Choice is called for every choice made on the preference page.
 	Choice func(choice browser.Choice, result browser.ChoiceResult)
 
+	// Traced is called for every trace that was written down for a nonce.
+	Traced func()
+
 	// Warn is called when a Trouble begins to show, and when it has ended.
 	Warn func(warning Warning)
 }
@@ -81,6 +84,9 @@ func (o Observer) orNobody() Observer {
 	}
 	if o.Choice == nil {
 		o.Choice = func(browser.Choice, browser.ChoiceResult) {}
+	}
+	if o.Traced == nil {
+		o.Traced = func() {}
 	}
 	if o.Warn == nil {
 		o.Warn = func(Warning) {}

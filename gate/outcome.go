@@ -54,11 +54,11 @@ func withdraw(r *http.Request, outcome *[1]string) {
 	outcomes.Put(outcome)
 }
 
-// removeOutcomeTrailer keeps a client's own outcome out of the trailers, which
-// net/http fills in when the body has been read, announced or not, and proxies
-// send on.
-func removeOutcomeTrailer(r *http.Request) {
-	maps.DeleteFunc(r.Trailer, isOutcome)
+// removeOwnTrailers keeps a client's own copies of the gate's headers out of the
+// trailers, which net/http fills in when the body has been read, announced or
+// not, and proxies send on.
+func removeOwnTrailers(r *http.Request) {
+	maps.DeleteFunc(r.Trailer, isOwnHeader)
 	if r.Body != nil {
 		r.Body = &trailerFilter{r.Body, r.Trailer}
 	}
@@ -72,15 +72,17 @@ type trailerFilter struct {
 func (f *trailerFilter) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
 	if err != nil {
-		maps.DeleteFunc(f.trailer, isOutcome)
+		maps.DeleteFunc(f.trailer, isOwnHeader)
 	}
 	return n, err
 }
 
-// isOutcome says whether a name is the outcome header's, also in spellings that
-// applications take for it: in the manner of CGI all of them are one variable.
-func isOutcome(name string, _ []string) bool {
-	return strings.EqualFold(strings.NewReplacer("_", "-", ".", "-").Replace(name), OutcomeHeader)
+// isOwnHeader says whether a name is that of a header of the gate's own, also in
+// spellings that applications take for it: in the manner of CGI all of them are
+// one variable.
+func isOwnHeader(name string, _ []string) bool {
+	plain := strings.NewReplacer("_", "-", ".", "-").Replace(name)
+	return strings.EqualFold(plain, OutcomeHeader) || strings.EqualFold(plain, TraceHeader)
 }
 
 // pass hands a request on to the application, with the outcome unless in shadow

@@ -108,10 +108,11 @@ func isPage(r *http.Request) bool {
 }
 
 // servePage passes a page, with what the gate has to change about it.
-func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, next Next) error {
-	v := g.engine.Page(r)
+func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, trace *Trace, next Next) error {
+	v := g.engine.Page(r, trace)
 	decision := v.decision
 	g.observer.Decided(r, NoRoute, decision)
+	g.write(trace, TracePage, TraceShown)
 	ask := g.asksForReport(r, &v)
 	blocked := decision.Action == policy.Block
 	remembered := !g.shadow && v.optedOut() && g.remember(w, r)

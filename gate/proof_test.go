@@ -359,7 +359,7 @@ func TestProbingUntilProven(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, _ := request(http.MethodPost, "/metrics", `{"uid":"none"}`, headerOf(test.headers))
-			if got := g.engine.Gated(r, g.routes.match(http.MethodPost, "/metrics")).decision; got.Reason.String() != test.want {
+			if got := g.engine.Gated(r, g.routes.match(http.MethodPost, "/metrics"), nil).decision; got.Reason.String() != test.want {
 				t.Errorf("%s, want %s", got.Reason, test.want)
 			}
 		})

@@ -312,7 +312,7 @@ func TestSeveralCredentials(t *testing.T) {
 						said = signal
 					}
 					want, writes := expectedOf(t, list, said, name, rules)
-					d := g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics")).decision
+					d := g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics"), nil).decision
 					if got := d.Action.String() + " " + d.Reason.String(); got != want || d.WriteBack != (writes && signal == "optout") {
 						t.Errorf("%q, the signal %s, the name %q, %+v: %s, written %v; want %s, %v", list, signal, name, rules, got, d.WriteBack, want, writes)
 					}
@@ -358,7 +358,7 @@ func TestAddingOpensNothing(t *testing.T) {
 		add := func(to *[]string, what string) {
 			*to = slices.Insert(*to, rapid.IntRange(0, len(*to)).Draw(rt, "at"), what)
 		}
-		decide := func() verdict { return g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics")) }
+		decide := func() verdict { return g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics"), nil) }
 		before := decide()
 		// opens says whether what was added may have what was blocked collected.
 		check := func(opens func(before verdict) bool) {
@@ -459,7 +459,7 @@ func TestSlowAccountsHideNone(t *testing.T) {
 					c.body = `{"uid":"` + test.named + `"}`
 				}
 				began := time.Now()
-				d := g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics")).decision
+				d := g.engine.Gated(c.request(), g.routes.match(http.MethodPost, "/metrics"), nil).decision
 				if got := d.Action.String() + " " + d.Reason.String(); got != test.want {
 					t.Errorf("%s, want %s", got, test.want)
 				}

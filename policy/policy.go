@@ -123,6 +123,11 @@ const (
 	SendersDoubt
 )
 
+// String returns the doubt as traces and the explain command spell it.
+func (d Doubt) String() string {
+	return [...]string{NoDoubt: "none", OurDoubt: "ours", SendersDoubt: "sender"}[d]
+}
+
 // Rules are the two choices that an operator has. Start from DefaultRules: the
 // zero value blocks in both cases.
 type Rules struct {

@@ -56,6 +56,8 @@ const (
 	// notFound: the server knows of no such account, which says something of
 	// one that is only named, and nothing of one that is proven.
 	notFound
+	// byFeed: the change feed said so, and nobody was asked.
+	byFeed
 )
 
 // fresh says whether the entry may still be used without asking.

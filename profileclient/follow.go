@@ -420,6 +420,7 @@ func (c *Client) apply(told change) {
 		case told.Preference == policy.OptedOut:
 			*e = c.chosen(policy.OptedOut, now, now)
 			e.version = version
+			e.marks |= byFeed
 		default:
 			e.changed, e.expires, e.version = now, now, version
 		}

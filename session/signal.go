@@ -74,6 +74,33 @@ func (s *Signals) Reported(h http.Header) policy.Signal {
 	return said.signal()
 }
 
+// Places returns where a request carries what counts, such as "cookie
+// metrics_optout", for those who explain a signal.
+func (s *Signals) Places(h http.Header) (places []string) {
+	speaks := func(place string, only Signals) {
+		only.Own = s.Own
+		if only.read(h, "") != (said{}) {
+			places = append(places, place)
+		}
+	}
+	for _, name := range s.Cookies {
+		speaks("cookie "+name, Signals{Cookies: []string{name}})
+	}
+	for _, name := range s.Headers {
+		speaks("header "+name, Signals{Headers: []string{name}})
+	}
+	for _, consent := range s.Consents {
+		place := "cookie " + consent.Cookie
+		if consent.Cookie == "" {
+			place = "header " + consent.Header
+		}
+		speaks(place, Signals{Consents: []Consent{consent}})
+	}
+	speaks("header Sec-GPC", Signals{GPC: s.GPC})
+	speaks("header DNT", Signals{DNT: s.DNT})
+	return places
+}
+
 // said is what the values of a request come to.
 type said struct {
 	optedOut, noObjection, noAnswer bool // by the browser

@@ -294,3 +294,26 @@ func TestProbing(t *testing.T) {
 		})
 	}
 }
+
+// TestPlaces: where what counts was found, by the names that are configured and
+// without a value.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	signals := *everySignal
+	signals.Consents = []session.Consent{{Cookie: "consent", OptedOut: regexp.MustCompile("no")}, {Header: "X-Consent", OptedOut: regexp.MustCompile("no")}}
+	for _, test := range []struct {
+		header http.Header
+		want   string
+	}{
+		{http.Header{"Cookie": {"a=b"}}, ""},
+		{http.Header{"Cookie": {"metrics_optout=nonsense"}}, ""},
+		{http.Header{"Cookie": {"metrics_optout=1; telemetry_off=0"}}, "cookie metrics_optout, cookie telemetry_off"},
+		{http.Header{"Cookie": {"metrics_optout=account"}}, "cookie metrics_optout"},
+		{http.Header{"Metrics-Optout": {"1"}, "Sec-Gpc": {"1"}, "Dnt": {"1"}}, "header Metrics-Optout, header Sec-GPC, header DNT"},
+		{http.Header{"Cookie": {"consent=no"}, "X-Consent": {"yes"}}, "cookie consent, header X-Consent"},
+	} {
+		if got := strings.Join(signals.Places(test.header), ", "); got != test.want {
+			t.Errorf("%v: %q, want %q", test.header, got, test.want)
+		}
+	}
+}

@@ -124,9 +124,6 @@ func (e *explanation) print(w io.Writer) {
 	}
 }
 
-// doubts are how scripts read on whose side something was missing.
-var doubts = [...]string{policy.NoDoubt: "none", policy.OurDoubt: "ours", policy.SendersDoubt: "sender"}
-
 func (e *explanation) printJSON(w io.Writer) error {
 	type row struct {
 		Session    string `json:"session"`
@@ -147,7 +144,7 @@ func (e *explanation) printJSON(w io.Writer) error {
 		Row       row      `json:"row"`
 		Then      []string `json:"then,omitempty"`
 	}{
-		e.decision.Action.String(), e.decision.Reason.String(), e.decision.WriteBack, e.decision.ByName, doubts[e.decision.Doubt],
+		e.decision.Action.String(), e.decision.Reason.String(), e.decision.WriteBack, e.decision.ByName, e.decision.Doubt.String(),
 		row{e.row.Session, plain(e.row.Preference), e.row.Signal, plain(fmt.Sprint(e.row.Then)), e.row.Reason.String(), e.row.WriteBack}, e.steps,
 	})
 }
