@@ -146,7 +146,7 @@ func TestAgeOfTracedPreferences(t *testing.T) {
 			if got.AgeSeconds != want {
 				t.Errorf("%v seconds old, want %v", got.AgeSeconds, want)
 			}
-			time.Sleep(20 * time.Second)
+			<-time.After(20 * time.Second)
 		}
 	})
 }
@@ -249,7 +249,7 @@ func TestTracesAreBounded(t *testing.T) {
 			}
 			break
 		}
-		time.Sleep(TraceLife)
+		<-time.After(TraceLife)
 		synctest.Wait()
 		if traces.open.Load() != 0 || len(traces.written) != 0 {
 			t.Errorf("after a minute %d are open, and %d are kept", traces.open.Load(), len(traces.written))

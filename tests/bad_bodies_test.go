@@ -282,7 +282,7 @@ func TestTrailers(t *testing.T) {
 	addr := testcaddy.FreeAddr(t)
 	testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("route POST /api/beacon", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
 	for _, path := range []string{"/api/beacon", "/api/data", "/metrics"} {
-		for _, name := range []string{"Metrics-Gate-Decision", "metrics-gate-decision", "Metrics_Gate_Decision", "Metrics.Gate-Decision"} {
+		for _, name := range []string{"Metrics-Gate-Decision", "metrics-gate-decision", "Metrics_Gate_Decision", "Metrics.Gate-Decision", "Metrics-Gate-Trace", "Metrics_Gate-Trace"} {
 			for _, announced := range []string{"X-Checksum", "X-Checksum, " + name} {
 				id := fmt.Sprintf("trailer%d", serial.Add(1))
 				speak(t, addr, "POST "+path+" HTTP/1.1\r\nHost: gate.test\r\nX-Request-ID: "+id+"\r\nTransfer-Encoding: chunked\r\nTrailer: "+announced+

@@ -8,8 +8,9 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// outcomes are the values that the application got in the outcome header, in
-// any spelling that an application may take for it.
+// outcomes are the values that the application got in the gate's headers, of
+// which the outcome is the only one for it, in any spelling that an application
+// may take for them.
 func outcomes(r *received) (all []string) {
 	for name, values := range r.header {
 		canonical := []byte(name)
@@ -18,7 +19,8 @@ func outcomes(r *received) (all []string) {
 				canonical[i] = '-'
 			}
 		}
-		if http.CanonicalHeaderKey(string(canonical)) == "Metrics-Gate-Decision" {
+		switch http.CanonicalHeaderKey(string(canonical)) {
+		case "Metrics-Gate-Decision", "Metrics-Gate-Trace":
 			all = append(all, values...)
 		}
 	}
@@ -75,6 +77,7 @@ func TestOutcomeHeader(t *testing.T) {
 			{"metrics_gate_decision: forged"},
 			{"Metrics.Gate.Decision: forged"},
 			{"Metrics-Gate_Decision: forged", "Metrics_Gate-Decision: forged"},
+			{"Metrics-Gate-Trace: forged", "metrics_gate_trace: forged", "Metrics.Gate.Trace: forged"},
 		} {
 			a := send(t, behind, addr, c.request, "", append(forged, c.headers...)...)
 			if !a.collected() {
