@@ -31,6 +31,16 @@ func (g *Gate) host() gate.Host {
 			}
 			return g.original(r)
 		},
+		// Every gate, one in shadow mode as well, removes clients' copies before it
+		// decides, and publishes what it decided.
+		Decided: func(r *http.Request) bool {
+			repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			if !ok {
+				return false
+			}
+			_, decided := repl.Get(decisionPlaceholder)
+			return decided
+		},
 		StatusOf: func(err error) int {
 			if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.StatusCode != 0 {
 				return handlerErr.StatusCode

@@ -38,7 +38,8 @@ func init() { caddy.RegisterModule(Gate{}) }
 // route's answer, which looks like the application's own success.
 //
 // Placeholders {http.metrics_gate.decision} (block or collect) and
-// {http.metrics_gate.reason} are set on what was decided.
+// {http.metrics_gate.reason} are set on what was decided. Of several gates in a
+// row the last one sets them; in the header any block blocks.
 type Gate struct {
 	// Mode is "enforce" (default) or "shadow". Shadow looks up, decides and
 	// counts, but blocks nothing and changes nothing: opted-out users are

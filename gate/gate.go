@@ -13,7 +13,8 @@ import (
 
 // OutcomeHeader tells the application what the gate decided: block or collect.
 // It is not the signal's name, so that a second gate cannot take an outcome for
-// a browser's word. Clients' own copies never pass a Gate.
+// a browser's word. Clients' own copies never pass a Gate. Of several gates in a
+// row any block blocks, so that none takes back what another one said.
 const OutcomeHeader = "Metrics-Gate-Decision"
 
 // Gate decides two kinds of requests: gated ones, which are non-essential
@@ -180,14 +181,17 @@ func (g *Gate) Handler(application http.Handler) http.Handler {
 // next. Its errors are those of next.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) error {
 	// Clients' own copies go first and on every path, or somebody could tell
-	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4).
+	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4). What
+	// a gate in front of this one has said stays.
 	var trace *Trace // nil: nobody asks for one
 	if g.debug || g.traces.open.Load() > 0 {
 		if trace = g.trace(r); trace != nil {
 			r = r.WithContext(trace.keep(r.Context()))
 		}
 	}
-	delete(r.Header, OutcomeHeader)
+	if r.Header[OutcomeHeader] != nil && !g.host.Decided(r) {
+		delete(r.Header, OutcomeHeader)
+	}
 	delete(r.Header, TraceHeader)
 	if len(r.Trailer) > 0 {
 		removeOwnTrailers(r)

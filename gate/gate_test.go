@@ -270,6 +270,45 @@ func TestErrorPagesKnowTheOutcome(t *testing.T) {
 	}
 }
 
+// TestOutcomeOfGatesInARow: any block blocks, whichever gate it is of, and also
+// for what an error page asks.
+func TestOutcomeOfGatesInARow(t *testing.T) {
+	t.Parallel()
+	gateBy := func(cookie string, host Host) *Gate {
+		return newGate(t, Config{
+			Routes: []Route{{Methods: []string{"POST"}, Path: "/" + cookie}},
+			Signal: Signal{Cookies: []string{cookie}},
+			Host:   host,
+		})
+	}
+	first := gateBy("first", Host{})
+	second := gateBy("second", Host{Decided: func(*http.Request) bool { return true }})
+	for cookies, want := range map[string]string{
+		"":                  "collect",
+		"first=1":           "block",
+		"second=1":          "block",
+		"first=1; second=1": "block",
+		"first=1; second=0": "block",
+		"first=0; second=1": "block",
+	} {
+		for _, failure := range []error{nil, io.EOF} {
+			app := &upstream{reply: func(http.ResponseWriter, *http.Request) error { return failure }}
+			r, w := request("GET", "/", "", map[string]string{"Sec-Fetch-Dest": "document", "Cookie": cookies, OutcomeHeader: "forged"})
+			err := first.ServeHTTP(w, r, NextFunc(func(w http.ResponseWriter, r *http.Request) error { return second.ServeHTTP(w, r, app) }))
+			if got := strings.Join(app.outcome, ","); got != want {
+				t.Errorf("%s: the application reads %q, want %q", cookies, got, want)
+			}
+			left := ""
+			if failure != nil {
+				left = want
+			}
+			if got := r.Header.Get(OutcomeHeader); got != left || !errors.Is(err, failure) {
+				t.Errorf("%s, %v: afterwards %q stands there, want %q, and the error is %v", cookies, failure, got, left, err)
+			}
+		}
+	}
+}
+
 // TestUpstreamErrorsAreNotQuoted: an upstream that breaks HTTP is quoted in
 // the error, and it may say what it was sent.
 func TestUpstreamErrorsAreNotQuoted(t *testing.T) {

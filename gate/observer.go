@@ -121,6 +121,11 @@ type Host struct {
 	// decided before. Default: no request was rewritten.
 	Original func(r *http.Request) (method string, u *url.URL)
 
+	// Decided says whether another gate in front of this one has decided the
+	// request. Then no outcome header in it is the client's: the first gate has
+	// removed those. Default: none has.
+	Decided func(r *http.Request) bool
+
 	// StatusOf returns the HTTP status with which an error of the handlers
 	// behind will be answered. Default: 500 for every error.
 	StatusOf func(err error) int
@@ -136,6 +141,9 @@ func (h Host) orPlain() Host {
 	}
 	if h.Detach == nil {
 		h.Detach = func(ctx context.Context, r *http.Request) *http.Request { return r.Clone(ctx) }
+	}
+	if h.Decided == nil {
+		h.Decided = func(*http.Request) bool { return false }
 	}
 	if h.StatusOf == nil {
 		h.StatusOf = func(error) int { return http.StatusInternalServerError }

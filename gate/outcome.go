@@ -37,9 +37,18 @@ func announce(r *http.Request, decision policy.Decision) *[1]string {
 		delete(r.Header, "Connection")
 	}
 	outcome := outcomes.Get().(*[1]string)
-	outcome[0] = decision.Action.String()
+	outcome[0] = told(r, decision)
 	r.Header[OutcomeHeader] = outcome[:]
 	return outcome
+}
+
+// told is what the application is told of a request, of which another gate may
+// have said something before.
+func told(r *http.Request, decision policy.Decision) string {
+	if earlier := r.Header[OutcomeHeader]; len(earlier) > 0 && earlier[0] == policy.Block.String() {
+		return earlier[0]
+	}
+	return decision.Action.String()
 }
 
 func namesOutcomeHeader(connection string) bool {
@@ -93,9 +102,10 @@ func (g *Gate) pass(w http.ResponseWriter, r *http.Request, decision policy.Deci
 	}
 	outcome := announce(r, decision)
 	err := next.ServeHTTP(w, r)
+	inAll := told(r, decision) // by a gate behind this one as well
 	withdraw(r, outcome)
 	if err != nil { // what an error page asks in its place should know as well
-		r.Header[OutcomeHeader] = []string{decision.Action.String()}
+		r.Header[OutcomeHeader] = []string{inAll}
 	}
 	return err
 }
