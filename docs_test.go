@@ -121,6 +121,39 @@ func TestRulesInReadme(t *testing.T) {
 	}
 }
 
+// TestEveryPresetHasASection holds docs/applications.md against the presets: the
+// line to write, what stays, and what to do about ids that may be devices.
+func TestEveryPresetHasASection(t *testing.T) {
+	t.Parallel()
+	sections := strings.Split(read(t, "docs/applications.md"), "\n### ")
+	request := regexp.MustCompile("`([A-Z,]+ /[^`]*)`")
+	for _, name := range gate.PresetNames() {
+		i := slices.IndexFunc(sections, func(section string) bool { return strings.Contains(section, "**Write** `preset "+name) })
+		if i < 0 {
+			t.Errorf("docs/applications.md has no section that says to write preset %s", name)
+			continue
+		}
+		preset, _ := gate.PresetNamed(name)
+		var want, stays []string
+		for _, route := range preset.Routes {
+			if route.Class == gate.ClassEssential {
+				want = append(want, strings.Join(route.Methods, ",")+" "+route.Path)
+			}
+		}
+		_, line, _ := strings.Cut(sections[i], "\n- **Stays**: ")
+		line, _, _ = strings.Cut(line, "\n")
+		for _, match := range request.FindAllStringSubmatch(line, -1) {
+			stays = append(stays, match[1])
+		}
+		if diff := cmp.Diff(want, stays); diff != "" {
+			t.Errorf("docs/applications.md, %s: what stays (-preset +page)\n%s", name, diff)
+		}
+		if strings.Contains(sections[i], "not_found null") != preset.DeviceIDs {
+			t.Errorf("docs/applications.md, %s: not_found null is for presets whose ids may be devices, and for all of them", name)
+		}
+	}
+}
+
 // knownOptions provokes the parser into naming the options of a block; %s is
 // where they stand.
 func knownOptions(t *testing.T, block string) map[string]bool {
