@@ -99,6 +99,7 @@ var (
 func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
 	if route != gate.NoRoute {
 		g.requests[route][decision.Action][decision.Reason].Inc()
+		g.describe(r, route, decision)
 	}
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set(decisionPlaceholder, actionValues[decision.Action])
@@ -107,6 +108,15 @@ func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
 	g.rememberDecided(r)
 	if decision.Action == policy.Block && !g.shadow {
 		caddyhttp.SetVar(r.Context(), optOutVar, true)
+	}
+}
+
+// describe adds what was decided of a gated request to its span, if it has one.
+// What shadow mode would have blocked keeps the client's address in its span,
+// beside which "opted out" would be a record of a person: of that it says nothing.
+func (g *Gate) describe(r *http.Request, route int, decision policy.Decision) {
+	if g.tracing.isPossible(r) && (decision.Action == policy.Collect || !g.shadow) {
+		span.Describe(r.Context(), g.gate.Routes()[route].Path, decision.Action.String(), decision.Reason.String())
 	}
 }
 

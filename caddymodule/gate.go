@@ -141,7 +141,8 @@ type Gate struct {
 	gate      *gate.Gate
 	shadow    bool
 	requests  []requestCounters // by route
-	rewriting *rewriting
+	rewriting *foreseen
+	tracing   *foreseen
 	lookedFor []string
 	leases    pool.Leases
 	logger    *zap.Logger
@@ -180,7 +181,7 @@ func (Gate) CaddyModule() caddy.ModuleInfo {
 func (g *Gate) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger().With(zap.String("gate", g.label()))
 	g.shadow = g.Mode == ModeShadow
-	g.rewriting = new(rewriting)
+	g.rewriting, g.tracing = &foreseen{by: mayRewrite}, &foreseen{by: mayTrace}
 	err := registerMetrics(ctx.GetMetricsRegistry())
 	if err == nil {
 		err = validateRoutes(g.Routes) // no placeholder stands for a path or a method

@@ -10,43 +10,60 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// rewriting says whether requests may have been rewritten when they come to a
-// gate. Most sites have nothing that does so, and their requests are not to pay
-// for it: Caddy keeps the original where it takes as long to find as all that
-// the gate does with a request that is not gated.
-type rewriting struct{ known atomic.Int32 }
+// foreseen is something that handlers in front of a gate may do to its requests.
+// Most sites have none that does, and their requests are not to pay for it: Caddy
+// keeps what a handler has left for the gate where it takes as long to find as
+// all that the gate does with a request that is not gated.
+type foreseen struct {
+	by    func(caddyhttp.RouteList) bool // whether a handler of the routes may do it
+	known atomic.Int32
+}
 
 const (
-	rewritingUnknown = iota
-	rewritingPossible
-	rewritingImpossible
+	foreseenUnknown = iota
+	foreseenPossible
+	foreseenImpossible
 )
 
 // isPossible is decided by the first request, which brings the server that it
 // came to, with all its handlers.
-func (w *rewriting) isPossible(r *http.Request) bool {
-	known := w.known.Load()
-	return known == rewritingPossible || known == rewritingUnknown && w.learn(r)
+func (f *foreseen) isPossible(r *http.Request) bool {
+	known := f.known.Load()
+	return known == foreseenPossible || known == foreseenUnknown && f.learn(r)
 }
 
-func (w *rewriting) learn(r *http.Request) bool {
+func (f *foreseen) learn(r *http.Request) bool {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil || !mayRewrite(server.Routes) {
-		w.known.Store(rewritingImpossible)
+	if server == nil || !f.by(server.Routes) {
+		f.known.Store(foreseenImpossible)
 		return false
 	}
-	w.known.Store(rewritingPossible)
+	f.known.Store(foreseenPossible)
 	return true
 }
 
 // mayRewrite says whether the routes have a handler that may rewrite requests:
 // one that is not known to leave them alone.
 func mayRewrite(routes caddyhttp.RouteList) bool {
+	return hasHandler(routes, func(id caddy.ModuleID) bool { return !leavesAlone[id] })
+}
+
+// mayTrace says whether the routes have a handler that may begin a span of its
+// request.
+func mayTrace(routes caddyhttp.RouteList) bool {
+	return hasHandler(routes, func(id caddy.ModuleID) bool { return id == tracingID || !leavesAlone[id] })
+}
+
+const tracingID = "http.handlers.tracing"
+
+// hasHandler says whether the routes have a handler, by its module, or one of
+// which nobody knows what is inside.
+func hasHandler(routes caddyhttp.RouteList, is func(caddy.ModuleID) bool) bool {
 	for _, route := range routes {
 		for _, handler := range route.Handlers {
 			switch handler := handler.(type) {
 			case *caddyhttp.Subroute:
-				if mayRewrite(handler.Routes) {
+				if hasHandler(handler.Routes, is) {
 					return true
 				}
 			case *reverseproxy.Handler:
@@ -54,7 +71,7 @@ func mayRewrite(routes caddyhttp.RouteList) bool {
 					return true
 				}
 			case caddy.Module:
-				if !leavesAlone[handler.CaddyModule().ID] {
+				if is(handler.CaddyModule().ID) {
 					return true
 				}
 			default:
@@ -85,7 +102,7 @@ var leavesAlone = map[caddy.ModuleID]bool{
 	"http.handlers.static_response":       true,
 	"http.handlers.templates":             true,
 	"http.handlers.timeouts":              true,
-	"http.handlers.tracing":               true,
+	tracingID:                             true,
 	tripwireID:                            true,
 	"http.handlers.vars":                  true,
 }

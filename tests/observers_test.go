@@ -196,7 +196,8 @@ func TestObserversOfBlockedRequests(t *testing.T) {
 	var routes []string
 	for _, span := range received.spans(t) {
 		if span["name"] == "POST /metrics?allowed" {
-			if span["user_agent.original"] != "Allowed/1.0" || span["client.address"] != "192.0.2.55" || span["url.path"] != "/metrics" || span["my.uri"] != "/metrics?allowed" {
+			if span["user_agent.original"] != "Allowed/1.0" || span["client.address"] != "192.0.2.55" || span["url.path"] != "/metrics" || span["my.uri"] != "/metrics?allowed" ||
+				span["metrics_gate.route"] != "/metrics" || span["metrics_gate.decision"] != "collect" || span["metrics_gate.reason"] != "explicit_allow" {
 				t.Errorf("the collected request is traced as %q", span)
 			}
 			continue
@@ -205,6 +206,11 @@ func TestObserversOfBlockedRequests(t *testing.T) {
 		if span["url.path"] != span["name"] || span["http.route"] != span["name"] ||
 			span["http.request.method"] == "" || span["http.response.body.size"] != "" {
 			t.Errorf("a blocked request is traced as %q", span)
+		}
+		own := strings.HasPrefix(span["name"], "/.well-known/")
+		if decided := span["metrics_gate.route"] + span["metrics_gate.decision"] + span["metrics_gate.reason"]; own != (decided == "") ||
+			!own && (span["metrics_gate.route"] != span["name"] || span["metrics_gate.decision"] != "block" || span["metrics_gate.reason"] == "") {
+			t.Errorf("the decision is traced as %q", span)
 		}
 	}
 	slices.Sort(routes)
@@ -298,4 +304,30 @@ func TestVisitorWhoLeaves(t *testing.T) {
 	delete(somebody.marks, "agent") // which the example keeps, as it does the network
 	somebody.unknownTo(t, "Caddy's log", strings.Join(caddy.Log.All(), "\n"))
 	somebody.unknownTo(t, "the access log", string(testcaddy.Must(os.ReadFile(accessLog))))
+}
+
+// What shadow mode would have blocked passes with its address in its span, so
+// that the span does not say that somebody opted out.
+func TestObserversInShadow(t *testing.T) {
+	t.Parallel()
+	behind, profile, received := newContentServer(t), newProfile(t), newTraces(t)
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.StartIn(t, received.environment(), "", testcaddy.Site(addr, tracing,
+		"metrics_gate shadow {\npreset fxa\n"+testcaddy.SessionJWT()+"\n"+profile.block(patient)+"\n}", testcaddy.ProxyTo(behind.addr())))
+	for uid, decision := range map[string]string{profile.account(optOut): "", profile.account(allow): "collect"} {
+		path := "/metrics?would=" + decision
+		if a := send(t, behind, addr, "POST "+path, "{}", testcaddy.Cookie(testcaddy.Session(uid))); !a.collected() {
+			t.Fatal("it did not pass")
+		}
+	}
+	caddy.Stop()
+	for _, span := range received.spans(t) {
+		want := strings.TrimPrefix(span["my.uri"], "/metrics?would=")
+		if span["client.address"] == "" || span["metrics_gate.decision"] != want || (span["metrics_gate.reason"] == "") != (want == "") {
+			t.Errorf("it is traced as %q", span)
+		}
+	}
+	if n := len(received.spans(t)); n != 2 {
+		t.Errorf("there are %d spans", n)
+	}
 }

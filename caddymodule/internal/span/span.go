@@ -13,6 +13,22 @@ import (
 // impersonal are the attributes that say nothing about whoever sent a request.
 var impersonal = []attribute.Key{
 	"http.request.method", "url.scheme", "server.address", "server.port", "network.protocol.name", "network.protocol.version",
+	decidedKey, reasonKey, routeKey,
+}
+
+// What the gate says of a gated request.
+const (
+	decidedKey attribute.Key = "metrics_gate.decision"
+	reasonKey  attribute.Key = "metrics_gate.reason"
+	routeKey   attribute.Key = "metrics_gate.route"
+)
+
+// Describe adds to a request's span, where one is recorded, which route gates it
+// and what was decided.
+func Describe(ctx context.Context, route, decision, reason string) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(routeKey.String(route), decidedKey.String(decision), reasonKey.String(reason))
+	}
 }
 
 // Conceal overwrites what the request's span says of a person: every attribute
