@@ -69,3 +69,14 @@ var adviceOn = [session.OutcomeCount]string{
 	session.TooLong:         "they are longer than 8 KiB and are not read",
 	session.TooMany:         "requests carry more than four credentials; look who sends them",
 }
+
+// Advice says what to do about credentials with an outcome, by its name, and
+// nothing where nothing has to be done.
+func Advice(outcome string) string {
+	for known, advice := range adviceOn {
+		if session.Outcome(known).String() == outcome {
+			return advice
+		}
+	}
+	return ""
+}

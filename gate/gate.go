@@ -180,19 +180,21 @@ func (g *Gate) Handler(application http.Handler) http.Handler {
 // ServeHTTP decides gated requests and pages and passes everything else to
 // next. Its errors are those of next.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) error {
-	// Clients' own copies go first and on every path, or somebody could tell
-	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4). What
-	// a gate in front of this one has said stays.
 	var trace *Trace // nil: nobody asks for one
 	if g.debug || g.traces.open.Load() > 0 {
 		if trace = g.trace(r); trace != nil {
 			r = r.WithContext(trace.keep(r.Context()))
 		}
 	}
+	// Clients' own copies go first and on every path, or somebody could tell
+	// the application what the gate decided (compare GHSA-7r4p-vjf4-gxv4). What
+	// a gate in front of this one has said stays.
 	if r.Header[OutcomeHeader] != nil && !g.host.Decided(r) {
 		delete(r.Header, OutcomeHeader)
 	}
-	delete(r.Header, TraceHeader)
+	if r.Header[TraceHeader] != nil {
+		delete(r.Header, TraceHeader)
+	}
 	if len(r.Trailer) > 0 {
 		removeOwnTrailers(r)
 	}

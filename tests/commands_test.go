@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -170,50 +171,189 @@ func TestExplainCommand(t *testing.T) {
 }
 
 // caddy metrics-gate check tells a gate that keeps the promise from one that
-// does not.
+// does not, by how its own two beacons are decided, however busy other sites are.
 func TestCheckCommand(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)
-	good, shadowed, open, renamed := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	good, shadowed, open, renamed, issuer, late := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
 	ask := testcaddy.SessionJWT() + "\n" + profile.block(patient)
 	caddy := testcaddy.Start(t,
 		testcaddy.Site(good, testcaddy.Gate("preset fxa", ask), testcaddy.ProxyTo(behind.addr())),
 		testcaddy.Site(shadowed, "metrics_gate shadow {\npreset fxa\n"+ask+"\n}", testcaddy.ProxyTo(behind.addr())),
 		testcaddy.Site(open, testcaddy.ProxyTo(behind.addr())),
-		testcaddy.Site(renamed, testcaddy.Gate("preset fxa", strings.Replace(ask, "cookie session", "cookie sid", 1)), testcaddy.ProxyTo(behind.addr())))
-	out, in := testcaddy.Session(profile.account(optOut)), testcaddy.Session(profile.account(allow))
+		testcaddy.Site(renamed, testcaddy.Gate("preset fxa", strings.Replace(ask, "cookie session", "cookie sid", 1)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(issuer, testcaddy.Gate("preset fxa", strings.Replace(ask, "issuer ", "issuer not-", 1)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(late, "route {\n"+testcaddy.ProxyTo(behind.addr())+"\n"+testcaddy.Gate("preset fxa", ask)+"\n}"))
+	out, in, unchosen := testcaddy.Session(profile.account(optOut)), testcaddy.Session(profile.account(allow)), testcaddy.Session(profile.account(unset))
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(out+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	busy, done := make(chan struct{}), make(chan struct{})
+	go func() { // another site that keeps the promise, and counts it
+		defer close(done)
+		often := time.NewTicker(5 * time.Millisecond)
+		defer often.Stop()
+		for {
+			select {
+			case <-busy:
+				return
+			case <-often.C:
+				request, _ := http.NewRequest(http.MethodPost, "http://"+good+"/metrics", nil)
+				request.Header.Set("Cookie", "session="+out)
+				if response, err := testcaddy.Client.Do(request); err == nil {
+					response.Body.Close()
+				}
+			}
+		}
+	}()
 
 	for _, c := range []struct {
 		name, site, out, allow string
 		more                   []string
 		code                   int
+		says                   string
 	}{
-		{"a gate that keeps the promise", good, out, in, nil, 0},
-		{"another cookie", renamed, out, in, []string{"--cookie", "sid"}, 0},
-		{"the wrong cookie", renamed, out, in, nil, 1},
-		{"shadow", shadowed, out, in, nil, 1},
-		{"no gate at all", open, out, in, nil, 1},
-		{"the opted-out token allows", good, in, in, nil, 1},
-		{"the allowing token opted out", good, out, out, nil, 1},
-		{"the other way round", good, in, out, nil, 1},
-		{"the opted-out token does not verify", good, "garbage", in, nil, 1},
-		{"the allowing token does not verify", good, out, "garbage", nil, 1},
-		{"nobody there", testcaddy.FreeAddr(t), out, in, nil, 1},
+		{"a gate that keeps the promise", good, out, in, nil, 0, ""},
+		{"no choice allows", good, out, unchosen, nil, 0, "null"},
+		{"a token in a file", good, "@" + file, in, nil, 0, ""},
+		{"another cookie", renamed, out, in, []string{"--cookie", "sid"}, 0, ""},
+		{"another route", good, out, in, []string{"--route", "POST /navigation-timing"}, 0, ""},
+		{"shadow", shadowed, out, in, nil, 0, "stopped nothing"},
+		{"the wrong cookie", renamed, out, in, nil, 1, "--cookie"},
+		{"no gate at all, while another site is busy", open, out, in, nil, 3, "no gate"},
+		{"a gate behind the proxy, while another site is busy", late, out, in, nil, 3, "no gate"},
+		{"no route of the gate", good, out, in, []string{"--route", "POST /metricz"}, 1, "--route"},
+		{"the opted-out token allows", good, in, in, nil, 1, "has not opted out"},
+		{"the opted-out token never opted out", good, unchosen, in, nil, 1, "has not opted out"},
+		{"the allowing token opted out", good, out, out, nil, 1, "has opted out"},
+		{"the other way round", good, in, out, nil, 1, ""},
+		{"the wrong issuer", issuer, out, in, nil, 3, "compare issuer"},
+		{"the opted-out token does not verify", good, "garbage", in, nil, 3, "malformed"},
+		{"the allowing token does not verify", good, out, "garbage", nil, 3, "malformed"},
+		{"nobody there", testcaddy.FreeAddr(t), out, in, nil, 3, "did not get through"},
+		{"no admin API", good, out, in, []string{"--address", testcaddy.FreeAddr(t)}, 3, "--address"},
+		{"a preference that is unknown", good, testcaddy.Session(profile.account(unknown)), in, nil, 3, "profile server"},
 	} {
 		args := append([]string{"metrics-gate", "check", "http://" + c.site, "--address", caddy.Admin, "--optout-token", c.out, "--allow-token", c.allow}, c.more...)
-		before := len(behind.log.All())
 		stdout, stderr, code := testcaddy.Command(t, args...)
-		said := map[bool]string{true: "PASS", false: "FAIL"}
-		if code != c.code || !strings.Contains(stdout+stderr, said[c.code == 0]) || strings.Contains(stdout+stderr, said[c.code != 0]) {
-			t.Errorf("%s: exit %d\n%s%s", c.name, code, stdout, stderr)
+		said := map[int]string{0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}[c.code]
+		if code != c.code || !strings.HasSuffix(stdout, said+"\n") || !strings.Contains(stdout, c.says) {
+			t.Errorf("%s: exit %d, want %d, %s and %q\n%s%s", c.name, code, c.code, said, c.says, stdout, stderr)
 		}
 		for _, token := range []string{out, in} {
 			if strings.Contains(stdout+stderr, token) {
 				t.Errorf("%s: it prints a token", c.name)
 			}
 		}
-		if c.code == 0 {
-			findable(t, stdout, behind.log.All()[before:])
+		if c.code == 0 && c.site != shadowed {
+			findable(t, stdout, behind.log.Where(func(r received) bool {
+				_, marker, marked := strings.Cut(r.uri, "?")
+				return marked && strings.Contains(stdout, marker)
+			}))
+		}
+	}
+	close(busy)
+	<-done
+}
+
+// check --json is a line of evidence, of a beacon that was recorded, with tokens
+// out of the environment.
+func TestCheckCommandInATimer(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())))
+	recorded := filepath.Join(t.TempDir(), "beacon.json")
+	if err := os.WriteFile(recorded, []byte(`{"events":[{"type":"recorded-needle"}],"uid":"{uid}"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, in := profile.account(optOut), profile.account(allow)
+	check := []string{"metrics-gate", "check", "http://" + addr, "--address", caddy.Admin, "--body", recorded, "--json"}
+	tokens := []string{"METRICS_GATE_OPTOUT_TOKEN=" + testcaddy.Session(out), "METRICS_GATE_ALLOW_TOKEN=" + testcaddy.Session(in)}
+	for name, c := range map[string]struct {
+		environment, args []string
+		code              int
+	}{
+		"tokens":   {tokens, check, 0},
+		"accounts": {nil, append(check, "--optout-uid", out, "--allow-uid", in), 0},
+		"neither":  {nil, check, 3},
+	} {
+		stdout, stderr, code := testcaddy.CommandWith(t, c.environment, c.args...)
+		var line struct {
+			Time    time.Time
+			Verdict string
+			Beacons []struct {
+				Account, Verdict string
+				Traces           []struct{ Decision, Reply string }
+			}
+		}
+		if err := json.Unmarshal([]byte(stdout), &line); err != nil || strings.Count(stdout, "\n") != 1 || code != c.code || time.Since(line.Time).Abs() > time.Hour {
+			t.Errorf("%s: exit %d, %v\n%s%s", name, code, err, stdout, stderr)
+			continue
+		}
+		for _, needle := range []string{out, in, "eyJ", "recorded-needle"} {
+			if strings.Contains(stdout+stderr, needle) {
+				t.Errorf("%s: it prints %q: %s%s", name, needle, stdout, stderr)
+			}
+		}
+		if c.code != 0 {
+			continue
+		}
+		if len(line.Beacons) != 2 || line.Verdict != "PASS" || line.Beacons[0].Traces[0].Decision != "block" || line.Beacons[1].Traces[0].Decision != "collect" {
+			t.Errorf("%s: %s", name, stdout)
+		}
+	}
+	arrived := behind.log.Where(func(r received) bool { return strings.Contains(string(r.body), "recorded-needle") })
+	if len(arrived) != 2 || arrived[0].header.Get("Content-Type") != "application/json" {
+		t.Errorf("%d recorded beacons reached the application, want those of the allowed account", len(arrived))
+	}
+}
+
+// caddy metrics-gate trace says how a request was decided, or where to look if
+// no gate did.
+func TestTraceCommand(t *testing.T) {
+	t.Parallel()
+	behind, profile := newContentServer(t), newProfile(t)
+	addr, open := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t,
+		testcaddy.Site(addr, testcaddy.Gate("label edge", "preset fxa", "signal {\ngpc\n}", testcaddy.SessionJWT(), profile.block(patient)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(open, testcaddy.ProxyTo(behind.addr())))
+	out := profile.account(optOut)
+	headers := filepath.Join(t.TempDir(), "headers")
+	if err := os.WriteFile(headers, []byte("Cookie: session="+testcaddy.Session(out)+"; other=c00kie-needle\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		says []string
+	}{
+		{"opted out", []string{"http://" + addr + "/metrics", "--data", `{"p4yload-needle":1}`, "-H", "@" + headers}, 0,
+			[]string{"The gate edge (enforce)", "route /metrics (metrics)", "jwt: verified", "opted out (true)", "| verified | true | any | block | preference |", "application got nothing"}},
+		{"a signal", []string{"http://" + addr + "/metrics", "-X", "POST", "-H", "Sec-GPC: 1"}, 0, []string{"jwt: absent", "opted out", "header Sec-GPC", "block, because of signal"}},
+		{"a page", []string{"http://" + addr + "/signin", "-H", "Accept: text/html"}, 0, []string{"is a page", "collect, because of default"}},
+		{"named", []string{"http://" + addr + "/metrics", "--data", flushOf(t, profile.account(allow))}, 0, []string{"only named: allows metrics (false)", "hidden", "(2xx)"}},
+		{"neither", []string{"http://" + addr + "/asset.js"}, 1, []string{"no gated route"}},
+		{"no gate", []string{"http://" + open + "/metrics", "-X", "POST"}, 1, []string{"No gate", "handle", "metrics_gate_tripwire"}},
+		{"as JSON", []string{"http://" + open + "/metrics", "-X", "POST", "--json"}, 1, []string{`"traces": []`}},
+		{"nobody there", []string{"http://" + testcaddy.FreeAddr(t)}, 1, []string{"did not get through"}},
+		{"no address", []string{addr}, 1, []string{"is not an address"}},
+	} {
+		stdout, stderr, code := testcaddy.Command(t, append([]string{"metrics-gate", "trace", "--address", caddy.Admin}, c.args...)...)
+		if code != c.code {
+			t.Errorf("%s: exit %d, want %d\n%s%s", c.name, code, c.code, stdout, stderr)
+		}
+		for _, want := range c.says {
+			if !strings.Contains(stdout+stderr, want) {
+				t.Errorf("%s: it does not say %q\n%s%s", c.name, want, stdout, stderr)
+			}
+		}
+		for _, needle := range []string{out, "eyJ", "c00kie-needle", "p4yload-needle"} {
+			if strings.Contains(stdout+stderr, needle) {
+				t.Errorf("%s: it prints %q\n%s%s", c.name, needle, stdout, stderr)
+			}
 		}
 	}
 }

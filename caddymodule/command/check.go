@@ -9,153 +9,224 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
+	"os"
 	"strings"
 	"time"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
 
-	"github.com/metricsgate/metricsgate/caddymodule"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
 func checkCommand() *cobra.Command {
 	var c siteCheck
+	var address string
+	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "check <site> --optout-token <token> --allow-token <token>",
-		Short: "Sends a beacon of an opted-out and of an allowed account to a running gate and says what became of them",
+		Use:   "check <site>",
+		Short: "Sends a beacon of an opted-out and of an allowed account through a running gate and says whether it keeps the promise",
 		Long: `
-Sends two beacons to a running gate: one of an account that opted out, which
-must be blocked, and one of an account that allows metrics, which must be
-collected. Prints PASS or FAIL, and how to find the beacons at the upstream.
+Sends two beacons: one of an account that opted out, which must be blocked
+because of that account's preference, and one of an account that allows
+metrics, which must be collected by its preference. Each is traced, so what
+counts is how the gates decided this very beacon, and nobody else's.
 
-A blocked and a collected beacon get the same answer, so that nobody can ask
-for another's preference. The command therefore reads the gate's counters
-before and after, from the admin API of the Caddy that runs it. On a busy
-site other requests are counted in between; the upstream's log is the proof.`,
+PASS (exit 0) where every gate that the beacons met decided as it should.
+FAIL (exit 1) where one did not. INCONCLUSIVE (exit 3) where that could not be
+found out: no gate has seen a beacon, a session did not verify, or a
+preference could not be learnt. Each comes with its cause and what to do.
+
+A gate in shadow mode passes if it decided as it should; that it stopped
+nothing is said. For tokens write @file, or use the environment
+(METRICS_GATE_OPTOUT_TOKEN, METRICS_GATE_ALLOW_TOKEN), since everybody on the
+machine can read the list of processes.`,
 		Example: `  caddy metrics-gate check https://app.example.org --route "POST /api/beacon" \
-    --optout-token "$(caddy metrics-gate token --uid 1111… --key session.secret)" \
-    --allow-token  "$(caddy metrics-gate token --uid 2222… --key session.secret)"
+    --optout-token @optout.token --allow-token @allow.token
 
   Where the body names the account, as Firefox Accounts' beacons do:
 
-  caddy metrics-gate check https://accounts.example.org --optout-uid 1111… --allow-uid 2222…`,
-		Args:          cobra.ExactArgs(1),
-		SilenceErrors: true,
+  caddy metrics-gate check https://accounts.example.org --optout-uid 1111… --allow-uid 2222…
+
+  A line of evidence every hour, from a timer, with a beacon as your pages send it:
+
+  caddy metrics-gate check https://app.example.org --body beacon.json --json >> checks.jsonl`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.site, c.out = args[0], cmd.OutOrStdout()
-			address, err := caddycmd.DetermineAdminAPIAddress(c.admin, nil, "", "")
-			if err != nil {
-				return err
+			cmd.SilenceUsage = true
+			c.site, c.tracer = args[0], newTracer(address)
+			result := c.run(cmd.Context())
+			if asJSON {
+				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(result)
+			} else {
+				result.print(cmd.OutOrStdout())
 			}
-			c.admin = address
-			if err := c.run(cmd.Context()); err != nil {
-				_, _ = fmt.Fprintf(c.out, "FAIL: %v\n", err)
-				return err
+			if result.Verdict == pass {
+				return nil
 			}
-			_, _ = fmt.Fprintln(c.out, "PASS")
-			return nil
+			return exit(cmd, map[verdict]int{fail: 1, inconclusive: exitInconclusive}[result.Verdict])
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&c.optedOut.token, "optout-token", "", "a session token of an account that opted out")
-	flags.StringVar(&c.allowed.token, "allow-token", "", "a session token of an account that allows metrics")
+	flags.StringVar(&c.optedOut.token, "optout-token", "", "a session token of an account that opted out, or @file (default: METRICS_GATE_OPTOUT_TOKEN)")
+	flags.StringVar(&c.allowed.token, "allow-token", "", "a session token of an account that allows metrics, or @file (default: METRICS_GATE_ALLOW_TOKEN)")
 	flags.StringVar(&c.optedOut.uid, "optout-uid", "", "the account that opted out, for a gate that reads it from the body")
 	flags.StringVar(&c.allowed.uid, "allow-uid", "", "the account that allows metrics, likewise")
 	flags.StringVar(&c.field, "field", "uid", "the field of the body that names the account (names)")
 	flags.StringVar(&c.cookie, "cookie", "session", "the cookie that carries the token")
 	flags.StringVar(&c.header, "header", "", "the header that carries the token, as a bearer token, instead of a cookie")
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")
-	flags.StringVar(&c.admin, "address", "", "the admin API of the Caddy that runs the gate (default: Caddy's own)")
-	cmd.MarkFlagsOneRequired("optout-token", "optout-uid")
-	cmd.MarkFlagsOneRequired("allow-token", "allow-uid")
+	flags.StringVar(&c.body, "body", "", "a file with a recorded beacon to send; {uid} in it stands for the account of --optout-uid and --allow-uid")
+	flags.StringVar(&c.contentType, "content-type", "", "the type of --body (default: what it looks like)")
+	flags.BoolVar(&asJSON, "json", false, "print one line of JSON")
+	addressFlag(cmd, &address)
 	return cmd
 }
 
 // siteCheck is one run of the check command.
 type siteCheck struct {
+	*tracer
 	site, route           string
 	optedOut, allowed     checkedAccount
 	cookie, header, field string
-	admin                 string
-	out                   io.Writer
+	body, contentType     string
 }
 
 // checkedAccount is whom a beacon is from: proven by a token, named by a uid.
 type checkedAccount struct{ token, uid string }
 
-// checkTimeout bounds each beacon of a check.
-const checkTimeout = 10 * time.Second
+// verdict is what a check comes to; of several the greatest counts.
+type verdict uint8
 
-func (c *siteCheck) run(ctx context.Context) error {
-	method, path, ok := strings.Cut(c.route, " ")
-	if !ok || !strings.HasPrefix(path, "/") {
-		return fmt.Errorf("--route: %q is not a method and a path; write one such as \"POST /metrics\"", c.route)
-	}
-	site, err := url.Parse(c.site)
-	if err != nil || site.Host == "" || (site.Scheme != "http" && site.Scheme != "https") {
-		return fmt.Errorf("%q is not the address of a site; write one such as https://accounts.example.org", c.site)
-	}
-	// A marker in the query reaches the upstream's log whatever the body does.
-	marker := rand.Text()
-	optedOut, allowed := marker+"-optout", marker+"-allow"
-	_, _ = fmt.Fprintf(c.out, "At the upstream, metrics-gate-check=%s must not be found, and metrics-gate-check=%s must.\n", optedOut, allowed)
-	return errors.Join(
-		c.beacon(ctx, method, site.JoinPath(path), optedOut, c.optedOut, "block", "preference"),
-		c.beacon(ctx, method, site.JoinPath(path), allowed, c.allowed, "collect", ""),
-	)
+const (
+	pass verdict = iota
+	inconclusive
+	fail
+)
+
+func (v verdict) String() string {
+	return [...]string{pass: "PASS", inconclusive: "INCONCLUSIVE", fail: "FAIL"}[v]
 }
 
-// beacon sends one beacon and holds what the gate counted against what it
-// should have done.
-func (c *siteCheck) beacon(ctx context.Context, method string, target *url.URL, marker string, from checkedAccount, decision, reason string) error {
-	before, err := c.counters(target.Path)
-	if err != nil {
-		return err
+// MarshalText writes the verdict as it is printed.
+func (v verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// checkResult is a run, as a line of evidence.
+type checkResult struct {
+	Time    time.Time       `json:"time"`
+	Verdict verdict         `json:"verdict"`
+	Site    string          `json:"site"`
+	Route   string          `json:"route"`
+	Why     string          `json:"why,omitempty"` // no beacon was sent
+	Beacons []checkedBeacon `json:"beacons"`
+}
+
+// checkedBeacon is one beacon, and how it was decided.
+type checkedBeacon struct {
+	Account string       `json:"account"`
+	Verdict verdict      `json:"verdict"`
+	Why     string       `json:"why"`
+	Marker  string       `json:"marker"` // in the address, for the application's log
+	Status  int          `json:"status,omitempty"`
+	Traces  []gate.Trace `json:"traces"`
+}
+
+// The accounts of a check.
+const (
+	accountOptedOut = "opted_out"
+	accountAllowed  = "allowed"
+)
+
+// run sends both beacons. What keeps it from that is inconclusive as well.
+func (c *siteCheck) run(ctx context.Context) *checkResult {
+	result := &checkResult{Time: time.Now().UTC(), Route: c.route, Beacons: []checkedBeacon{}}
+	site, err := url.Parse(c.site)
+	if err != nil || site.Host == "" || (site.Scheme != "http" && site.Scheme != "https") {
+		err = fmt.Errorf("%q is not the address of a site; write one such as https://accounts.example.org", c.site)
+	} else {
+		result.Site = site.Redacted()
 	}
-	status, err := c.send(ctx, method, target, marker, from)
-	if err != nil {
-		return fmt.Errorf("the %s beacon did not get through: %w", marker, err)
+	method, path, ok := strings.Cut(c.route, " ")
+	if !ok || !strings.HasPrefix(path, "/") {
+		err = errors.Join(err, fmt.Errorf("--route: %q is not a method and a path; write one such as \"POST /metrics\"", c.route))
 	}
-	after, err := c.counters(target.Path)
+	err = errors.Join(err, c.optedOut.complete("optout", "METRICS_GATE_OPTOUT_TOKEN"), c.allowed.complete("allow", "METRICS_GATE_ALLOW_TOKEN"))
 	if err != nil {
-		return err
+		result.Verdict, result.Why = inconclusive, err.Error()
+		return result
 	}
-	counted := after.since(before)
-	_, _ = fmt.Fprintf(c.out, "%s: answered %d; counted: %s\n", marker, status, counted)
-	switch {
-	case len(counted.requests) == 0:
-		return fmt.Errorf("the gate counted no request for the %s beacon: is %s %s a gated route, and %s the admin API of this site's Caddy?",
-			marker, method, target.Path, c.admin)
-	case counted.has(caddymodule.ModeShadow, "", ""):
-		return errors.New("the gate is in shadow mode, so opted-out users are still being measured")
-	case !counted.has(caddymodule.ModeEnforce, decision, reason):
-		return fmt.Errorf("the %s beacon should have been decided as %s %s%s", marker, decision, reason, counted.hint())
+	marker := rand.Text()
+	for _, from := range []struct {
+		account, suffix string
+		checkedAccount
+	}{{accountOptedOut, "-optout", c.optedOut}, {accountAllowed, "-allow", c.allowed}} {
+		// A marker in the query reaches the application's log whatever the body does.
+		beacon := checkedBeacon{Account: from.account, Marker: "metrics-gate-check=" + marker + from.suffix, Traces: []gate.Trace{}}
+		c.check(ctx, method, site.JoinPath(path), from.checkedAccount, &beacon)
+		result.Beacons = append(result.Beacons, beacon)
+		result.Verdict = max(result.Verdict, beacon.Verdict)
+	}
+	return result
+}
+
+// complete reads the token from where it is kept.
+func (a *checkedAccount) complete(flag, environment string) error {
+	if a.uid == "" {
+		a.token = cmp.Or(a.token, os.Getenv(environment))
+	}
+	token, err := textOrFile(a.token)
+	if err != nil {
+		return fmt.Errorf("--%s-token: %w", flag, err)
+	}
+	if a.token = strings.TrimSpace(string(token)); a.token == "" && a.uid == "" {
+		return fmt.Errorf("no account is given; write --%s-token or --%s-uid, or set %s", flag, flag, environment)
 	}
 	return nil
 }
 
-func (c *siteCheck) send(ctx context.Context, method string, target *url.URL, marker string, from checkedAccount) (status int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
+// check sends one beacon and judges how it was decided.
+func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, from checkedAccount, beacon *checkedBeacon) {
+	request, err := c.beacon(method, target, from, beacon.Marker)
+	var traces []gate.Trace
+	if err == nil {
+		beacon.Status, traces, err = c.send(ctx, request)
+	}
+	if err != nil {
+		beacon.Verdict, beacon.Why = inconclusive, err.Error()
+		return
+	}
+	if traces != nil {
+		beacon.Traces = traces
+	}
+	e := expected{optedOut: beacon.Account == accountOptedOut, proven: from.token != ""}
+	beacon.Verdict, beacon.Why = e.judge(traces)
+}
+
+func (c *siteCheck) beacon(method string, target *url.URL, from checkedAccount, marker string) (*http.Request, error) {
+	contents := map[string]any{"events": []string{}}
+	if from.uid != "" {
+		contents[c.field] = from.uid
+	}
+	body, err := json.Marshal(contents)
+	contentType := "text/plain;charset=UTF-8" // as sendBeacon has it
+	if err == nil && c.body != "" {
+		if body, err = os.ReadFile(c.body); err == nil && from.uid != "" && !bytes.Contains(body, []byte("{uid}")) {
+			err = errors.New("it does not say where the account stands; write {uid} in its place, or use tokens")
+		}
+		body = bytes.ReplaceAll(body, []byte("{uid}"), []byte(from.uid))
+		contentType = cmp.Or(c.contentType, contentTypeOf(body))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--body: %w", err)
+	}
 	marked := *target
-	marked.RawQuery = url.Values{"metrics-gate-check": {marker}}.Encode()
-	body, err := json.Marshal(map[string]any{"events": []string{}, c.field: cmp.Or(from.uid, "none")})
+	marked.RawQuery = marker
+	request, err := http.NewRequest(method, marked.String(), bytes.NewReader(body)) //nolint:noctx // send brings it
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	request, err := http.NewRequestWithContext(ctx, method, marked.String(), bytes.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	request.Header.Set("Content-Type", "text/plain;charset=UTF-8")
+	request.Header.Set("Content-Type", contentType)
 	switch {
 	case from.token == "":
 	case c.header != "":
@@ -163,108 +234,32 @@ func (c *siteCheck) send(ctx context.Context, method string, target *url.URL, ma
 	default:
 		request.Header.Set("Cookie", c.cookie+"="+from.token)
 	}
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	response, err := client.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	_ = response.Body.Close()
-	return response.StatusCode, nil
+	return request, nil
 }
 
-// counted is what a gate has counted, by labels.
-type counted struct {
-	requests map[[3]string]float64 // mode, decision, reason
-	sessions map[string]float64    // outcome
-}
-
-// counters reads the counters of the gated route from Caddy's admin API. It
-// knows the path as the flag has it, or as the site's address makes it.
-func (c *siteCheck) counters(target string) (*counted, error) {
-	_, path, _ := strings.Cut(c.route, " ")
-	response, err := caddycmd.AdminAPIRequest(c.admin, http.MethodGet, "/metrics", nil, nil)
-	if err != nil {
-		return nil, fmt.Errorf("reading the gate's counters from the admin API: %w; name it with --address", err)
+func (r *checkResult) print(w io.Writer) {
+	if r.Why != "" {
+		_, _ = fmt.Fprintf(w, "%s: %s\n", r.Verdict, r.Why)
+		return
 	}
-	defer func() { _ = response.Body.Close() }()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
-	if err != nil {
-		return nil, fmt.Errorf("reading the gate's counters from the admin API: %w", err)
-	}
-	read := &counted{requests: map[[3]string]float64{}, sessions: map[string]float64{}}
-	for _, metric := range families["caddy_metrics_gate_requests_total"].GetMetric() {
-		labels := labelsOf(metric)
-		if !covers(labels["route"], path) && !covers(labels["route"], target) {
-			continue // somebody else's beacon
+	lost := false
+	for i := range r.Beacons {
+		b := &r.Beacons[i]
+		lost = lost || b.Status != 0 && len(b.Traces) == 0
+		which, must := "The beacon of the allowed account", "must be"
+		if b.Account == accountOptedOut {
+			which, must = "The beacon of the opted-out account", "must not be"
 		}
-		read.requests[[3]string{labels["mode"], labels["decision"], labels["reason"]}] += metric.GetCounter().GetValue()
-	}
-	for _, metric := range families["caddy_metrics_gate_sessions_total"].GetMetric() {
-		read.sessions[labelsOf(metric)["outcome"]] += metric.GetCounter().GetValue()
-	}
-	return read, nil
-}
-
-// covers says whether a configured route, as the counters name it, takes the
-// path, in whatever spelling.
-func covers(path, requested string) bool {
-	route := gate.Route{Methods: []string{http.MethodPost}, Path: path}
-	return route.Takes(http.MethodPost, requested)
-}
-
-func labelsOf(metric *dto.Metric) map[string]string {
-	labels := map[string]string{}
-	for _, pair := range metric.GetLabel() {
-		labels[pair.GetName()] = pair.GetValue()
-	}
-	return labels
-}
-
-// since returns what was counted after before.
-func (c *counted) since(before *counted) *counted {
-	grown := &counted{requests: map[[3]string]float64{}, sessions: map[string]float64{}}
-	for labels, value := range c.requests {
-		if value > before.requests[labels] {
-			grown.requests[labels] = value - before.requests[labels]
+		_, _ = fmt.Fprintf(w, "%s (%s, which %s in the application's log):\n", which, b.Marker, must)
+		for _, t := range b.Traces {
+			if t.Decision != "" {
+				_, _ = fmt.Fprintf(w, "  the gate %s (%s) decided %s, because of %s\n", t.Gate, t.Mode, t.Decision, t.Reason)
+			}
 		}
+		_, _ = fmt.Fprintf(w, "  %s: %s\n", b.Verdict, b.Why)
 	}
-	for outcome, value := range c.sessions {
-		if value > before.sessions[outcome] {
-			grown.sessions[outcome] = value - before.sessions[outcome]
-		}
+	if lost {
+		_, _ = fmt.Fprintf(w, "Where no gate has seen a beacon, look for\n%s", unseen)
 	}
-	return grown
-}
-
-// has says whether a request was counted with these labels; an empty one
-// fits any.
-func (c *counted) has(mode, decision, reason string) bool {
-	for labels := range c.requests {
-		if labels[0] == mode && (decision == "" || labels[1] == decision) && (reason == "" || labels[2] == reason) {
-			return true
-		}
-	}
-	return false
-}
-
-// hint says what is wrong with the token, where something is.
-func (c *counted) hint() string {
-	for _, outcome := range slices.Sorted(maps.Keys(c.sessions)) {
-		if outcome != "verified" {
-			return fmt.Sprintf("; the session was %s: check the token, and that --cookie or --header is where the gate looks for it", outcome)
-		}
-	}
-	return ""
-}
-
-func (c *counted) String() string {
-	texts := make([]string, 0, len(c.requests))
-	for labels := range c.requests {
-		texts = append(texts, fmt.Sprintf("%s (%s, %s)", labels[1], labels[2], labels[0]))
-	}
-	if len(texts) == 0 {
-		return "nothing"
-	}
-	return strings.Join(texts, ", ")
+	_, _ = fmt.Fprintln(w, r.Verdict)
 }

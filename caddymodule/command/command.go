@@ -17,14 +17,14 @@ func init() {
 		Short: "Tools for operators of Metrics Gate",
 		Long: `
 Tools for operators of Metrics Gate: explain a decision, show a preset, mint a test session,
-check a running gate after a deploy, prepare Firefox for the handshake, and look
+trace a request, check a running gate after a deploy, prepare Firefox for the handshake, and look
 after the profile server's preference store.`,
 		CobraFunc: addCommands,
 	})
 }
 
 func addCommands(cmd *cobra.Command) {
-	group(cmd, explainCommand(), presetsCommand(), tokenCommand(), checkCommand(), firefoxCommand(),
+	group(cmd, explainCommand(), presetsCommand(), tokenCommand(), traceCommand(), checkCommand(), firefoxCommand(),
 		migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
 }
 

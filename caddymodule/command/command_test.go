@@ -35,7 +35,7 @@ func TestUnknownCommand(t *testing.T) {
 		root.AddCommand(group)
 		return run(root, append([]string{"metrics-gate"}, args...)...)
 	}
-	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, token"
+	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, token, trace"
 	for args, want := range map[string]string{
 		"stauts":                       `caddy metrics-gate: unknown command "stauts"` + all,
 		"chekc http://x":               `caddy metrics-gate: unknown command "chekc" (did you mean check?)` + all,
@@ -146,41 +146,6 @@ func TestToken(t *testing.T) {
 			t.Errorf("%q: no error, but\n%s", args, out)
 		} else if strings.Contains(err.Error(), key) {
 			t.Errorf("%q: the error holds the key: %v", args, err)
-		}
-	}
-}
-
-func TestCheckKnowsItsRoute(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		route, path string
-		want        bool
-	}{
-		{"/metrics", "/metrics", true},
-		{"/metrics", "/METRICS/", true},
-		{"/metrics", "//metrics", true},
-		{"/metrics", "/metricsx", false},
-		{"/beacon/*", "/Beacon/x", true},
-		{"/beacon/*", "/beacon", false},
-		{"/", "/", true},
-		{"/metrics", "/", false},
-	} {
-		if got := covers(test.route, test.path); got != test.want {
-			t.Errorf("route %s takes %s: %v, want %v", test.route, test.path, got, test.want)
-		}
-	}
-}
-
-func TestCheckRefusesWhatIsNoSite(t *testing.T) {
-	t.Parallel()
-	for _, args := range [][]string{
-		{"accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
-		{"ftp://accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
-		{"http://localhost:1", "--route", "/metrics", "--optout-token", "a", "--allow-token", "b"},
-		{"http://localhost:1", "--optout-token", "a", "--allow-token", "b", "--address", "localhost:1"},
-	} {
-		if out, err := run(checkCommand(), args...); err == nil || !strings.HasPrefix(out, "FAIL: ") && !strings.Contains(out, "\nFAIL: ") {
-			t.Errorf("%q: error %v and\n%s", args, err, out)
 		}
 	}
 }

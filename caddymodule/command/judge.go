@@ -1,0 +1,126 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// expected is what check claims of an account: whether it opted out, and whether
+// the beacon proves it or only names it.
+type expected struct{ optedOut, proven bool }
+
+// judge says whether all gates that a beacon met and that have its route decided
+// it as they should, and if not, why and what to do.
+func (e expected) judge(traces []gate.Trace) (verdict, string) {
+	worst, reasons := pass, ""
+	gated, shadow := false, false
+	for i := range traces {
+		t := &traces[i]
+		if t.Kind != gate.TraceGated {
+			continue
+		}
+		shadow = shadow || t.Mode == caddymodule.ModeShadow && t.Decision == policy.Block.String()
+		found, why := e.judgeOne(t)
+		if found > worst || !gated {
+			worst, reasons = found, why
+		}
+		gated = true
+	}
+	switch {
+	case len(traces) == 0:
+		return inconclusive, "no gate of the Caddy that --address names has seen it"
+	case !gated && e.optedOut:
+		return fail, fmt.Sprintf("it passed: it is no gated route of the gate %s. Compare --route with that gate's routes", traces[0].Gate)
+	case !gated:
+		return inconclusive, fmt.Sprintf("nothing was decided: it is no gated route of the gate %s. Compare --route with that gate's routes", traces[0].Gate)
+	case shadow:
+		reasons += ". But a gate is in shadow mode and stopped nothing: write enforce when that is to end"
+	}
+	return worst, reasons
+}
+
+// judgeOne judges one gate's decision.
+func (e expected) judgeOne(t *gate.Trace) (verdict, string) {
+	preference := e.preference(t)
+	blocked := t.Decision == policy.Block.String()
+	switch {
+	case e.optedOut && preference == policy.OptedOut && blocked && t.Reason == policy.ReasonPreference.String() && t.ByName == !e.proven:
+		return pass, "it was decided by the account's preference, which is true"
+	case e.optedOut && preference.IsLearnt() && preference != policy.OptedOut:
+		return fail, fmt.Sprintf("the account has not opted out: its preference is %s. Use one that has", preference)
+	case e.optedOut && !blocked:
+		return fail, "it was collected: " + e.cause(t)
+	case e.optedOut:
+		return inconclusive, "it was blocked, and not by the account's preference: " + e.cause(t)
+	case preference == policy.OptedOut:
+		return fail, "the account has opted out. Use one that allows metrics"
+	case !preference.IsLearnt():
+		return inconclusive, fmt.Sprintf("it was %sed, and not by the account's preference: %s", t.Decision, e.cause(t))
+	case !blocked:
+		return pass, "it was decided by the account's preference, which is " + preference.String()
+	case t.Reason == policy.ReasonDefault.String():
+		return fail, "the account made no choice, and on_unset blocks. Use one that allows metrics explicitly"
+	default:
+		return inconclusive, "the account allows it, and something else blocked: " + e.cause(t)
+	}
+}
+
+// preference is what the gate learnt of the account that the beacon is from.
+func (e expected) preference(t *gate.Trace) (preference policy.Preference) {
+	of := gate.OfNamed
+	if e.proven {
+		of = gate.OfProven
+	}
+	for _, p := range t.Preferences {
+		if p.Of == of {
+			preference, _ = policy.ParsePreference(p.Preference)
+		}
+	}
+	return preference
+}
+
+// cause says why a gate did not decide by the account's preference, and what to
+// do.
+func (e expected) cause(t *gate.Trace) string {
+	if e.proven && t.Session != policy.Verified.String() {
+		return sessionCause(t)
+	}
+	for _, p := range t.Preferences {
+		switch {
+		case p.Of == gate.OfUnread:
+			return "the body could not be read for the accounts that it names. Look at its type, and at limit of names"
+		case p.Of == gate.OfHiding || p.Of == gate.OfUnasked:
+			return whose[p.Of] + ". Send one credential only"
+		case p.Preference == policy.Unknown.String() || p.Preference == policy.Hidden.String():
+			return "the preference of " + whose[p.Of] + " could not be learnt. Look whether the profile server answers: Caddy's log has the cause, and caddy_metrics_gate_profile_lookups_total its kind"
+		case p.Of == gate.OfNamed && e.proven && p.Preference == policy.OptedOut.String():
+			return "the body names another account, which opted out. Send a beacon that names none"
+		}
+	}
+	if !e.proven && len(t.Preferences) == 0 {
+		return "the gate found no account in the body. Compare --field, or the {uid} in --body, with names of the route " + t.Route
+	}
+	return "the reason is " + t.Reason + ", by the signal " + t.Signal
+}
+
+// sessionCause says why the token proved nobody.
+func sessionCause(t *gate.Trace) string {
+	var causes []string
+	for _, c := range t.Credentials {
+		switch c.Outcome {
+		case "absent":
+		case "expired":
+			causes = append(causes, "the token has expired ("+c.Kind+"). Use a fresh one")
+		default:
+			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, c.Kind, caddymodule.Advice(c.Outcome)))
+		}
+	}
+	if len(causes) == 0 {
+		return "the gate found no session. Compare --cookie, or --header, with where its session blocks look"
+	}
+	return strings.Join(causes, "; ")
+}

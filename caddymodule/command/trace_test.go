@@ -1,0 +1,226 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
+)
+
+// traced makes a trace of a gated request with a session by a token.
+func traced(session policy.Session, outcome string, preference policy.Preference, rules policy.Rules, change ...func(*gate.Trace)) gate.Trace {
+	d := rules.Decide(session, preference, policy.SignalNone)
+	trace := gate.Trace{
+		Time: time.Date(2026, 11, 28, 2, 0, 0, 0, time.UTC), Gate: "edge", Mode: caddymodule.ModeEnforce, Kind: gate.TraceGated, Route: "/metrics", Class: "metrics",
+		Credentials: []gate.TracedCredential{{Kind: "jwt", Outcome: outcome}}, Session: session.String(), Signal: "none",
+		Row: gate.RowOf(policy.Match(session, preference, policy.SignalNone)), Decision: d.Action.String(), Reason: d.Reason.String(), Doubt: d.Doubt.String(),
+		Reply: map[policy.Action]string{policy.Block: gate.TraceBlocked, policy.Collect: gate.TraceShown}[d.Action],
+	}
+	if session == policy.Verified {
+		trace.Preferences = []gate.TracedPreference{{Of: gate.OfProven, Preference: preference.String(), From: "cache", AgeSeconds: 12.3, Then: trace.Decision}}
+	}
+	if preference.IsChoice() {
+		trace.Signal = "unread"
+	}
+	for _, c := range change {
+		c(&trace)
+	}
+	return trace
+}
+
+var usual = policy.DefaultRules()
+
+func proven(preference policy.Preference, change ...func(*gate.Trace)) gate.Trace {
+	return traced(policy.Verified, "verified", preference, usual, change...)
+}
+
+// named is of a request that names an account and proves none.
+func named(preference policy.Preference) gate.Trace {
+	return traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) {
+		d := usual.DecideNamed(policy.Decision{Action: policy.Collect, Reason: policy.ReasonDefault}, preference)
+		t.Decision, t.Reason, t.ByName, t.Doubt = d.Action.String(), d.Reason.String(), d.ByName, d.Doubt.String()
+		t.Preferences = []gate.TracedPreference{{Of: gate.OfNamed, Preference: preference.String(), From: "lookup", Then: t.Decision}}
+		t.Reply, t.Upstream = gate.TraceHidden, "2xx"
+		if d.Action == policy.Block {
+			t.Reply, t.Upstream = gate.TraceBlocked, ""
+		}
+	})
+}
+
+func inShadow(t *gate.Trace)  { t.Mode, t.Reply = caddymodule.ModeShadow, gate.TraceShown }
+func untouched(t *gate.Trace) { *t = gate.Trace{Gate: t.Gate, Mode: t.Mode, Kind: gate.TraceUntouched} }
+func aPage(t *gate.Trace) {
+	t.Kind, t.Route, t.Class, t.Reply = gate.TracePage, "", "", gate.TraceShown
+}
+
+// a site whose gates write down what they are told to, one list for each request
+// that comes, and the admin API of its Caddy.
+func tracingSite(t *testing.T, requests ...[]gate.Trace) (addr string) {
+	t.Helper()
+	opened := 0
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any = map[string]string{"nonce": fmt.Sprint(opened)}
+		switch nonce, reads := strings.CutPrefix(r.URL.Path, caddymodule.TracesPath+"/"); {
+		case reads:
+			var n int
+			_, _ = fmt.Sscan(nonce, &n)
+			answer = append([]gate.Trace{}, requests[n-1]...)
+		case r.URL.Path == caddymodule.TracesPath && r.Method == http.MethodPost:
+			opened++
+			answer = caddymodule.OpenedTrace{Nonce: fmt.Sprint(opened)}
+		case r.Header.Get(gate.TraceHeader) != fmt.Sprint(opened):
+			t.Errorf("a request has the nonce %q", r.Header.Get(gate.TraceHeader))
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(site.Close)
+	return site.Listener.Addr().String()
+}
+
+// exitCode is the one with which Caddy would end.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	code := 1
+	_, _ = fmt.Sscanf(err.Error(), "exiting with status %d", &code)
+	return code
+}
+
+// TestTracedOutput holds what trace and check print, and how they end, against
+// the goldens.
+func TestTracedOutput(t *testing.T) {
+	t.Parallel()
+	one := func(traces ...gate.Trace) [][]gate.Trace { return [][]gate.Trace{traces} }
+	both := func(optedOut, allowed gate.Trace) [][]gate.Trace { return [][]gate.Trace{{optedOut}, {allowed}} }
+	collectsUnknown := policy.Rules{OnUnknown: policy.Collect, OnUnset: policy.Collect}
+	out, in := proven(policy.OptedOut), proven(policy.Allowed)
+	tokens := []string{"--optout-token", "t0ken-needle", "--allow-token", "t0ken-needle"}
+	uids := []string{"--optout-uid", "uid-needle", "--allow-uid", "uid-needle"}
+	marker, address := regexp.MustCompile(`metrics-gate-check=[A-Z2-7]+`), regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	now := regexp.MustCompile(`\{"time":"[^"]+","verdict"`)
+	for name, c := range map[string]struct {
+		command func() *cobra.Command
+		args    []string
+		traces  [][]gate.Trace
+		code    int
+	}{
+		"trace_opted_out":  {traceCommand, nil, one(out), 0},
+		"trace_two_gates":  {traceCommand, nil, one(in, proven(policy.Allowed, inShadow, func(t *gate.Trace) { t.Gate = "inside" })), 0},
+		"trace_named":      {traceCommand, []string{"--data", "{}"}, one(named(policy.Unset)), 0},
+		"trace_forged":     {traceCommand, nil, one(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 0},
+		"trace_page":       {traceCommand, []string{"-H", "Accept: text/html"}, one(proven(policy.Unset, aPage)), 0},
+		"trace_untouched":  {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1},
+		"trace_unseen":     {traceCommand, nil, one(), 1},
+		"trace_json":       {traceCommand, []string{"--json"}, one(out), 0},
+		"check_pass":       {checkCommand, tokens, both(out, in), 0},
+		"check_unset":      {checkCommand, tokens, both(out, proven(policy.Unset)), 0},
+		"check_named":      {checkCommand, uids, both(named(policy.OptedOut), named(policy.Allowed)), 0},
+		"check_shadow":     {checkCommand, tokens, both(proven(policy.OptedOut, inShadow), proven(policy.Allowed, inShadow)), 0},
+		"check_json":       {checkCommand, append(tokens, "--json"), both(out, in), 0},
+		"check_unseen":     {checkCommand, tokens, [][]gate.Trace{{}, {}}, 3},
+		"check_ungated":    {checkCommand, tokens, both(proven(policy.OptedOut, untouched), proven(policy.Allowed, untouched)), 1},
+		"check_never_out":  {checkCommand, tokens, both(proven(policy.Unset), in), 1},
+		"check_swapped":    {checkCommand, tokens, both(in, out), 1},
+		"check_second":     {checkCommand, tokens, [][]gate.Trace{{proven(policy.OptedOut, inShadow), traced(policy.NoSession, "absent", policy.Unknown, usual)}, {in}}, 1},
+		"check_not_learnt": {checkCommand, tokens, both(proven(policy.Unknown), proven(policy.Unknown)), 3},
+		"check_lenient":    {checkCommand, tokens, both(traced(policy.Verified, "verified", policy.Unknown, collectsUnknown), traced(policy.Verified, "verified", policy.Unknown, collectsUnknown)), 1},
+		"check_issuer": {checkCommand, tokens, both(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual),
+			traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 3},
+		"check_cookie": {checkCommand, tokens, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1},
+		"check_expired": {checkCommand, tokens, both(traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
+			t.Decision, t.Reason, t.ByName = "block", "preference", true
+		}), in), 3},
+		"check_consent":        {checkCommand, tokens, both(out, traced(policy.Verified, "verified", policy.Unset, policy.Rules{})), 1},
+		"check_no_names":       {checkCommand, uids, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1},
+		"check_names_unlearnt": {checkCommand, uids, both(named(policy.Unknown), named(policy.Unknown)), 3},
+		"check_no_account":     {checkCommand, tokens[:2], nil, 3},
+		"check_no_file":        {checkCommand, append(tokens, "--body", "testdata/nosuch.json"), both(out, in), 3},
+		"check_uid_in_body":    {checkCommand, append(uids, "--body", "testdata/presets/fxa.caddyfile"), both(out, in), 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := tracingSite(t, c.traces...)
+			got, err := run(c.command(), append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
+			got = marker.ReplaceAllString(address.ReplaceAllString(got, "ADDRESS"), "metrics-gate-check=MARKER")
+			got = now.ReplaceAllString(got, `{"time":"NOW","verdict"`)
+			if code := exitCode(err); code != c.code {
+				t.Errorf("it ends with %d, want %d (%v)", code, c.code, err)
+			}
+			if strings.Contains(got, "needle") {
+				t.Errorf("it prints an account or a token:\n%s", got)
+			}
+			golden := filepath.Join("testdata", "traced", name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if diff := cmp.Diff(string(want), got); diff != "" || err != nil {
+				t.Errorf("%v (-want +got; write anew with -update)\n%s", err, diff)
+			}
+		})
+	}
+}
+
+// TestCheckCannotBegin: what keeps check from sending a beacon is inconclusive,
+// with the reason.
+func TestCheckCannotBegin(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
+		{"ftp://accounts.example.org", "--optout-token", "a", "--allow-token", "b"},
+		{"http://localhost:1", "--route", "/metrics", "--optout-token", "a", "--allow-token", "b"},
+		{"http://localhost:1", "--optout-token", "@nosuch", "--allow-token", "b"},
+		{"http://localhost:1", "--optout-token", "a", "--allow-token", "b", "--address", "localhost:1"},
+	} {
+		if out, err := run(checkCommand(), args...); exitCode(err) != exitInconclusive || !strings.Contains(out, "INCONCLUSIVE: ") || strings.Contains(out, "PASS") {
+			t.Errorf("%q: error %v and\n%s", args, err, out)
+		}
+	}
+}
+
+// TestTracedRequest is what the flags of trace come to.
+func TestTracedRequest(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "headers")
+	if err := os.WriteFile(file, []byte("Cookie: a=b\n\nx-two: 1\nX-Two: 2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := tracedRequest("", "http://site.test/a?b", []string{"@" + file, "Host: other.test", "Content-Type: text/x"}, `{"a":1}`)
+	if err != nil || r.Method != "POST" || r.Host != "other.test" || r.ContentLength != 7 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	want := http.Header{"Cookie": {"a=b"}, "X-Two": {"1", "2"}, "Content-Type": {"text/x"}}
+	if diff := cmp.Diff(want, r.Header); diff != "" {
+		t.Error(diff)
+	}
+	for body, want := range map[string]string{
+		`{"a":1}`: "application/json", "[]": "application/json", "a=b&c=%7B": "application/x-www-form-urlencoded",
+		"hello there": "text/plain; charset=utf-8", "\x1f\x8b\x08": "application/x-gzip",
+	} {
+		if got := contentTypeOf([]byte(body)); got != want {
+			t.Errorf("%q is %s, want %s", body, got, want)
+		}
+	}
+	for _, args := range [][3]string{{"site.test", "", ""}, {"http://site.test", "nonsense t0ken", ""}, {"http://site.test", "@nosuch", ""}, {"http://site.test", "", "@nosuch"}} {
+		_, err := tracedRequest("", args[0], append([]string{}, args[1]), args[2])
+		if err == nil && args[1] != "" || err == nil && args[0] == "site.test" || err == nil && args[2] != "" || err != nil && strings.Contains(err.Error(), "t0ken") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/gate"
+)
+
+// exitInconclusive is the code for what could not be found out, so that a timer
+// can tell it from a promise that is broken, which is 1.
+const exitInconclusive = 3
+
+// exit ends a command that has said all there is to say.
+func exit(cmd *cobra.Command, code int) error {
+	cmd.SilenceErrors = true
+	if code == 1 { // with which Caddy ends for any error
+		return errors.New("exiting with status 1")
+	}
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return code, nil })(cmd, nil)
+}
+
+// addressFlag is how commands name the Caddy that they ask.
+func addressFlag(cmd *cobra.Command, address *string) {
+	cmd.Flags().StringVar(address, "address", "", "the admin API of the Caddy that runs the gate (default: Caddy's own, "+defaultAdmin()+")")
+}
+
+func defaultAdmin() string {
+	address, _ := caddycmd.DetermineAdminAPIAddress("", nil, "", "")
+	return address
+}
+
+// tracer sends requests that the gates on their way write down.
+type tracer struct {
+	admin string // where traces are opened and read
+}
+
+func newTracer(address string) *tracer {
+	if address == "" {
+		address = defaultAdmin()
+	}
+	return &tracer{address}
+}
+
+// sendTimeout bounds a request that is traced, and how long an application may
+// take for one whose reply is hidden.
+const sendTimeout = 10 * time.Second
+
+// send sends a request, and returns the status of its answer and what the gates
+// wrote down. An error is one of the admin API or of the request itself.
+func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces []gate.Trace, err error) {
+	var opened caddymodule.OpenedTrace
+	if err := t.ask(http.MethodPost, caddymodule.TracesPath, &opened); err != nil {
+		return 0, nil, fmt.Errorf("opening a trace at the admin API %s: %w; name the one of the Caddy that runs the gate with --address (a 404 is a Caddy without Metrics Gate, or with an older one)", t.admin, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	r.Header.Set(gate.TraceHeader, opened.Nonce)
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(r.WithContext(ctx))
+	if err != nil {
+		return 0, nil, fmt.Errorf("the request did not get through: %w", err)
+	}
+	_ = response.Body.Close()
+	traces, err = t.read(ctx, opened.Nonce)
+	return response.StatusCode, traces, err
+}
+
+// read reads what was written down for a nonce. Where a reply is hidden it waits
+// for the application's, since a further gate may be on the way there.
+func (t *tracer) read(ctx context.Context, nonce string) (traces []gate.Trace, err error) {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		traces = nil
+		if err := t.ask(http.MethodGet, caddymodule.TracesPath+"/"+nonce, &traces); err != nil {
+			return nil, fmt.Errorf("reading the trace at the admin API %s: %w", t.admin, err)
+		}
+		if !underWay(traces) {
+			return traces, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done(): // what there is by now says enough
+			return traces, nil
+		}
+	}
+}
+
+func underWay(traces []gate.Trace) bool {
+	for _, trace := range traces {
+		if trace.Reply == gate.TraceHidden && trace.Upstream == "" {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *tracer) ask(method, path string, answer any) error {
+	response, err := caddycmd.AdminAPIRequest(t.admin, method, path, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	return json.NewDecoder(response.Body).Decode(answer)
+}
+
+// textOrFile is a flag's value, or with @ the content of the file that it names,
+// since everybody on the machine can read a list of processes.
+func textOrFile(value string) ([]byte, error) {
+	if name, isFile := strings.CutPrefix(value, "@"); isFile {
+		return os.ReadFile(name)
+	}
+	return []byte(value), nil
+}
+
+// contentTypeOf is what a body looks like.
+func contentTypeOf(body []byte) string {
+	switch {
+	case json.Valid(body):
+		return "application/json"
+	case looksLikeForm(body):
+		return "application/x-www-form-urlencoded"
+	default:
+		return http.DetectContentType(body)
+	}
+}
+
+func looksLikeForm(body []byte) bool {
+	_, err := url.ParseQuery(string(body))
+	return err == nil && bytes.ContainsRune(body, '=') && !bytes.ContainsAny(body, " \t\n{<")
+}
