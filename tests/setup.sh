@@ -2,10 +2,10 @@
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
 # Chromium, for the tests of what a browser does and sees, PostgreSQL and
 # PgBouncer, of which tests start servers of their own, nginx, to stand in front of
-# the gate, Node.js, for servers that stand behind it or that it asks, and the C
-# compiler without which Go has no race detector. On Debian it does so by itself
-# where it may. "tests/setup.sh spellings" brings what make spellings needs
-# besides.
+# the gate, Node.js, for servers that stand behind it or that it asks and for the
+# SDKs that it is proven with, and the C compiler without which Go has no race
+# detector. On Debian it does so by itself where it may. "tests/setup.sh spellings"
+# brings what make spellings needs besides.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -38,6 +38,6 @@ if [ ${#missing[@]} != 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 # npm's own copy of the lock file says what was installed last.
-for project in spellings fxa; do
+for project in spellings fxa sdks; do
 	(cd "$project" && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent; })
 done

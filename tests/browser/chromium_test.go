@@ -27,7 +27,21 @@ type chromium struct {
 
 func newChromium(t testing.TB, more ...chromedp.ExecAllocatorOption) *chromium {
 	t.Helper()
-	c := &chromium{t: t, ctx: testcaddy.Chromium(t, more...)}
+	return listen(t, testcaddy.Chromium(t, more...))
+}
+
+// tab opens another one, for a test that runs beside others.
+func (c *chromium) tab(t testing.TB) *chromium {
+	t.Helper()
+	ctx, closeTab := chromedp.NewContext(c.ctx)
+	t.Cleanup(closeTab)
+	return listen(t, ctx)
+}
+
+// listen keeps what the pages of a tab say.
+func listen(t testing.TB, ctx context.Context) *chromium { //nolint:revive // every helper here has t first
+	t.Helper()
+	c := &chromium{t: t, ctx: ctx}
 	chromedp.ListenTarget(c.ctx, func(event any) {
 		switch event := event.(type) {
 		case *runtime.EventConsoleAPICalled:
