@@ -44,7 +44,9 @@ func TestNothingIsKept(t *testing.T) {
 		"garbage": "g4rb4ge-cookie", "payload": "needle.example.org", "unique user id": "8f14e45f-ceea-4e6a-9b0d-52a7c01d5e11",
 		"broken payload": "br0ken-p4yload", "query": "qu3ry-needle", "session secret": testcaddy.SessionSecret, "gate's secret": testcaddy.GateSecret, "bearer token": bearerToken,
 	}
+	var nonce string
 	everything := func() {
+		nonce = openTrace(t, caddy)
 		for _, site := range []string{addr, bearer, down} {
 			path := "POST /api/beacon"
 			if site == addr {
@@ -73,7 +75,7 @@ func TestNothingIsKept(t *testing.T) {
 				all = append(all, sent{`{"uid":"br0ken-p4yload` + strings.Repeat("x", 300) + `"}`, nil})
 			}
 			for _, c := range all {
-				if a := send(t, behind, site, path, c.body, c.headers...); a.collected() {
+				if a := send(t, behind, site, path, c.body, append(c.headers, "Metrics-Gate-Trace: "+nonce)...); a.collected() {
 					t.Errorf("%q passed", c.headers)
 				}
 			}
@@ -107,6 +109,11 @@ func TestNothingIsKept(t *testing.T) {
 		t.Errorf("%d requests of theirs reached the application", len(got)-passed)
 	}
 	metrics, config := caddy.AdminGet("/metrics"), caddy.AdminGet("/config/")
+	traces, texts := written(t, caddy, nonce)
+	if len(traces) < 20 {
+		t.Errorf("only %d requests are traced", len(traces))
+	}
+	caddy.Logged(`"msg":"decided"`, `"outcome":"wrong_audience"`)
 	// One line of the access log is of the allowed user, and comes last.
 	if a := send(t, behind, addr, "POST /metrics?last", "{}", testcaddy.Cookie(testcaddy.Session(allowed))); !a.collected() {
 		t.Error("an allowed user is no longer collected")
@@ -114,7 +121,7 @@ func TestNothingIsKept(t *testing.T) {
 	caddy.Stop()
 	access := string(testcaddy.Must(os.ReadFile(accessLog)))
 	places := map[string]string{
-		"the access log": access, "Caddy's log": strings.Join(caddy.Log.All(), "\n"), "the metrics": metrics, "the admin API's config": config,
+		"the access log": access, "Caddy's log": strings.Join(caddy.Log.All(), "\n"), "the metrics": metrics, "the traces": texts, "the admin API's config": config,
 	}
 	for place, content := range places {
 		for what, needle := range needles {

@@ -54,6 +54,7 @@ func TestTraces(t *testing.T) {
 	for _, c := range []struct{ name, addr, request, body, cookie, want string }{
 		{"opted out", outer, "POST /metrics", "{}", testcaddy.Session(out), "edge enforce gated block preference blocked"},
 		{"allowed, and two gates", outer, "POST /metrics", "{}", testcaddy.Session(in), "edge enforce gated collect explicit_allow shown, inside shadow gated collect explicit_allow shown"},
+		{"allowed, and two gates, hidden", outer, "POST /metrics", "{}", testcaddy.Session(in), "edge enforce gated collect explicit_allow hidden, inside shadow gated collect explicit_allow shown"},
 		{"named", inner, "POST /metrics", flushOf(t, out), "", "default enforce gated block preference blocked"},
 		{"hidden", inner, "POST /metrics", flushOf(t, in), "", "default enforce gated collect default hidden"},
 		{"forged", inner, "POST /metrics", "{}", "f0rged", "default enforce gated block unverified_session blocked"},
@@ -66,8 +67,11 @@ func TestTraces(t *testing.T) {
 		if c.cookie != "" {
 			headers = append(headers, testcaddy.Cookie(c.cookie))
 		}
-		if c.name == "a page" {
+		switch {
+		case c.name == "a page":
 			headers = append(headers, "Accept: text/html")
+		case strings.HasSuffix(c.name, "hidden"):
+			headers = append(headers, "Sec-Fetch-Site: cross-site")
 		}
 		a := send(t, behind, c.addr, c.request, c.body, headers...)
 		if a.collected() && c.addr != open && a.passed().header.Get("Metrics-Gate-Trace") != "" {
@@ -93,16 +97,16 @@ func TestTraces(t *testing.T) {
 			}
 		}
 	}
-	if got := caddy.Metric("traces_total", "event", "opened"); got != 8 {
+	if got := caddy.Metric("traces_total", "event", "opened"); got != 9 {
 		t.Errorf("%v traces are counted as opened", got)
 	}
-	if got := caddy.Metric("traces_total", "event", "written"); got != 8 {
+	if got := caddy.Metric("traces_total", "event", "written"); got != 10 {
 		t.Errorf("%v requests are counted as written down", got)
 	}
 	for range 100 {
 		_ = send(t, behind, inner, "POST /metrics", "{}", "Metrics-Gate-Trace: "+testcaddy.NewUID(t))
 	}
-	if got := caddy.Metric("traces_total", "event", "written"); got != 8 {
+	if got := caddy.Metric("traces_total", "event", "written"); got != 10 {
 		t.Errorf("after 100 made-up nonces %v requests are counted as written down", got)
 	}
 }

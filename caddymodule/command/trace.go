@@ -205,7 +205,7 @@ func preferenceOf(p gate.TracedPreference) string {
 func replyOf(t *gate.Trace) string {
 	switch {
 	case t.Reply == gate.TraceBlocked:
-		return "the route's answer; the application got nothing"
+		return "the gate's answer; the application got nothing"
 	case t.Reply == gate.TraceHidden && t.Upstream == "":
 		return "hidden: the client got the route's answer, and the application has the request and has not answered yet"
 	case t.Reply == gate.TraceHidden:
