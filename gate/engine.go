@@ -43,7 +43,9 @@ type verdict struct {
 	preference policy.Preference
 	// signal is the browser's word, unread where the account's choice stands
 	// above it.
-	signal   policy.Signal
+	signal policy.Signal
+	// heard says that it was read.
+	heard    bool
 	decision policy.Decision
 	// withheld says that an account which the request only names could be
 	// decided otherwise. What it prefers is told to nobody who cannot prove it.
@@ -138,7 +140,7 @@ func (e *engine) signal(r *http.Request, found *session.Found) policy.Signal {
 func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 	v := verdict{found: e.sessions.Find(r, now, q.trace.observing(e))}
 	if q.reports {
-		v.signal = e.signals.Reported(r.Header)
+		v.signal, v.heard = e.signals.Reported(r.Header), true
 	}
 	proven := v.found.Session == policy.Verified
 	if proven {
@@ -146,7 +148,7 @@ func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
 		q.trace.learnt(e, OfProven, &v.found.Subject, v.preference, now)
 	}
 	if !q.reports && !v.preference.IsChoice() {
-		v.signal = e.signal(r, &v.found)
+		v.signal, v.heard = e.signal(r, &v.found), true
 	}
 	v.decision = e.rules.Decide(v.found.Session, v.preference, v.signal)
 	q.trace.then(v.decision)
@@ -182,7 +184,7 @@ func (e *engine) decideOthers(r *http.Request, q *question, v *verdict, now time
 	}
 	also := func(of string, subject *session.Subject, preference policy.Preference, asked time.Time) {
 		if !q.reports && v.signal == policy.SignalNone && !preference.IsChoice() {
-			v.signal = e.signal(r, &v.found) // the first account's choice stood above it
+			v.signal, v.heard = e.signal(r, &v.found), true // the first account's choice stood above it
 		}
 		v.decision = e.rules.DecideAlso(v.decision, preference, v.signal)
 		q.trace.learnt(e, of, subject, preference, asked)

@@ -342,12 +342,9 @@ func (t *Trace) decided(e *engine, r *http.Request, v *verdict) {
 		return
 	}
 	t.Session = v.found.Session.String()
-	t.Signal = v.signal.String()
-	switch {
-	case v.preference.IsChoice() && len(v.found.Others) == 0:
-		t.Signal = signalUnread
-	case v.signal != policy.SignalNone:
-		t.SignalFrom = e.signals.Places(r.Header)
+	t.Signal = signalUnread
+	if v.heard {
+		t.Signal, t.SignalFrom = v.signal.String(), e.signals.Places(r.Header)
 	}
 	t.Row = RowOf(policy.Match(v.found.Session, v.preference, v.signal))
 	t.Decision, t.Reason = v.decision.Action.String(), v.decision.Reason.String()

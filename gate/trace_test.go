@@ -100,11 +100,13 @@ func TestTraces(t *testing.T) {
 		{"from elsewhere", "POST", "/metrics", "", map[string]string{"Sec-Fetch-Site": "cross-site"},
 			metrics + "none | none | none, or expired/–/otherwise/by on_unset/default | collect default | none | hidden 2xx"},
 		{"two accounts", "POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, allows), "Authorization": "Bearer " + strings.TrimPrefix(sessionOf(t, out), "session=")},
-			metrics + "jwt: verified | jwt: conflicting | verified | proven false by cache, collect | also_proven true by cache, block | none | verified/false/any/collect/explicit_allow | block preference | none | blocked"},
+			metrics + "jwt: verified | jwt: conflicting | verified | proven false by cache, collect | also_proven true by cache, block | unread | verified/false/any/collect/explicit_allow | block preference | none | blocked"},
 		{"one that nobody could be asked about", "POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, allows) + "; opaque=" + strings.Repeat("a", 64)},
-			metrics + "jwt: verified | introspect: keys_unavailable | verified | proven false by cache, collect | unasked_credential unknown by none, block | unread | verified/false/any/collect/explicit_allow | block unknown | ours | blocked"},
+			metrics + "jwt: verified | introspect: keys_unavailable | verified | proven false by cache, collect | unasked_credential unknown by none, block | none | verified/false/any/collect/explicit_allow | block unknown | ours | blocked"},
 		{"one that is too long", "POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, allows) + "; second=" + strings.Repeat("a", token.MaxTokenBytes+1)},
-			metrics + "jwt: verified | second: too_long | verified | proven false by cache, collect | hiding_credential hidden by none, block | unread | verified/false/any/collect/explicit_allow | block unknown | sender | blocked"},
+			metrics + "jwt: verified | second: too_long | verified | proven false by cache, collect | hiding_credential hidden by none, block | none | verified/false/any/collect/explicit_allow | block unknown | sender | blocked"},
+		{"one that nobody could be asked about, and a signal", "POST", "/metrics", "", map[string]string{"Cookie": sessionOf(t, allows) + "; opaque=" + strings.Repeat("a", 64), "Sec-GPC": "1"},
+			metrics + "jwt: verified | introspect: keys_unavailable | verified | proven false by cache, collect | unasked_credential unknown by none, block | unrecorded header Sec-GPC | verified/false/any/collect/explicit_allow | block signal | none | blocked"},
 		{"by name", "POST", "/named/x", `{"uid":"` + out + `"}`, nil,
 			"edge | enforce | gated /named/* metrics | none | named true by cache, block | none | none, or expired/–/otherwise/by on_unset/default | by name | block preference | none | blocked"},
 		{"named, and not opted out", "POST", "/named/x", `{"uid":"` + unset + `"}`, nil,
@@ -302,5 +304,16 @@ func TestDecisionsAreLogged(t *testing.T) {
 				t.Errorf("it tells whose it was: %s", text)
 			}
 		}
+	}
+}
+
+// TestTraceOfOwnAddresses: what the gate answers by itself is decided by nobody.
+func TestTraceOfOwnAddresses(t *testing.T) {
+	t.Parallel()
+	config := handshakeConfig(t, Handshake{})
+	config.Traces = new(Traces)
+	got := tracedBy(t, newGate(t, config), "GET", "/.well-known/metrics-gate/status", "", map[string]string{"Sec-Fetch-Site": "same-origin"})
+	if len(got) != 1 || got[0].Kind != TraceOwn || got[0].Decision != "" {
+		t.Errorf("%+v", got)
 	}
 }

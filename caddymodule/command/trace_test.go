@@ -32,6 +32,9 @@ func traced(session policy.Session, outcome string, preference policy.Preference
 	if session == policy.Verified {
 		trace.Preferences = []gate.TracedPreference{{Of: gate.OfProven, Preference: preference.String(), From: "cache", AgeSeconds: 12.3, Then: trace.Decision}}
 	}
+	if !preference.IsLearnt() && session == policy.Verified {
+		trace.Preferences[0].From, trace.Preferences[0].AgeSeconds = "none", 0
+	}
 	if preference.IsChoice() {
 		trace.Signal = "unread"
 	}
@@ -122,6 +125,8 @@ func TestTracedOutput(t *testing.T) {
 		"trace_two_gates":  {traceCommand, nil, one(in, proven(policy.Allowed, inShadow, func(t *gate.Trace) { t.Gate = "inside" })), 0},
 		"trace_named":      {traceCommand, []string{"--data", "{}"}, one(named(policy.Unset)), 0},
 		"trace_forged":     {traceCommand, nil, one(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 0},
+		"trace_not_learnt": {traceCommand, nil, one(proven(policy.Unknown)), 0},
+		"trace_shadow":     {traceCommand, nil, one(proven(policy.OptedOut, inShadow)), 0},
 		"trace_page":       {traceCommand, []string{"-H", "Accept: text/html"}, one(proven(policy.Unset, aPage)), 0},
 		"trace_untouched":  {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1},
 		"trace_unseen":     {traceCommand, nil, one(), 1},
