@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test spellings lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test spellings sdks lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -33,6 +33,10 @@ faults: ## FAULTS (1000000) requests of every kind, while everything fails that 
 spellings: ## learns anew what real servers take for a route (tests/spellings/table.txt)
 	./tests/setup.sh spellings
 	go test -count 1 -run RealServers ./tests -learn-spellings
+
+sdks: ## tries real SDKs in every way, in Chromium and Firefox (tests/sdks/table.txt); two minutes
+	./tests/setup.sh
+	go test -count 1 -run TestSDKs ./tests/browser -learn-sdks
 
 # Go runs one target of one package at a time.
 FUZZTIME ?= 1m

@@ -32,5 +32,5 @@ var vendors = []struct {
 	{`^POST /segment/v1/`, 200, "application/json", `{"success":true}`},
 	{`^POST /tunnel$`, 200, "application/json", `{"id":"fc6d8c0c43fc4630ad850ee518f1b9d0"}`},
 	{`^POST /snowplow/com.snowplowanalytics.snowplow/tp2$`, 200, "text/plain", `ok`},
-	{`^POST /vitals$`, 204, "", ``},
+	{`^POST /vitals$`, 200, "text/plain", `ok`},
 }

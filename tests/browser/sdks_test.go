@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -20,8 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 	"github.com/metricsgate/metricsgate/tests/sdks"
 )
@@ -51,17 +54,26 @@ type measured struct {
 
 func newMeasured(t testing.TB) *measured {
 	t.Helper()
-	m := &measured{t: t, profile: newTap(t), bundles: sdks.Bundle(t)}
+	m := &measured{t: t, profile: newTap(t), gates: map[string]string{}, bundles: sdks.Bundle(t)}
 	m.collector = httptest.NewServer(http.HandlerFunc(m.collect))
 	t.Cleanup(m.collector.Close)
-	var presets []string
+	var presets, plain []string
 	for _, sdk := range sdks.All {
 		presets = append(presets, sdk.Gate)
+		plain = append(plain, withoutAnswers(sdk.Gate)...)
 	}
-	m.gates = map[string]string{"": testcaddy.FreeAddr(t)}
-	proxy := testcaddy.ProxyTo(m.collector.Listener.Addr().String())
-	options := append(presets, testcaddy.SessionJWT(), m.profile.block())
-	m.caddy = testcaddy.Start(t, testcaddy.Site(m.gates[""], testcaddy.Gate(options...), proxy), m.profile.site(t))
+	profile, proxy := m.profile.block(), testcaddy.ProxyTo(m.collector.Listener.Addr().String())
+	sites := []string{m.profile.site(t)}
+	for way, options := range map[string][]string{
+		"":         presets,
+		bare:       plain,
+		"gpc":      append(slices.Clone(presets), "signal {\ngpc\n}"),
+		"signsout": append(slices.Clone(presets), "handshake {\ntimeout 100ms\n}"),
+	} {
+		m.gates[way] = testcaddy.FreeAddr(t)
+		sites = append(sites, testcaddy.Site(m.gates[way], testcaddy.Gate(append(options, testcaddy.SessionJWT(), profile)...), proxy))
+	}
+	m.caddy = testcaddy.Start(t, sites...)
 
 	front := httptest.NewUnstartedServer(m.front())
 	front.EnableHTTP2 = true
@@ -70,6 +82,24 @@ func newMeasured(t testing.TB) *measured {
 	t.Cleanup(front.Close)
 	_, m.port, _ = net.SplitHostPort(front.Listener.Addr().String())
 	return m
+}
+
+// withoutAnswers is what an SDK's line stands for, but for what it takes for
+// success: its metrics routes answer 204, as routes do by default.
+func withoutAnswers(line string) (routes []string) {
+	words := append(strings.Fields(line), "")
+	preset, ok := gate.PresetNamed(words[1])
+	if !ok {
+		return []string{line}
+	}
+	for _, route := range preset.RoutesAt(words[2]) {
+		line := "route " + strings.Join(route.Methods, ",") + " " + route.Path + " " + route.Class
+		if route.Class == gate.ClassExperiment {
+			line += " {\nanswer 200 application/json `" + route.Answer.Body + "`\n}"
+		}
+		routes = append(routes, line)
+	}
+	return routes
 }
 
 // front is what the browsers speak to. It keeps what they send, and hands it on
@@ -86,7 +116,7 @@ func (m *measured) front() http.Handler {
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if dest := r.Header.Get("Sec-Fetch-Dest"); dest == "document" || dest == "script" || r.URL.Path == "/favicon.ico" {
+		if dest := r.Header.Get("Sec-Fetch-Dest"); dest == "document" || dest == "script" || strings.HasPrefix(r.URL.Path, "/.well-known/") {
 			proxy.ServeHTTP(w, r)
 			return
 		}
@@ -98,8 +128,7 @@ func (m *measured) front() http.Handler {
 }
 
 func (m *measured) gate(host string) string {
-	name, _, _ := strings.Cut(host, ".")
-	_, way, _ := strings.Cut(name, "-")
+	way := strings.Split(host, "-")[1]
 	if way == "ungated" {
 		return m.collector.Listener.Addr().String()
 	}
@@ -131,7 +160,7 @@ func read(r *http.Request) request {
 // an SDK's host as the vendor's own servers do.
 func (m *measured) collect(w http.ResponseWriter, r *http.Request) {
 	if to, ok := strings.CutPrefix(r.URL.Path, "/signin"); ok {
-		http.SetCookie(w, &http.Cookie{Name: testcaddy.SessionCookie, Value: r.URL.Query().Get("token"), Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
+		http.SetCookie(w, &http.Cookie{Name: testcaddy.SessionCookie, Value: r.URL.Query().Get("token"), Path: "/", Secure: true, SameSite: http.SameSiteLaxMode})
 		w.Header().Set("Location", to)
 		w.WriteHeader(http.StatusSeeOther)
 		return
@@ -175,6 +204,7 @@ type visit struct {
 	sdks.SDK
 	t       testing.TB
 	way     string
+	kind    string // of the browser
 	host    string
 	browser driver
 	uid     string // who is signed in, if anybody
@@ -184,7 +214,11 @@ type visit struct {
 // preference, or without one, and waits until the SDK has started.
 func (m *measured) visit(t testing.TB, browser driver, sdk sdks.SDK, way, preference string) *visit {
 	t.Helper()
-	v := &visit{measured: m, SDK: sdk, t: t, way: way, host: sdk.Name + "-" + way + ".localhost:" + m.port, browser: browser}
+	v := &visit{measured: m, SDK: sdk, t: t, way: way, browser: browser, kind: "Firefox"}
+	if _, ok := browser.(*chromium); ok {
+		v.kind = "Chromium"
+	}
+	v.host = strings.ToLower(sdk.Name+"-"+way+"-"+v.kind) + ".localhost:" + m.port
 	page := "/page/" + sdk.Name
 	if preference != "" {
 		v.uid = testcaddy.NewUID(t)
@@ -230,22 +264,22 @@ func (v *visit) end() sdks.Row {
 	v.t.Helper()
 	v.pass(time.Minute)
 	sent, arrived := v.come()
-	row := sdks.Row{SDK: v.Name, Way: v.way, Requests: len(sent)}
-	for _, event := range []string{first, second} {
-		row.Sent = append(row.Sent, holding(sent, event))
-		row.Arrived = append(row.Arrived, holding(arrived, event))
+	row := sdks.Row{SDK: v.Name, Way: v.way, Browser: v.kind, Requests: len(sent)}
+	for i, event := range []string{first, second} {
+		row.Sent[i], row.Arrived[i] = holding(sent, event), holding(arrived, event)
 	}
 	var state struct{ Complaints []string }
 	v.browser.eval(&state, "state()")
 	said := slices.DeleteFunc(v.browser.console("https://"+v.host), func(line string) bool { return chatter.MatchString(line) })
-	if complaints := append(state.Complaints, said...); len(complaints) > 0 {
+	if complaints := append(state.Complaints, said...); len(complaints) > 0 && v.way != bare {
 		v.t.Errorf("%s: the console has %q", v.host, complaints)
 	}
 	return row
 }
 
-// chatter is what a page says that is no complaint.
-var chatter = regexp.MustCompile(`^console\.(log|info|debug)\b`)
+// chatter is what a console has that is no complaint: PostHog tries out with a
+// cookie how far up it may go in the name of the host.
+var chatter = regexp.MustCompile(`^console\.(log|info|debug)\b|Cookie “dmn_chk_`)
 
 // holding is how many requests hold an event.
 func holding(requests []request, event string) (n int) {
@@ -281,12 +315,29 @@ func (v *visit) flag(want string) {
 	}
 }
 
+// choose has the account choose something else, and waits until the gate knows.
+func (v *visit) choose(preference string) {
+	v.t.Helper()
+	v.profile.choose(v.t, v.uid, preference)
+	want := map[string]int{"true": http.StatusNoContent, "false": http.StatusOK}[preference] // of the gate, and of vitals' own server
+	testcaddy.Until(v.t, "the gate to know what was chosen", func() bool {
+		r := testcaddy.Must(http.NewRequestWithContext(v.t.Context(), http.MethodPost, "http://"+v.gate(v.host)+"/vitals", nil))
+		r.Header.Set("Cookie", testcaddy.SessionCookie+"="+testcaddy.Session(v.uid))
+		response, err := testcaddy.Client.Do(r)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		return response.StatusCode == want
+	})
+}
+
 // A way is how an SDK is tried.
 type way struct {
 	name       string
 	preference string // of the session's account; "": nobody is signed in
-	sent       []int  // how many requests hold each event
-	arrived    []int  // and how many of these arrive
+	sent       [2]int // how many requests hold each event
+	arrived    [2]int // and how many of these arrive
 	act        func(v *visit)
 }
 
@@ -298,37 +349,140 @@ func twoEvents(v *visit) {
 
 // ways are what every test run tries.
 var ways = []way{
-	{"blocked", "true", []int{1, 1}, []int{0, 0}, func(v *visit) {
+	{"blocked", "true", [2]int{1, 1}, [2]int{0, 0}, func(v *visit) {
 		twoEvents(v)
 		v.private()
 		v.flag("")
 	}},
-	{"allowed", "false", []int{1, 1}, []int{1, 1}, func(v *visit) {
+	{"allowed", "false", [2]int{1, 1}, [2]int{1, 1}, func(v *visit) {
 		twoEvents(v)
 		v.flag("test")
 	}},
-	{"anonymous", "", []int{1, 1}, []int{1, 1}, func(v *visit) {
+	{"anonymous", "", [2]int{1, 1}, [2]int{1, 1}, func(v *visit) {
 		twoEvents(v)
 		v.flag("test")
 	}},
 }
 
-// TestSDKs runs the SDKs of others, as npm has them, behind their presets.
+// moreWays are what make sdks tries besides.
+var moreWays = []way{
+	// Without a gate, which the others are compared with.
+	{"ungated", "", [2]int{1, 1}, [2]int{1, 1}, twoEvents},
+	// The browser objects, by Sec-GPC.
+	{"gpc", "", [2]int{1, 1}, [2]int{0, 0}, func(v *visit) {
+		twoEvents(v)
+		v.private()
+	}},
+	// Only the events say who it is, and only once the SDK was told.
+	{"named", "", [2]int{1, 1}, [2]int{1, 0}, func(v *visit) {
+		uid := testcaddy.NewUID(v.t)
+		v.profile.choose(v.t, uid, "true")
+		v.track(first)
+		v.browser.eval(nil, fmt.Sprintf("void sdk.identify(%q)", uid))
+		v.pass(time.Second)
+		v.track(second)
+	}},
+	// The account opts out, or allows, while the page is open.
+	{"optsout", "false", [2]int{1, 1}, [2]int{1, 0}, func(v *visit) {
+		v.track(first)
+		v.choose("true")
+		v.track(second)
+	}},
+	{"allows", "true", [2]int{1, 1}, [2]int{0, 1}, func(v *visit) {
+		v.track(first)
+		v.choose("false")
+		v.track(second)
+	}},
+	// Who opted out signs out with an event in the queue. With a handshake the gate
+	// remembers, from the second page on at the latest.
+	{"signsout", "true", [2]int{1, 1}, [2]int{0, 0}, func(v *visit) {
+		v.browser.navigate("https://" + v.host + "/page/" + v.Name)
+		v.browser.eval(nil, "started")
+		testcaddy.Until(v.t, "the gate to remember", func() bool { return v.browser.cookie("metrics_optout") == "account" })
+		v.browser.eval(nil, fmt.Sprintf("void sdk.track(%q)", first))
+		v.browser.eval(nil, `void (document.cookie = "session=; path=/; max-age=0; secure")`)
+		v.browser.eval(nil, "sdk.reset && void sdk.reset()")
+		v.pass(10 * time.Second)
+		v.track(second)
+		v.private()
+	}},
+	{bare, "true", [2]int{}, [2]int{0, 0}, twoEvents},
+}
+
+// bare is the way that shows what the presets' answers are for: with the default
+// one, 204, an SDK may send again, keep for later or complain as it likes.
+const bare = "bare"
+
+var learnSDKs = flag.Bool("learn-sdks", false, "try all SDKs in every way, and write tests/sdks/table.txt anew")
+
+// inFirefox are tried in Firefox as well.
+var inFirefox = []string{"posthog", "segment", "sentry", "snowplow"}
+
+// TestSDKs runs the SDKs of others, as npm has them, behind their presets. Every
+// test run has each blocked, allowed and anonymous; make sdks tries them in all
+// ways, and writes down what they do.
 func TestSDKs(t *testing.T) {
 	t.Parallel()
 	m := newMeasured(t)
-	c := newChromium(t, chromedp.Flag("ignore-certificate-errors", true))
-	for _, sdk := range sdks.All {
-		for _, way := range ways {
-			t.Run(sdk.Name+"/"+way.name, func(t *testing.T) {
-				t.Parallel()
-				v := m.visit(t, c.tab(t), sdk, way.name, way.preference)
-				way.act(v)
-				row := v.end()
-				if !slices.Equal(row.Sent, way.sent) || !slices.Equal(row.Arrived, way.arrived) {
-					t.Errorf("%d and %d requests held the events, %d and %d arrived", row.Sent[0], row.Sent[1], row.Arrived[0], row.Arrived[1])
-				}
-			})
+	var rows testcaddy.Ledger[sdks.Row]
+	try := func(t *testing.T, browser driver, sdk sdks.SDK, way way) {
+		t.Helper()
+		v := m.visit(t, browser, sdk, way.name, way.preference)
+		way.act(v)
+		row := v.end()
+		if row.Sent != way.sent && way.name != bare || row.Arrived != way.arrived {
+			t.Errorf("%d and %d requests held the events, and %d and %d arrived", row.Sent[0], row.Sent[1], row.Arrived[0], row.Arrived[1])
 		}
+		if rows.Add(row); !*learnSDKs && !row.InTable() {
+			t.Errorf("tests/sdks/table.txt has another row; run make sdks")
+		}
+	}
+	tried := ways
+	if *learnSDKs {
+		tried = append(slices.Clone(ways), moreWays...)
+		t.Cleanup(func() { sdks.WriteTable(t, rows.All()) })
+		t.Run("Firefox", func(t *testing.T) {
+			t.Parallel()
+			quiet := newFirefox(t, nil)
+			objecting := newFirefox(t, map[string]any{"privacy.globalprivacycontrol.enabled": true, "privacy.globalprivacycontrol.functionality.enabled": true})
+			for _, sdk := range sdks.All {
+				for _, way := range tried {
+					if !slices.Contains(inFirefox, sdk.Name) {
+						continue
+					}
+					t.Run(sdk.Name+"/"+way.name, func(t *testing.T) {
+						if way.name == "gpc" {
+							try(t, objecting, sdk, way)
+							return
+						}
+						try(t, quiet, sdk, way)
+					})
+				}
+			}
+		})
+	}
+	insecure := chromedp.Flag("ignore-certificate-errors", true)
+	shared := newChromium(t, insecure)
+	for _, sdk := range sdks.All {
+		t.Run(sdk.Name, func(t *testing.T) {
+			t.Parallel()
+			c := shared
+			if *learnSDKs {
+				c = newChromium(t, insecure) // each has its time
+			}
+			for _, way := range tried {
+				if way.name == "named" && !sdk.Names {
+					continue
+				}
+				t.Run(way.name, func(t *testing.T) {
+					t.Parallel()
+					tab := c.tab(t)
+					if way.name == "gpc" {
+						tab.run(network.SetExtraHTTPHeaders(network.Headers{"Sec-GPC": "1"}))
+					}
+					try(t, tab, sdk, way)
+				})
+			}
+		})
 	}
 }

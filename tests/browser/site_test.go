@@ -157,6 +157,9 @@ type keptStatus struct {
 	status int
 }
 
+// Unwrap lets the feed of changes through as it comes.
+func (k *keptStatus) Unwrap() http.ResponseWriter { return k.ResponseWriter }
+
 func (k *keptStatus) WriteHeader(status int) {
 	k.status = status
 	k.ResponseWriter.WriteHeader(status)
