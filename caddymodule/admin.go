@@ -15,7 +15,7 @@ func init() { caddy.RegisterModule(Admin{}) }
 
 // Admin is what Caddy's admin API knows of the gates, below /metrics_gate/. It
 // needs no configuration.
-type Admin struct{}
+type Admin struct{ traces *gate.Traces }
 
 // traces are those that are open in this process, for the gates of whichever
 // configuration runs.
@@ -29,7 +29,7 @@ const TracesPath = "/metrics_gate/traces"
 func (Admin) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "admin.api.metrics_gate",
-		New: func() caddy.Module { return new(Admin) },
+		New: func() caddy.Module { return &Admin{traces: &traces} },
 	}
 }
 
@@ -48,11 +48,11 @@ type OpenedTrace struct {
 }
 
 // openTrace opens a trace.
-func (*Admin) openTrace(w http.ResponseWriter, r *http.Request) error {
+func (a *Admin) openTrace(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodPost {
 		return refuseMethod("a trace is opened with POST")
 	}
-	nonce, err := traces.Open()
+	nonce, err := a.traces.Open()
 	if err != nil {
 		tracesTotal.WithLabelValues(traceRefused).Inc()
 		return caddy.APIError{HTTPStatus: http.StatusTooManyRequests, Err: err}
@@ -62,11 +62,11 @@ func (*Admin) openTrace(w http.ResponseWriter, r *http.Request) error {
 }
 
 // readTrace answers with what was written down for a nonce.
-func (*Admin) readTrace(w http.ResponseWriter, r *http.Request) error {
+func (a *Admin) readTrace(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return refuseMethod("a trace is read with GET")
 	}
-	written, open := traces.Written(strings.TrimPrefix(r.URL.Path, TracesPath+"/"))
+	written, open := a.traces.Written(strings.TrimPrefix(r.URL.Path, TracesPath+"/"))
 	if !open {
 		return caddy.APIError{HTTPStatus: http.StatusNotFound,
 			Err: errors.New("no such trace is open; each is closed a minute after POST " + TracesPath + " has opened it")}
