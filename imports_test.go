@@ -22,7 +22,7 @@ var mayImport = map[string]string{
 	".": "caddymodule caddymodule/command caddymodule/profilemodule",
 
 	"caddymodule":               "gate browser session profileclient token policy " + caddysOwn,
-	"caddymodule/command":       "caddymodule gate session browser/firefox profileserver/prefstore token policy " + caddysOwn,
+	"caddymodule/command":       "caddymodule gate session survey browser/firefox profileserver/prefstore token policy " + caddysOwn,
 	"caddymodule/profilemodule": "profileserver profileserver/prefstore browser token policy " + caddysOwn,
 
 	"caddymodule/internal/bearertoken": "token caddymodule/internal/grammar caddymodule/internal/located caddymodule/internal/placeholder",
@@ -34,6 +34,7 @@ var mayImport = map[string]string{
 	"caddymodule/internal/siblings":    "",
 	"caddymodule/internal/span":        "",
 
+	"survey":                  "gate",
 	"gate":                    "browser session profileclient policy",
 	"browser/firefox":         "browser",
 	"browser":                 "policy",

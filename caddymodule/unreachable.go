@@ -25,7 +25,7 @@ func hiddenBy(matcher caddy.ModuleMap) string {
 		{http.MethodGet, "preference.css"},
 	} {
 		path := browser.Base + own.name
-		if lets, _ := letsThrough(matcher, own.method, path); !lets {
+		if lets, _ := letsThrough(matcher, "", own.method, path); !lets {
 			return own.method + " " + path
 		}
 	}
@@ -33,10 +33,11 @@ func hiddenBy(matcher caddy.ModuleMap) string {
 }
 
 // letsThrough says whether a set of matchers can let a request through and,
-// as certain, whether nothing but its method and path decides that.
-func letsThrough(set caddy.ModuleMap, method, path string) (lets, certain bool) {
+// as certain, whether nothing but its method, path and host decides that. An
+// empty host may be any.
+func letsThrough(set caddy.ModuleMap, host, method, path string) (lets, certain bool) {
 	certain = true
-	request := &http.Request{Method: method, URL: &url.URL{Path: path}, RequestURI: path, Header: http.Header{}}
+	request := &http.Request{Host: host, Method: method, URL: &url.URL{Path: path}, RequestURI: path, Header: http.Header{}}
 	caddyhttp.NewTestReplacer(request) // the path matcher asks for a replacer
 	for name, raw := range set {
 		var matched bool
@@ -55,6 +56,13 @@ func letsThrough(set caddy.ModuleMap, method, path string) (lets, certain bool) 
 				continue
 			}
 			matched = methods.Match(request)
+		case "host":
+			var hosts caddyhttp.MatchHost
+			if host == "" || json.Unmarshal(raw, &hosts) != nil || hosts.Provision(caddy.Context{}) != nil {
+				certain = false
+				continue
+			}
+			matched = hosts.Match(request)
 		case "not":
 			var sets []caddy.ModuleMap
 			if json.Unmarshal(raw, &sets) != nil {
@@ -63,7 +71,7 @@ func letsThrough(set caddy.ModuleMap, method, path string) (lets, certain bool) 
 			}
 			matched = true
 			for _, inner := range sets {
-				lets, sure := letsThrough(inner, method, path)
+				lets, sure := letsThrough(inner, host, method, path)
 				matched = matched && !(lets && sure)
 				certain = certain && (sure || !lets)
 			}

@@ -51,6 +51,27 @@ type Preset struct {
 	// Hosts are where the SDK sends unless told otherwise, with all below them.
 	// Recorded requests are recognised by them.
 	Hosts []string `json:"hosts,omitempty"`
+
+	// Hints are what its recorded requests are recognised by where a site has them
+	// sent to itself, below whatever prefix. One that fits is enough.
+	Hints []Hint `json:"hints"`
+}
+
+// Hint is what tells an SDK's requests from everybody else's. All that it says
+// must hold.
+type Hint struct {
+	// Path is how the request's path ends: whole segments, of which a * stands for
+	// any. Default: however it likes.
+	Path string `json:"path,omitempty"`
+
+	// Query are parameters that its query has. Default: none.
+	Query []string `json:"query,omitempty"`
+
+	// Header is one that it has. Default: none.
+	Header string `json:"header,omitempty"`
+
+	// ContentType is that of its body, without parameters. Default: any.
+	ContentType string `json:"content_type,omitempty"`
 }
 
 // UsedPreset is a preset in a configuration.

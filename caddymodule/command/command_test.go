@@ -35,7 +35,7 @@ func TestUnknownCommand(t *testing.T) {
 		root.AddCommand(group)
 		return run(root, append([]string{"metrics-gate"}, args...)...)
 	}
-	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, token, trace"
+	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, survey, token, trace"
 	for args, want := range map[string]string{
 		"stauts":                       `caddy metrics-gate: unknown command "stauts"` + all,
 		"chekc http://x":               `caddy metrics-gate: unknown command "chekc" (did you mean check?)` + all,

@@ -1,0 +1,232 @@
+package command
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/survey"
+)
+
+func surveyCommand() *cobra.Command {
+	var config, adapter string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "survey <access.log|file.har|->...",
+		Short: "Says what measures people, out of access logs and HAR files, and what of it a configuration gates",
+		Long: `
+Says which recorded requests look like metrics, and why; which of them a
+configuration gates, which pass, and which go to other hosts and so past the edge;
+and which lines of a Caddyfile would gate what passes.
+
+It reads Caddy's JSON access log, the combined format of nginx and Apache, and HAR
+files, which the developer tools of every browser write; also compressed by gzip.
+A - is the standard input. Nothing is sent. What is printed holds no address and
+no identifier: where a path has one, there is a *.`,
+		Example: `  caddy metrics-gate survey /var/log/nginx/access.log*
+  caddy metrics-gate survey accounts.har --config /etc/caddy/Caddyfile`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := new(survey.Survey)
+			if config != "" {
+				edge, err := edgeOf(config, adapter)
+				if err != nil {
+					return err
+				}
+				s.Edge = edge
+			}
+			unread, notes, err := readRecordings(s, args, cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printSurveyJSON(cmd.OutOrStdout(), s.Report(), unread, notes)
+			}
+			printSurvey(cmd.OutOrStdout(), s.Report(), unread, notes, config != "")
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&config, "config", "c", "", "the configuration whose gates are looked at (default: none, so nothing is gated)")
+	flags.StringVarP(&adapter, "adapter", "a", "", "the adapter of the configuration (default: that of its name, as caddy run has it)")
+	flags.BoolVar(&asJSON, "json", false, "print it as a JSON object")
+	return cmd
+}
+
+func edgeOf(config, adapter string) (survey.Edge, error) {
+	adapted, _, _, err := caddycmd.LoadConfig(config, adapter)
+	if err != nil {
+		return nil, err
+	}
+	sites, err := caddymodule.SitesOf(adapted)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", config, err)
+	}
+	return sites, nil
+}
+
+// readRecordings reads one file after the other. A note says of one that it could
+// not be read to its end.
+func readRecordings(s *survey.Survey, names []string, in io.Reader, errOut io.Writer) (unread int, notes []string, err error) {
+	for _, name := range names {
+		recording := &recording{Reader: in, name: name, started: time.Now()}
+		if name != "-" {
+			file, err := os.Open(name)
+			if err != nil {
+				return 0, nil, err
+			}
+			defer func() { _ = file.Close() }()
+			if of, err := file.Stat(); err == nil && of.Mode().IsRegular() {
+				recording.size = of.Size()
+			}
+			recording.Reader = file
+		}
+		if file, ok := errOut.(*os.File); ok {
+			if of, err := file.Stat(); err == nil && of.Mode()&os.ModeCharDevice != 0 {
+				recording.terminal = file
+			}
+		}
+		counts, err := survey.Read(recording, func(r *survey.Request) {
+			s.Add(r)
+			recording.tell()
+		})
+		recording.clear()
+		unread += counts.Unread
+		switch {
+		case errors.Is(err, survey.ErrFormat):
+			return 0, nil, fmt.Errorf("%s: %w", name, err)
+		case err != nil:
+			notes = append(notes, fmt.Sprintf("%s cannot be read beyond its first %d requests: %v", name, counts.Requests, err))
+		}
+	}
+	return unread, notes, nil
+}
+
+// recording is a file that is read, and how far.
+type recording struct {
+	io.Reader
+	name       string
+	size, read int64 // of bytes; the size is 0 where nobody knows it
+	requests   int
+	started    time.Time
+	told       time.Time
+	terminal   io.Writer // nil: nobody is told
+}
+
+func (r *recording) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.read += int64(n)
+	return n, err
+}
+
+// tell says on a terminal how far it is, twice a second.
+func (r *recording) tell() {
+	if r.requests++; r.terminal == nil || r.requests%1000 != 0 || time.Since(r.told) < time.Second/2 {
+		return
+	}
+	r.told = time.Now()
+	share := ""
+	if r.size > 0 {
+		share = fmt.Sprintf("%3d %%, ", 100*r.read/r.size)
+	}
+	_, _ = fmt.Fprintf(r.terminal, "\r\033[K%s: %s%d requests, %.0f a second", r.name, share, r.requests, float64(r.requests)/time.Since(r.started).Seconds())
+}
+
+func (r *recording) clear() {
+	if !r.told.IsZero() {
+		_, _ = fmt.Fprint(r.terminal, "\r\033[K")
+	}
+}
+
+func printSurveyJSON(out io.Writer, report survey.Report, unread int, notes []string) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(struct {
+		survey.Report
+		Unread int      `json:"unread,omitempty"`
+		Notes  []string `json:"notes,omitempty"`
+	}{report, unread, notes})
+}
+
+// standings are the parts of a survey, in their order.
+var standings = []struct{ standing, title string }{
+	{survey.Passes, "No gate has a route for these:"},
+	{survey.Unseen, "A gate has a route for these, and may not see them (another host, port or handle, or a matcher):"},
+	{survey.Elsewhere, "These go to other hosts, and so past the edge. Have the SDK send them to your own site, or switch it off for people who opted out:"},
+	{survey.Gated, "These are gated:"},
+}
+
+// because says why, to people.
+var because = map[string]string{
+	survey.WhySDK: "an SDK's", survey.WhyBeacon: "sent as a beacon", survey.WhyPath: "its path", survey.WhyTiny: "tiny answers",
+}
+
+func printSurvey(out io.Writer, report survey.Report, unread int, notes []string, configured bool) {
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+	looking := report.Left
+	for _, f := range report.Findings {
+		looking += f.Requests
+	}
+	say("%d requests, of which %d look like metrics.", report.Requests, looking)
+	if unread > 0 {
+		say("%d lines or entries could not be read.", unread)
+	}
+	if report.Left > 0 {
+		say("%d requests that look like metrics are not listed: there are too many kinds.", report.Left)
+	}
+	for _, note := range notes {
+		say("%s", note)
+	}
+	for _, part := range standings {
+		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		empty := true
+		for _, f := range report.Findings {
+			if f.Standing != part.standing {
+				continue
+			}
+			if empty {
+				say("\n%s\n", part.title)
+				_, _ = fmt.Fprintln(table, "  REQUESTS\tSTATUS\tMETHOD\tPATH\tWHY")
+				empty = false
+			}
+			why := make([]string, len(f.Why))
+			for i, word := range f.Why {
+				why[i] = because[word]
+			}
+			text := strings.Join(why, ", ")
+			if f.Preset != "" {
+				text = f.Preset + ": " + text
+			}
+			if f.Route != "" {
+				text += "; route " + f.Route
+			}
+			_, _ = fmt.Fprintf(table, "  %d\t%d\t%s\t%s%s\t%s\n", f.Requests, f.Status, f.Method, f.Host, f.Path, text)
+		}
+		_ = table.Flush()
+	}
+	if len(report.Lines) == 0 {
+		return
+	}
+	indent := "\t"
+	if configured {
+		say("\nThese lines in metrics_gate would gate what passes:\n")
+	} else {
+		say("\nWith these lines a Caddy in front of the site would gate what passes. In shadow mode\nit blocks nothing yet, and counts what it would block:\n\n\tmetrics_gate shadow {")
+		indent += "\t"
+	}
+	for _, line := range report.Lines {
+		say("%s%s", indent, strings.ReplaceAll(line, "\n", "\n"+indent))
+	}
+	if !configured {
+		say("\t}")
+	}
+}

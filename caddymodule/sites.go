@@ -1,0 +1,366 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/gate"
+)
+
+// Sites are those of a configuration, for those who ask which requests its gates
+// would gate. It need not run for that, so neither its secrets nor its
+// certificates have to be there.
+type Sites struct {
+	servers []*site
+	gates   []*gate.Gate
+}
+
+// site is a server of the configuration.
+type site struct {
+	ports  []caddy.NetworkAddress
+	named  map[string]*caddyhttp.Route
+	blocks []block
+}
+
+// block is a route of Caddy's, as it is written.
+type block struct {
+	group    string
+	matchers caddyhttp.RawMatcherSets
+	terminal bool
+	steps    []step
+}
+
+// step is a handler, as far as it matters which way a request goes.
+type step struct {
+	gate  *gate.Gate
+	inner []block
+	strip string // of the path's beginning
+	ends  bool
+}
+
+// SitesOf reads a configuration in Caddy's JSON.
+func SitesOf(config []byte) (*Sites, error) {
+	var read caddy.Config
+	var app caddyhttp.App
+	err := json.Unmarshal(config, &read)
+	if raw := read.AppsRaw["http"]; err == nil && raw != nil {
+		err = json.Unmarshal(raw, &app)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	s := new(Sites)
+	for name, server := range app.Servers {
+		one := &site{named: server.NamedRoutes}
+		for _, address := range server.Listen {
+			if parsed, err := caddy.ParseNetworkAddress(address); err == nil {
+				one.ports = append(one.ports, parsed)
+			}
+		}
+		if one.blocks, err = s.blocks(one, server.Routes, 0); err != nil {
+			return nil, fmt.Errorf("server %s: %w", name, err)
+		}
+		s.servers = append(s.servers, one)
+	}
+	if len(s.gates) == 0 {
+		return nil, errors.New("this configuration has no metrics_gate")
+	}
+	return s, nil
+}
+
+// maxDepth bounds routes that invoke one another.
+const maxDepth = 50
+
+func (s *Sites) blocks(server *site, routes caddyhttp.RouteList, depth int) (blocks []block, err error) {
+	if depth > maxDepth {
+		return nil, errors.New("its named routes invoke one another without an end")
+	}
+	for _, route := range routes {
+		one := block{group: route.Group, matchers: route.MatcherSetsRaw, terminal: route.Terminal}
+		for _, raw := range route.HandlersRaw {
+			next, err := s.step(server, raw, depth)
+			if err != nil {
+				return nil, err
+			}
+			one.steps = append(one.steps, next)
+		}
+		blocks = append(blocks, one)
+	}
+	return blocks, nil
+}
+
+func (s *Sites) step(server *site, raw json.RawMessage, depth int) (next step, err error) {
+	var handler struct {
+		// Name is that of the module.
+		Name string `json:"handler"`
+
+		// Routes are a subroute's.
+		Routes caddyhttp.RouteList `json:"routes"`
+
+		// Invoked is the named route of invoke.
+		Invoked string `json:"name"`
+
+		// Strip is what a rewrite takes off the path.
+		Strip string `json:"strip_path_prefix"`
+
+		// PassThru has a file_server go on where there is no file.
+		PassThru bool `json:"pass_thru"`
+
+		// Then is what a reverse_proxy does with replies. A forward_auth is made of
+		// it, and goes on.
+		Then []json.RawMessage `json:"handle_response"`
+	}
+	if err := json.Unmarshal(raw, &handler); err != nil {
+		return step{}, fmt.Errorf("a handler: %w", err)
+	}
+	switch handler.Name {
+	case "metrics_gate":
+		next.gate, err = gateOf(raw)
+		s.gates = append(s.gates, next.gate)
+	case "subroute":
+		next.inner, err = s.blocks(server, handler.Routes, depth+1)
+	case "invoke":
+		if named := server.named[handler.Invoked]; named != nil {
+			next.inner, err = s.blocks(server, caddyhttp.RouteList{*named}, depth+1)
+		}
+	case "rewrite":
+		next.strip = handler.Strip
+	case "reverse_proxy":
+		next.ends = len(handler.Then) == 0
+	case "file_server":
+		next.ends = !handler.PassThru
+	case "static_response", "error":
+		next.ends = true
+	}
+	return next, err
+}
+
+// arrivedKey is where the context of a request has the URL that it came with.
+type arrivedKey struct{}
+
+// gateOf makes a gate that knows its routes and nothing else.
+func gateOf(raw json.RawMessage) (*gate.Gate, error) {
+	var module Gate
+	err := json.Unmarshal(raw, &module)
+	if err != nil {
+		return nil, at(err, "metrics_gate")
+	}
+	options, err := placeholder.Copy(&Gate{Presets: module.Presets, Routes: module.Routes})
+	if err != nil {
+		return nil, at(err, "metrics_gate")
+	}
+	made, err := gate.New(gate.Config{Presets: options.Presets, Routes: options.Routes, Host: gate.Host{
+		Original: func(r *http.Request) (string, *url.URL) {
+			arrived, _ := r.Context().Value(arrivedKey{}).(*url.URL)
+			return r.Method, arrived
+		},
+	}})
+	return made, at(err, "metrics_gate")
+}
+
+// Serves says whether the configuration names a host, on a server that listens to
+// the port. An empty port may be any.
+func (s *Sites) Serves(host, port string) bool {
+	for _, server := range s.serversAt(port) {
+		for _, named := range hostsOf(server.blocks) {
+			r := &http.Request{Host: host, Header: http.Header{}}
+			caddyhttp.NewTestReplacer(r) // which the matcher asks for
+			if named.Match(r) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// noHost is a host that no configuration names.
+const noHost = "other.invalid"
+
+// Gates returns the route that a gate has for a request, or nothing, and whether
+// that gate surely sees it: whatever matchers look at but host, method and path
+// may keep it away. Where host or port is empty, the site may be any that has a
+// gate. A path counts as it comes, and with the prefixes off that the
+// configuration strips.
+func (s *Sites) Gates(host, port, method string, u *url.URL) (route string, sure bool) {
+	var all fate
+	for _, server := range s.serversAt(port) {
+		hosts := []string{host}
+		if host == "" {
+			hosts[0] = noHost
+			for _, named := range hostsOf(server.blocks) {
+				hosts = append(hosts, named...)
+			}
+		}
+		for _, host := range hosts {
+			if !hasGate(server.blocks, host) {
+				continue // it is none of the gates' business
+			}
+			v := visit{host: host, method: method, arrived: u, now: *u}
+			if all |= v.through(server.blocks); v.route != "" {
+				route = v.route
+			}
+		}
+	}
+	for i := 0; route == "" && i < len(s.gates); i++ {
+		route = routeOf(s.gates[i], method, u, u)
+	}
+	return route, all == isGated
+}
+
+// serversAt are the servers that listen to a port, or all of them where none does:
+// what stands in front of them has ports of its own.
+func (s *Sites) serversAt(port string) []*site {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return s.servers
+	}
+	listening := slices.DeleteFunc(slices.Clone(s.servers), func(server *site) bool {
+		return !slices.ContainsFunc(server.ports, func(a caddy.NetworkAddress) bool {
+			return uint(number) >= a.StartPort && uint(number) <= a.EndPort
+		})
+	})
+	if len(listening) == 0 {
+		return s.servers
+	}
+	return listening
+}
+
+// hostsOf are the host matchers in routes.
+func hostsOf(blocks []block) (hosts []caddyhttp.MatchHost) {
+	for _, block := range blocks {
+		for _, set := range block.matchers {
+			var named caddyhttp.MatchHost
+			if json.Unmarshal(set["host"], &named) == nil && named.Provision(caddy.Context{}) == nil {
+				hosts = append(hosts, named)
+			}
+		}
+		for _, step := range block.steps {
+			hosts = append(hosts, hostsOf(step.inner)...)
+		}
+	}
+	return hosts
+}
+
+// hasGate says whether the routes have a gate for requests of a host.
+func hasGate(blocks []block, host string) bool {
+	return slices.ContainsFunc(blocks, func(b block) bool {
+		return b.isFor(host) && slices.ContainsFunc(b.steps, func(s step) bool { return s.gate != nil || hasGate(s.inner, host) })
+	})
+}
+
+// isFor says whether no matcher of a block excludes a host.
+func (b *block) isFor(host string) bool {
+	return len(b.matchers) == 0 || slices.ContainsFunc(b.matchers, func(set caddy.ModuleMap) bool {
+		named, ok := set["host"]
+		if !ok {
+			return true
+		}
+		lets, _ := letsThrough(caddy.ModuleMap{"host": named}, host, http.MethodGet, "/")
+		return lets
+	})
+}
+
+// fate is what may become of a request: one or more of these.
+type fate int
+
+const (
+	isGated fate = 1 << iota // a gate decides it
+	ends                     // it is answered, and no gate has decided it
+	goesOn                   // what follows decides
+)
+
+// visit is a request on its way.
+type visit struct {
+	host, method string
+	arrived      *url.URL
+	now          url.URL
+	route        string // that some gate has for it
+}
+
+// through says what may become of it in routes.
+func (v *visit) through(blocks []block) (all fate) {
+	taken := map[string]bool{} // groups, of which the first that takes it is the only one
+	for _, block := range blocks {
+		if taken[block.group] {
+			continue
+		}
+		lets, certain := v.enters(block.matchers)
+		if !lets {
+			continue
+		}
+		before := v.now
+		then := v.follow(block.steps)
+		if block.terminal && then&goesOn != 0 {
+			then ^= goesOn | ends
+		}
+		all |= then &^ goesOn
+		switch {
+		case !certain: // or it passes by
+			v.now = before
+		case then&goesOn == 0:
+			return all
+		case block.group != "":
+			taken[block.group] = true
+		}
+	}
+	return all | goesOn
+}
+
+// follow says what may become of it in the handlers of a block.
+func (v *visit) follow(steps []step) (all fate) {
+	for _, step := range steps {
+		then := goesOn
+		switch {
+		case step.gate != nil:
+			if route := routeOf(step.gate, v.method, &v.now, v.arrived); route != "" {
+				v.route, then = route, isGated
+			}
+		case step.inner != nil:
+			then = v.through(step.inner)
+		case step.ends:
+			then = ends
+		case step.strip != "":
+			v.now.RawPath = ""
+			v.now.Path = "/" + strings.TrimPrefix(strings.TrimPrefix(v.now.Path, step.strip), "/")
+		}
+		all |= then &^ goesOn
+		if then&goesOn == 0 {
+			return all
+		}
+	}
+	return all | goesOn
+}
+
+// enters says whether a block's matchers can let it through, and whether that is
+// certain.
+func (v *visit) enters(matchers caddyhttp.RawMatcherSets) (lets, certain bool) {
+	if len(matchers) == 0 {
+		return true, true
+	}
+	for _, set := range matchers {
+		may, sure := letsThrough(set, v.host, v.method, v.now.Path)
+		lets, certain = lets || may, certain || may && sure
+	}
+	return lets, certain
+}
+
+// routeOf is the route that a gate has for a request, or nothing.
+func routeOf(g *gate.Gate, method string, now, arrived *url.URL) string {
+	r := &http.Request{Method: method, URL: now, Header: http.Header{}}
+	index, gated := g.RouteOf(r.WithContext(context.WithValue(context.Background(), arrivedKey{}, arrived)))
+	if !gated {
+		return ""
+	}
+	return g.Routes()[index].Path
+}
