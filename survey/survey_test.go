@@ -160,6 +160,57 @@ func TestRealServers(t *testing.T) {
 	}
 }
 
+// TestRealSDKs reads what twelve SDKs and web-vitals sent from Chromium past a
+// Caddy, as tests/sdks runs them. All 128 requests of theirs that measure or ask
+// for experiments are found, and none of the 128 others: pages, scripts, settings.
+// The same lines in the combined format, which say less, miss none either.
+func TestRealSDKs(t *testing.T) {
+	t.Parallel()
+	log, err := os.ReadFile("testdata/sdks.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, counts := read(t, string(log))
+	want := []string{
+		"passes POST /countly/i ×15 200 countly sdk,path,tiny",
+		"passes POST /vitals ×15 200  beacon,path,tiny",
+		"passes POST /ph/e ×12 200 posthog sdk,path,tiny",
+		"passes POST /plausible/api/event ×12 202 plausible sdk,path,tiny",
+		"passes POST /mixpanel/track ×8 200 mixpanel sdk,path,tiny",
+		"passes POST /ahoy/events ×6 200 ahoy sdk,beacon,path,tiny",
+		"passes POST /amplitude/2/httpapi ×6 200 amplitude sdk,tiny",
+		"passes POST /matomo/matomo.php ×6 204 matomo sdk,path,tiny",
+		"passes POST /rudder/v1/* ×6 200 segment sdk,path,tiny",
+		"passes POST /segment/v1/t ×6 200 segment sdk,path,tiny",
+		"passes POST /snowplow/com.snowplowanalytics.snowplow/tp2 ×6 200 snowplow sdk,tiny",
+		"passes POST /submit/*/*/*/* ×6 200 glean sdk,beacon,tiny",
+		"passes POST /tunnel ×6 200 sentry sdk,path,tiny",
+		"passes POST /ahoy/visits ×3 200 ahoy sdk,tiny",
+		"passes GET /amplitude/sdk/v2/vardata ×3 200 amplitude sdk,tiny",
+		"passes GET /mixpanel/flags ×3 200 mixpanel sdk",
+		"passes GET /ph/api/web_experiments ×3 200 posthog sdk",
+		"passes POST /ph/flags ×3 200 posthog sdk",
+		"passes POST /segment/v1/m ×3 200 segment sdk,path,tiny",
+	}
+	if diff := cmp.Diff(want, table(report)); diff != "" || counts != (survey.Counts{Requests: 256}) {
+		t.Errorf("%+v (-want +got)\n%s", counts, diff)
+	}
+	var combined strings.Builder
+	if _, err := survey.Read(bytes.NewReader(log), func(r *survey.Request) {
+		fmt.Fprintf(&combined, "a - - [x] \"%s %s?%s HTTP/1.1\" %d %d\n", r.Method, r.Path, r.Query, r.Status, r.Received)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	less, _ := read(t, combined.String())
+	found := 0
+	for _, f := range less.Findings {
+		found += f.Requests
+	}
+	if found != 128 || len(less.Findings) != len(want) {
+		t.Errorf("combined: %d requests found: %q", found, table(less))
+	}
+}
+
 // What is no recording says so, and a file that breaks off is read to there.
 func TestUnreadable(t *testing.T) {
 	t.Parallel()
