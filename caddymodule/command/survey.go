@@ -216,17 +216,14 @@ func printSurvey(out io.Writer, report survey.Report, unread int, notes []string
 	if len(report.Lines) == 0 {
 		return
 	}
-	indent := "\t"
-	if configured {
-		say("\nThese lines in metrics_gate would gate what passes:\n")
-	} else {
-		say("\nWith these lines a Caddy in front of the site would gate what passes. In shadow mode\nit blocks nothing yet, and counts what it would block:\n\n\tmetrics_gate shadow {")
-		indent += "\t"
-	}
+	say("\nThese lines in metrics_gate would gate what passes:\n")
 	for _, line := range report.Lines {
-		say("%s%s", indent, strings.ReplaceAll(line, "\n", "\n"+indent))
+		say("\t%s", strings.ReplaceAll(line, "\n", "\n\t"))
 	}
 	if !configured {
-		say("\t}")
+		say(`
+There is no gate yet. Begin with metrics_gate shadow, which blocks nothing and counts
+what it would block. Besides these lines it has to know who asks and what they prefer:
+write session and profile as well, as docs/applications.md shows.`)
 	}
 }

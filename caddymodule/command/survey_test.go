@@ -61,16 +61,17 @@ No gate has a route for these:
   1         200     POST    /in/i/v0/e  posthog: an SDK's, its path, tiny answers
   1         204     POST    /track/*    its path, tiny answers
 
-With these lines a Caddy in front of the site would gate what passes. In shadow mode
-it blocks nothing yet, and counts what it would block:
+These lines in metrics_gate would gate what passes:
 
-	metrics_gate shadow {
-		preset posthog /in
-		route POST /metrics {
-			answer 200
-		}
-		route POST /track/*
+	preset posthog /in
+	route POST /metrics {
+		answer 200
 	}
+	route POST /track/*
+
+There is no gate yet. Begin with metrics_gate shadow, which blocks nothing and counts
+what it would block. Besides these lines it has to know who asks and what they prefer:
+write session and profile as well, as docs/applications.md shows.
 `},
 		{[]string{log, "--config", caddyfile}, `5 requests, of which 4 look like metrics.
 1 lines or entries could not be read.
