@@ -23,10 +23,10 @@ session() {
 		--client-id demo-page --scope profile:write --lifetime 24h
 }
 
-# examples/page/page.js writes the same two uids into its beacons.
+# examples/page/demo.js has the same two uids, for the beacons that name them.
 DEMO_SESSION_ANN=$(session 0a110a110a110a110a110a110a110a11)
 DEMO_SESSION_BEN=$(session 0be00be00be00be00be00be00be00be0)
 export DEMO_SESSION_ANN DEMO_SESSION_BEN
 
-echo "Metrics Gate: open http://localhost:8080 (Ctrl-C ends it)"
+echo "Metrics Gate: open http://localhost:8080, and http://localhost:8083 for another application (Ctrl-C ends it)"
 exec ./caddy run --config Caddyfile.example

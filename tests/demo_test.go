@@ -21,7 +21,7 @@ func TestDemo(t *testing.T) {
 	t.Parallel()
 	page := newTab(t)
 	s := testcaddy.New(t)
-	site := copyDemo(t, s.Dir)
+	site, shop := copyDemo(t, s.Dir)
 	s.Run(exec.Command("./examples/run.sh"))
 
 	page.run(
@@ -60,6 +60,47 @@ func TestDemo(t *testing.T) {
 	})
 	page.run(chromedp.Poll(`document.querySelector("input[name=preference][value=true]").checked`, nil))
 
+	// The shop knows Ben, whose opt-out is in his profile now: what its SDKs send
+	// as the page begins, and with every click, is stopped. When he allows, it
+	// arrives at once.
+	page.run(chromedp.Navigate("http://"+shop+"/"), chromedp.WaitReady("button[data-event]"))
+	page.shows(map[string]string{
+		"Plausible: pageview": "block|not received",
+		"umami: pageview":     "block|not received",
+		"umami: identify":     "block|not received",
+		"Ahoy: visit":         "block|not received",
+	})
+	page.run(chromedp.Click(`button[data-event="Look at a teapot"]`))
+	page.shows(map[string]string{
+		"Plausible: Look at a teapot": "block|not received",
+		"umami: Look at a teapot":     "block|not received",
+		"Ahoy: Look at a teapot":      "block|not received",
+	})
+	page.run(
+		chromedp.Click(`input[name=preference][value=false]`),
+		chromedp.Poll(`document.getElementById("preference-hint").textContent.includes("metrics_optout is false")`, nil),
+		chromedp.Click(`button[data-event="Buy it"]`),
+	)
+	page.shows(map[string]string{
+		"Plausible: Buy it": "collect|received",
+		"umami: Buy it":     "collect|received",
+		"Ahoy: Buy it":      "collect|received",
+	})
+
+	// Of somebody who is only named, umami's beacons are stopped: the others name
+	// nobody. The browser's own signal would stop all.
+	page.run(
+		chromedp.Click(`input[name=signal][value=""]`),
+		chromedp.Click(`input[name=who][value=named]`),
+		chromedp.Poll(`document.getElementById("preference").disabled`, nil),
+		chromedp.Click(`button[data-event="Put it into the basket"]`),
+	)
+	page.shows(map[string]string{
+		"Plausible: Put it into the basket": "collect|received",
+		"umami: Put it into the basket":     "block|not received",
+		"Ahoy: Put it into the basket":      "collect|received",
+	})
+
 	var problems string
 	page.run(chromedp.Text("#trouble", &problems, chromedp.AtLeast(0)))
 	if problems != "" {
@@ -68,26 +109,28 @@ func TestDemo(t *testing.T) {
 }
 
 // copyDemo copies what make run needs into a folder, with ports of its own in
-// place of the ones that are written in the example, and returns the gate's
-// address.
-func copyDemo(t *testing.T, dir string) (site string) {
+// place of the ones that are written in the example, and returns the gates'
+// addresses.
+func copyDemo(t *testing.T, dir string) (site, shop string) {
 	t.Helper()
 	var ports []string
-	for _, port := range []string{"8080", "8081", "8082", "2019"} {
+	for _, port := range []string{"8080", "8081", "8082", "8083", "8084", "2019"} {
 		_, own, _ := strings.Cut(testcaddy.FreeAddr(t), ":")
 		ports = append(ports, port, own)
 	}
 	replace := strings.NewReplacer(ports...)
-	for _, file := range []string{
-		"Caddyfile.example", "examples/run.sh", "examples/demo.caddyfile",
-		"examples/keys/session.secret", "examples/keys/gate.secret",
-		"examples/page/index.html", "examples/page/page.css", "examples/page/page.js", "examples/page/icon.svg",
-	} {
+	files := []string{"Caddyfile.example", "examples/run.sh", "examples/demo.caddyfile", "examples/keys/session.secret", "examples/keys/gate.secret"}
+	for _, pattern := range []string{"../examples/page/*.*", "../examples/page/sdk/*"} {
+		for _, file := range testcaddy.Must(filepath.Glob(pattern)) {
+			files = append(files, strings.TrimPrefix(file, "../"))
+		}
+	}
+	for _, file := range files {
 		text, err := os.ReadFile("../" + file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(file, "/page/") {
+		if !strings.Contains(file, "/sdk/") {
 			text = []byte(replace.Replace(string(text)))
 		}
 		target := filepath.Join(dir, file)
@@ -101,7 +144,7 @@ func copyDemo(t *testing.T, dir string) (site string) {
 	if err := os.Symlink(testcaddy.Binary, filepath.Join(dir, "caddy")); err != nil {
 		t.Fatal(err)
 	}
-	return "localhost:" + ports[1]
+	return "localhost:" + ports[1], "localhost:" + ports[7]
 }
 
 // tab is one of a real Chromium.
@@ -119,6 +162,23 @@ func (p *tab) run(actions ...chromedp.Action) {
 	p.t.Helper()
 	if err := chromedp.Run(p.ctx, actions...); err != nil {
 		p.t.Fatal(err)
+	}
+}
+
+// shows waits until the page says of these requests what became of them.
+func (p *tab) shows(want map[string]string) {
+	p.t.Helper()
+	for name, fate := range want {
+		var got string
+		p.run(
+			chromedp.Poll(fmt.Sprintf(`(() => {
+				const row = [...document.querySelectorAll("#rows tr:not(.empty)")].find((row) => row.cells[0].firstChild.textContent === %q);
+				return row && !row.querySelector(".waiting") && [...row.querySelectorAll(".badge")].map((badge) => badge.textContent).join("|");
+			})()`, name), &got),
+		)
+		if got != fate {
+			p.t.Errorf("the page shows %q of %q, want %q", got, name, fate)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ func TestSurveyOfTheDemo(t *testing.T) {
 	t.Parallel()
 	page := newTab(t)
 	s := testcaddy.New(t)
-	site := copyDemo(t, s.Dir)
+	site, _ := copyDemo(t, s.Dir)
 	s.Run(exec.Command("./examples/run.sh"))
 	recorded := page.record()
 	page.run(
