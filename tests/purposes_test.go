@@ -72,3 +72,37 @@ func TestPurposesByTwoGates(t *testing.T) {
 		}
 	}
 }
+
+// Where a page proves its account, both gates take it from the cookie that the
+// first one seals.
+func TestPurposesOfAProvenAccount(t *testing.T) {
+	t.Parallel()
+	behind, auth := newContentServer(t), newAuthServer(t)
+	analytics, reports := newProfile(t), newProfile(t)
+	addr := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(addr, "route {",
+		testcaddy.Gate("label analytics", "route POST /api/beacon", auth.block(), analytics.block(patient), "handshake"),
+		testcaddy.Gate("label reports", "route POST /t/report", auth.block(), reports.block(patient), "handshake {\ninject off\n}"),
+		testcaddy.ProxyTo(behind.addr()), "}"))
+	for _, c := range []struct{ analytics, reports preference }{{optOut, allow}, {allow, optOut}, {allow, allow}, {allow, unset}, {optOut, optOut}, {optOut, unset}} {
+		uid := analytics.account(c.analytics)
+		reports.set(uid, c.reports)
+		person := newBrowser(t, behind, addr)
+		if beacon, report := person.send("POST /api/beacon", "{}"), person.send("POST /t/report", "{}"); beacon.collected() || report.collected() {
+			t.Error("something arrives before the page has said who it is")
+		}
+		if status := person.proves(auth.signIn(t, uid)); status != 204 {
+			t.Errorf("the proof is answered with %d", status)
+		}
+		// What the first gate remembers of the account is the browser's word for the
+		// second, so it stops what the account has not chosen about there.
+		for request, want := range map[string]bool{
+			"POST /api/beacon": c.analytics == allow,
+			"POST /t/report":   c.reports == allow || c.reports == unset && c.analytics == allow,
+		} {
+			if got := person.send(request, "{}").collected(); got != want {
+				t.Errorf("analytics %s, reports %s: %s arrived: %v", c.analytics, c.reports, request, got)
+			}
+		}
+	}
+}
