@@ -315,6 +315,20 @@ func (v *visit) flag(want string) {
 	}
 }
 
+// withdraw has Glean's user withdraw what was collected before, and holds that
+// this arrives, once, though the account opted out.
+func (v *visit) withdraw() {
+	v.t.Helper()
+	if v.Name != "glean" {
+		return
+	}
+	v.browser.eval(nil, "void sdk.withdraw()")
+	v.pass(time.Second)
+	if _, arrived := v.come(); len(arrived) != 1 || !strings.Contains(arrived[0].path, "/deletion-request/") {
+		v.t.Errorf("%s: %+v arrived", v.host, arrived)
+	}
+}
+
 // choose has the account choose something else, and waits until the gate knows.
 func (v *visit) choose(preference string) {
 	v.t.Helper()
@@ -353,6 +367,7 @@ var ways = []way{
 		twoEvents(v)
 		v.private()
 		v.flag("")
+		v.withdraw()
 	}},
 	{"allowed", "false", [2]int{1, 1}, [2]int{1, 1}, func(v *visit) {
 		twoEvents(v)
@@ -425,6 +440,13 @@ func TestSDKs(t *testing.T) {
 	t.Parallel()
 	m := newMeasured(t)
 	var rows testcaddy.Ledger[sdks.Row]
+	t.Cleanup(func() { // when the pages are gone, and have sent what they send then
+		for _, r := range m.arrived.All() {
+			if strings.Contains(r.host, "-blocked-") && (strings.Contains(r.text, first) || strings.Contains(r.text, second)) {
+				t.Errorf("%s: %s arrived when the page was gone", r.host, r.path)
+			}
+		}
+	})
 	try := func(t *testing.T, browser driver, sdk sdks.SDK, way way) {
 		t.Helper()
 		v := m.visit(t, browser, sdk, way.name, way.preference)
