@@ -66,7 +66,7 @@ func (j *journal) read(_ context.Context, after int64, _ int) (rows []prefstore.
 func startFeed() (*journal, *prefstore.Feed) {
 	j := &journal{}
 	f := prefstore.NewFeed(j.read)
-	f.Begin(0)
+	f.Begin(0, 0)
 	return j, f
 }
 
@@ -336,7 +336,7 @@ func TestStreamsResume(t *testing.T) {
 	for range 3 {
 		s.write("a1") // of these the last is told
 	}
-	s.feed.Begin(3)
+	s.feed.Begin(3, 0)
 	s.publish(2)
 	for last, want := range map[string][]string{
 		"":                    {"retry: 1000\nid: 5\n\n"},
@@ -551,7 +551,7 @@ func TestStoreThatFailsEndsStreams(t *testing.T) {
 	t.Parallel()
 	s := startFeedServer(t)
 	s.write("a1")
-	s.feed.Begin(1)
+	s.feed.Begin(1, 0)
 	s.broken = errBroken
 	stream := s.open(t, "0")
 	stream.want(t, "retry: 1000\nid: 0\n\n")
@@ -566,7 +566,7 @@ func TestNoKeepaliveWhileTheStoreCannotBeRead(t *testing.T) {
 		f := prefstore.NewFeed(func(context.Context, int64, int) ([]prefstore.Change, error) {
 			return nil, fmt.Errorf("PostgreSQL: %w", context.DeadlineExceeded)
 		})
-		f.Begin(10)
+		f.Begin(10, 0)
 		behind, err := f.Follow(1)
 		if err != nil {
 			t.Fatal(err)

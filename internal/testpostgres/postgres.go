@@ -4,17 +4,12 @@
 package testpostgres
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,10 +22,7 @@ type Cluster struct {
 	// DSN is the URL of an empty database, for its superuser.
 	DSN string
 
-	t       testing.TB
-	folder  string
-	process *os.Process
-	ended   chan struct{} // closed when the process has
+	server
 }
 
 // inUse is what the tests of this process share, while there are any.
@@ -110,7 +102,7 @@ func share(t testing.TB) {
 
 func newCluster(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, folder: newFolder(t)}
+	c := &Cluster{server: server{t: t, folder: newFolder(t)}}
 	c.DSN = c.url("postgres")
 	run(t, "cp", "-R", filepath.Join(inUse.template, "data"), c.folder)
 	c.Restart()
@@ -121,46 +113,75 @@ func (c *Cluster) url(database string) string {
 	return "postgres:///" + database + "?user=postgres&host=" + url.QueryEscape(c.folder)
 }
 
+// Standby starts a server that replicates this one as it changes, and answers those
+// who only read. It ends with the test.
+func (c *Cluster) Standby() *Cluster {
+	c.t.Helper()
+	s := &Cluster{server: server{t: c.t, folder: newFolder(c.t)}}
+	s.DSN = s.url("postgres")
+	c.t.Cleanup(s.remove)
+	run(c.t, program(c.t, "pg_basebackup"), "--host="+c.folder, "--username=postgres", "--pgdata="+filepath.Join(s.folder, "data"),
+		"--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+	s.Restart()
+	return s
+}
+
+// Execute runs statements as the superuser.
+func (c *Cluster) Execute(statements ...string) {
+	c.t.Helper()
+	conn, err := pgx.Connect(context.Background(), c.DSN)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for _, statement := range statements {
+		if _, err := conn.Exec(context.Background(), statement); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// WaitForStandbys has the server acknowledge nothing from now on that a standby has
+// not written, and returns when that holds.
+func (c *Cluster) WaitForStandbys() {
+	c.t.Helper()
+	c.Execute(`ALTER SYSTEM SET synchronous_standby_names = '*'`, `SELECT pg_reload_conf()`)
+	conn, err := pgx.Connect(context.Background(), c.DSN)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	const patience = 6000 // hundredths of a second
+	for range patience {
+		var waits bool
+		if err := conn.QueryRow(context.Background(),
+			`SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync') FROM pg_sleep(0.01)`).Scan(&waits); err != nil {
+			c.t.Fatal(err)
+		}
+		if waits {
+			return
+		}
+	}
+	c.t.Fatal("no standby is waited for")
+}
+
+// Promote has a standby become a server that is written to, which it is when
+// Promote returns.
+func (c *Cluster) Promote() { c.t.Helper(); c.Execute(`SELECT pg_promote()`) }
+
+// Either returns the connection string for whichever of two servers fits the
+// session, "read-write" say, and for the database of that name.
+func Either(database, session string, a, b *Cluster) string {
+	return "postgres:///" + database + "?user=postgres&host=" + url.QueryEscape(a.folder+","+b.folder) + "&target_session_attrs=" + session
+}
+
 // Restart starts the server, after it was stopped if it runs, and returns when
 // it accepts connections.
 func (c *Cluster) Restart() {
 	c.t.Helper()
 	c.Stop()
-	command := command(program(c.t, "postgres"), "-D", filepath.Join(c.folder, "data"), "-k", c.folder,
-		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "lc_messages=C")
-	log, err := command.StderrPipe()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	ready, ended := make(chan error, 2), make(chan struct{})
-	go func() {
-		defer close(ended)
-		// The server is told to end when the thread that started it does, so
-		// that none is left where the tests are killed. The thread must
-		// therefore be there as long as the server.
-		runtime.LockOSThread()
-		endWithThread(command)
-		if err := command.Start(); err != nil {
-			ready <- err
-			return
-		}
-		c.process = command.Process
-		var said bytes.Buffer
-		lines := bufio.NewScanner(log)
-		for lines.Scan() {
-			fmt.Fprintln(&said, lines.Text())
-			if strings.Contains(lines.Text(), "ready to accept connections") {
-				ready <- nil
-				break
-			}
-		}
-		_, _ = io.Copy(io.Discard, log) // or the server would wait for a reader
-		ready <- fmt.Errorf("postgres ended: %w: %s", command.Wait(), &said)
-	}()
-	if err := <-ready; err != nil {
-		c.t.Fatal(err)
-	}
-	c.ended = ended
+	c.start(command(program(c.t, "postgres"), "-D", filepath.Join(c.folder, "data"), "-k", c.folder,
+		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "lc_messages=C"), "ready to accept")
 }
 
 // Stop has the server end all sessions and stop, as an administrator would.
@@ -169,22 +190,6 @@ func (c *Cluster) Stop() { c.end(syscall.SIGINT) }
 // Kill has all of the server's processes end at once, as in a crash: it
 // recovers from its log at the next start.
 func (c *Cluster) Kill() { c.end(syscall.SIGQUIT) }
-
-func (c *Cluster) end(how syscall.Signal) {
-	if c.ended == nil {
-		return
-	}
-	_ = c.process.Signal(how) // it may have ended by itself
-	<-c.ended
-	c.ended = nil
-}
-
-func (c *Cluster) remove() {
-	c.Kill()
-	if err := os.RemoveAll(c.folder); err != nil {
-		c.t.Error(err)
-	}
-}
 
 // newFolder makes a folder for whom the server runs as. It is short, since a
 // socket's path must be, and not the test's own, which only its user may enter.

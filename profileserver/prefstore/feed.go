@@ -77,6 +77,9 @@ type Feed struct {
 	recent []event
 	limit  int
 	since  int64
+	// origin is where the numbers of the changes begin: who names an earlier one
+	// followed a store that may have had others.
+	origin int64
 	// last is the id of the store's last change.
 	last int64
 	// wake is closed when any of the above has changed.
@@ -96,11 +99,12 @@ func NewFeed(read func(ctx context.Context, after int64, limit int) ([]Change, e
 	return &Feed{read: read, away: true, limit: maxRecent, wake: make(chan struct{})}
 }
 
-// Begin lets followers in; head is the id of the store's last change. After an
+// Begin lets followers in; head is the id of the store's last change, and origin
+// that from which on its ids are sure to be those of its changes. After an
 // interruption the feed goes on where it was, if nothing was missed.
-func (f *Feed) Begin(head int64) {
+func (f *Feed) Begin(head, origin int64) {
 	f.change(func() {
-		f.away = false
+		f.away, f.origin = false, origin
 		if f.last != head {
 			f.restart(head)
 		}
@@ -223,22 +227,23 @@ func (f *Feed) after(id int64) (text []byte, last int64) {
 }
 
 // Follow begins to tell changes: those after the one with this id, or with a
-// negative one those from now on. Who names a change that is not there yet
-// knows another store, or this one before it was set back, and is told to
-// forget what it knows.
+// negative one those from now on. Who names a change that is not there yet, or
+// one from before the feed's origin, knows another store, or this one before it was
+// set back, and is told to forget what it knows.
 func (f *Feed) Follow(after int64) (*Follower, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.away {
 		return nil, ErrFeedAway
 	}
+	stranger := after > f.last || after >= 0 && after < f.origin
 	c := &Follower{feed: f, run: f.run, last: after}
-	if after < 0 || after > f.last {
+	if after < 0 || stranger {
 		c.last = f.last
 	}
 	c.told = c.last
 	c.behind = c.last < f.since
-	if after > f.last {
+	if stranger {
 		c.greeting = fmt.Appendf(nil, "%sevent: %s\nid: %d\ndata: {}\n\n", retry, optoutapi.ResetEvent, c.last)
 	} else {
 		c.greeting = fmt.Appendf(nil, "%sid: %d\n\n", retry, c.last)

@@ -75,7 +75,7 @@ func startFeed(t require, before int) (*journal, *Feed) {
 		j.write(fmt.Sprint("early", n), false)
 	}
 	f := NewFeed(j.read)
-	f.Begin(j.head())
+	f.Begin(j.head(), 0)
 	return j, f
 }
 
@@ -244,7 +244,7 @@ func TestStoreTellsTheLatestStateUpToWhatIsInMemory(t *testing.T) {
 	j, f := startFeed(t, 2*pageSize) // the accounts early0 and so on
 	j.write("early5", false)
 	j.write("early6", true)
-	f.Begin(j.head())
+	f.Begin(j.head(), 0)
 	f.Publish(j.write("early7", false))
 	f.Publish(j.write("early8", true))
 
@@ -275,7 +275,7 @@ func TestHeartbeatOfWhatLeftNoRow(t *testing.T) {
 	t.Parallel()
 	j, f := startFeed(t, 3)
 	j.write("early2", true)
-	f.Begin(j.head())
+	f.Begin(j.head(), 0)
 	c := follow(t, f, 1)
 	c.greeting = nil
 	got, err := drain(t, c)
@@ -414,12 +414,12 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 
 		// Nothing was missed: what is in memory still holds.
 		f.Publish(j.write("a", false))
-		f.Begin(4)
+		f.Begin(4, 0)
 		before := follow(t, f, 3)
 		if got, err := drain(t, before); err != nil || len(got) != 2 || j.reads != 0 {
 			t.Errorf("after an interruption that missed nothing: %v, %v, %d reads", got, err, j.reads)
 		}
-		f.Begin(4)
+		f.Begin(4, 0)
 		if _, err := drain(t, before); err != nil {
 			t.Error("to begin again ended a follower:", err)
 		}
@@ -427,7 +427,7 @@ func TestInterruptionEndsAllWhoFollow(t *testing.T) {
 		// Something was missed: it is in the store alone.
 		j.write("b", false)
 		f.Interrupt()
-		f.Begin(5)
+		f.Begin(5, 0)
 		if got, err := drain(t, follow(t, f, 4)); err != nil || len(got) != 2 || j.reads != 1 {
 			t.Errorf("after an interruption that missed a change: %v, %v, %d reads", got, err, j.reads)
 		}
@@ -537,7 +537,7 @@ func TestNothingIsMissedAndNothingToldTwice(t *testing.T) {
 				for range rapid.IntRange(0, 2).Draw(t, "missed") {
 					write()
 				}
-				f.Begin(j.head())
+				f.Begin(j.head(), 0)
 			},
 			"come back": func(*rapid.T) { c = follow(t, f, k.last) },
 			"read some": func(t *rapid.T) {

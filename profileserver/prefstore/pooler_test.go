@@ -18,7 +18,7 @@ func TestBehindAPooler(t *testing.T) {
 	dsn := testpostgres.Database(t)
 	direct := openPostgres(t, dsn)
 	var told atomic.Int32
-	pooled, err := OpenPostgres(testpostgres.Pooler(t, dsn, "transaction"), func(err error) {
+	pooled, err := OpenPostgres(testpostgres.Pooler(t, dsn, "transaction").DSN, func(err error) {
 		if errors.Is(err, ErrNotNotified) {
 			told.Add(1)
 		} else {
@@ -49,7 +49,7 @@ func TestBehindAPooler(t *testing.T) {
 	if _, err := pooled.Import(t.Context(), only(Row{UID: "v", Preference: policy.OptedOut}), nil); err != nil {
 		t.Error(err)
 	}
-	if err := connectAndMigrate(t.Context(), testpostgres.Pooler(t, testpostgres.Database(t), "transaction")); err != nil {
+	if err := connectAndMigrate(t.Context(), testpostgres.Pooler(t, testpostgres.Database(t), "transaction").DSN); err != nil {
 		t.Errorf("migrating: %v", err)
 	}
 }
@@ -57,7 +57,7 @@ func TestBehindAPooler(t *testing.T) {
 // TestAPoolerInStatementMode: it has no transactions, and is refused.
 func TestAPoolerInStatementMode(t *testing.T) {
 	t.Parallel()
-	dsn := testpostgres.Pooler(t, testpostgres.Database(t), "statement")
+	dsn := testpostgres.Pooler(t, testpostgres.Database(t), "statement").DSN
 	_, err := Open(t.Context(), dsn)
 	known := (*HealthError)(nil)
 	if !errors.As(err, &known) || !strings.Contains(known.State, "statement mode") {

@@ -53,6 +53,10 @@ const (
 	answerWithin = 3 * time.Second
 )
 
+// apart is how far the numbers of the changes lie apart that two servers of one
+// database counted: further than the one may be behind that takes over.
+const apart = 1_000_000_000
+
 // OpenPostgres opens the store in the database of this URL, or of this
 // connection string in PostgreSQL's other form. It does not wait for the
 // server: that is connected to, and the database brought up to date, in the
@@ -258,12 +262,16 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
 		return err
 	}
-	// Changes after this one are heard.
-	_, seen, err := found(conn.QueryRow(ctx, find, []byte{}))
+	origin, err := originOf(ctx, conn)
 	if err != nil {
 		return forbidden(err)
 	}
-	p.feed.Begin(seen.head)
+	// Changes after this one are heard.
+	head, err := headOf(ctx, conn, origin)
+	if err != nil {
+		return err
+	}
+	p.feed.Begin(head, origin)
 	begun()
 	for missed := false; ; {
 		notified, err := p.tellUntil(ctx, conn, time.Now().Add(askEvery))
@@ -277,9 +285,12 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 		} else if missed && !p.deaf.Swap(true) {
 			p.tellDeaf.Do(func() { p.health(ErrNotNotified) })
 		}
-		head, err := headOf(ctx, conn)
+		head, err := headOf(ctx, conn, origin)
 		if err != nil {
 			return err
+		}
+		if head < p.feed.head() {
+			return errSetBack
 		}
 		missed = head > p.feed.head()
 		if err := p.feed.Advance(ctx, head); err != nil {
@@ -323,11 +334,38 @@ func (p *Postgres) tellUntil(ctx context.Context, conn *pgx.Conn, deadline time.
 	}
 }
 
-// headOf asks for the number of the last change.
-func headOf(ctx context.Context, conn *pgx.Conn) (head int64, err error) {
+// originOf returns the number from which on the server counts the changes. Where
+// another one counted before, as after a failover or a restart, it begins anew, far
+// from there: the other may have told changes that this one never received, or lost
+// in a crash, and whoever was told them must learn of it.
+func originOf(ctx context.Context, conn *pgx.Conn) (origin int64, err error) {
+	var counts bool
+	err = conn.QueryRow(ctx, `SELECT origin, server = pg_postmaster_start_time() FROM metrics_gate.feed`).Scan(&origin, &counts)
+	if err != nil || counts {
+		return origin, err
+	}
+	if _, err := conn.Exec(ctx, `
+		UPDATE metrics_gate.feed SET server = pg_postmaster_start_time(), origin = head + $1, head = head + $1
+		WHERE server <> pg_postmaster_start_time()`, int64(apart)); err != nil {
+		return 0, err
+	}
+	err = conn.QueryRow(ctx, `SELECT origin FROM metrics_gate.feed`).Scan(&origin)
+	return origin, err
+}
+
+// errSetBack says that the database is another than a moment ago, or an earlier
+// state of it.
+var errSetBack = errors.New("another database server has taken over, or the database was set back")
+
+// headOf asks for the number of the last change, of the server that counts from
+// this origin on.
+func headOf(ctx context.Context, conn *pgx.Conn, origin int64) (head int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	err = conn.QueryRow(ctx, `SELECT head FROM metrics_gate.feed`).Scan(&head)
+	err = conn.QueryRow(ctx, `SELECT head FROM metrics_gate.feed WHERE origin = $1 AND server = pg_postmaster_start_time()`, origin).Scan(&head)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errSetBack // behind a pooler the connection outlives the server
+	}
 	return head, err
 }
 

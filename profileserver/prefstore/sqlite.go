@@ -103,7 +103,7 @@ func openSQLite(path string, now func() time.Time, health func(error)) (*SQLite,
 		stop()
 		return nil, errors.Join(err, s.db.Close())
 	}
-	s.feed.Begin(head)
+	s.feed.Begin(head, 0)
 	s.owned.Go(func() { s.poll(ctx) })
 	if health == nil {
 		health = func(error) {}
@@ -501,7 +501,7 @@ func (s *SQLite) poll(ctx context.Context) {
 			s.feed.Interrupt()
 		case away:
 			away = false
-			s.feed.Begin(head)
+			s.feed.Begin(head, 0)
 		}
 		s.writing.unlock()
 	}
