@@ -22,7 +22,7 @@ in the middle of a change. For PostgreSQL use pg_dump.`,
 		Example: `  caddy metrics-gate backup --store /var/lib/metrics-gate/profile.db --file profile-2026-11-24.db`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, postgres, err := store.resolve()
+			_, postgres, err := store.resolve("--store")
 			if err != nil {
 				return err
 			}

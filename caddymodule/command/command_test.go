@@ -39,9 +39,9 @@ func TestUnknownCommand(t *testing.T) {
 	for args, want := range map[string]string{
 		"stauts":                       `caddy metrics-gate: unknown command "stauts"` + all,
 		"chekc http://x":               `caddy metrics-gate: unknown command "chekc" (did you mean check?)` + all,
-		"preferences stauts":           `caddy metrics-gate preferences: unknown command "stauts"; the commands are export, forget, import, show`,
-		"preferences inport":           `caddy metrics-gate preferences: unknown command "inport" (did you mean import?); the commands are export, forget, import, show`,
-		"preferences exprot --store x": `caddy metrics-gate preferences: unknown command "exprot" (did you mean export?); the commands are export, forget, import, show`,
+		"preferences stauts":           `caddy metrics-gate preferences: unknown command "stauts"; the commands are export, forget, import, move, show`,
+		"preferences inport":           `caddy metrics-gate preferences: unknown command "inport" (did you mean import?); the commands are export, forget, import, move, show`,
+		"preferences exprot --store x": `caddy metrics-gate preferences: unknown command "exprot" (did you mean export?); the commands are export, forget, import, move, show`,
 		"preferences export x":         `unknown command "x" for "caddy metrics-gate preferences export"`,
 		"check http://x --stauts":      "unknown flag: --stauts",
 		"--stauts":                     "unknown flag: --stauts",

@@ -19,11 +19,11 @@ change tables. Instances may be running.`,
 		Example: `  caddy metrics-gate migrate --store '{env.PROFILE_DSN}'`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			name, _, err := store.resolve()
+			name, _, err := store.resolve("--store")
 			if err != nil {
 				return err
 			}
-			opened, err := openStore(cmd.Context(), name)
+			opened, err := openStore(cmd.Context(), "--store", name)
 			if err != nil {
 				return err
 			}

@@ -14,11 +14,11 @@ import (
 
 func preferencesCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "preferences <import|export|show|forget>",
-		Short: "Reads preferences from CSV into a store, or writes them out; shows or forgets one account's",
+		Use:   "preferences <import|export|move|show|forget>",
+		Short: "Reads preferences from CSV into a store, or writes them out; moves a store; shows or forgets one account's",
 		Long: `
-Reads preferences from CSV into a store, or writes them out; shows or forgets one
-account's. The first line of CSV names the columns:
+Reads preferences from CSV into a store, or writes them out; moves a store to
+another; shows or forgets one account's. The first line of CSV names the columns:
 
   uid         the account
   preference  true (opted out), false (explicitly allowed) or null
@@ -27,7 +27,7 @@ account's. The first line of CSV names the columns:
               of the file, or now where it reads standard input
   source      user, browser or admin; without it, an import says admin`,
 	}
-	group(cmd, importCommand(), exportCommand(), showCommand(), forgetCommand())
+	group(cmd, importCommand(), exportCommand(), moveCommand(), showCommand(), forgetCommand())
 	return cmd
 }
 
@@ -47,6 +47,8 @@ line. Servers may be running, and tell their followers.`,
   zcat optouts.csv.gz | caddy metrics-gate preferences import --store '{env.PROFILE_DSN}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := untilInterrupted(cmd)
+			defer stop()
 			in := cmd.InOrStdin()
 			var dated time.Time
 			if file != "-" {
@@ -60,16 +62,26 @@ line. Servers may be running, and tell their followers.`,
 				}
 				in = opened
 			}
-			opened, err := store.open(cmd.Context())
+			opened, err := store.open(ctx)
 			if err != nil {
 				return err
 			}
 			defer opened.Close()
 
+			csv := newMeter(ctx, in)
+			defer func() { _ = csv.Close() }()
 			progress := newProgress(cmd.ErrOrStderr())
-			done, err := opened.Import(cmd.Context(), since(dated, prefstore.ReadCSV(in)), progress.show)
-			progress.print(done)
-			if err != nil {
+			summary := func(done prefstore.Imported) string {
+				return fmt.Sprintf("%d rows read, %d of them changes", done.Read, done.Changed)
+			}
+			done, err := opened.Import(ctx, since(dated, prefstore.ReadCSV(csv)), func(done prefstore.Imported) {
+				progress.show(summary(done), done.Read, csv.share())
+			})
+			progress.end(summary(done), done.Read)
+			switch {
+			case ctx.Err() != nil:
+				return fmt.Errorf("interrupted: the first %d rows are stored; to go on, import the whole file again, which changes nothing that is stored already", done.Read)
+			case err != nil:
 				return fmt.Errorf("%w (rows stored before that: %d; once it is mended, import the whole file again, which is safe)", err, done.Read)
 			}
 			return nil
@@ -95,32 +107,6 @@ func since(dated time.Time, rows iter.Seq2[prefstore.Row, error]) iter.Seq2[pref
 	}
 }
 
-// progressPause is how often an import says how far it is.
-const progressPause = 2 * time.Second
-
-// progress tells whoever waits for an import how far it is.
-type progress struct {
-	w          io.Writer
-	began, out time.Time // when it began, and said something last
-}
-
-func newProgress(w io.Writer) *progress {
-	now := time.Now()
-	return &progress{w, now, now}
-}
-
-func (p *progress) show(done prefstore.Imported) {
-	if time.Since(p.out) >= progressPause {
-		p.print(done)
-	}
-}
-
-func (p *progress) print(done prefstore.Imported) {
-	p.out = time.Now()
-	rate := float64(done.Read) / max(p.out.Sub(p.began).Seconds(), 1e-3)
-	_, _ = fmt.Fprintf(p.w, "%d rows read, %d of them changes, %.0f rows/s\n", done.Read, done.Changed, rate)
-}
-
 func exportCommand() *cobra.Command {
 	var store storeName
 	var file string
@@ -136,14 +122,24 @@ can be read by nobody else.`,
   caddy metrics-gate preferences export --store '{env.PROFILE_DSN}' | gzip > preferences.csv.gz`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opened, err := store.open(cmd.Context())
+			ctx, stop := untilInterrupted(cmd)
+			defer stop()
+			opened, err := store.open(ctx)
 			if err != nil {
 				return err
 			}
 			defer opened.Close()
+			all, err := opened.Count(ctx)
+			if err != nil {
+				return err
+			}
+			progress := newProgress(cmd.ErrOrStderr())
+			summary := func(rows int64) string { return fmt.Sprintf("%d rows written", rows) }
 			var rows int64
 			export := func(w io.Writer) (err error) {
-				rows, err = prefstore.WriteCSV(w, opened.Export(cmd.Context()))
+				rows, err = prefstore.WriteCSV(w, counting(ctx, opened.Export(ctx), func(rows int64) {
+					progress.show(summary(rows), rows, share(rows, all))
+				}))
 				return err
 			}
 			if file == "-" {
@@ -151,8 +147,13 @@ can be read by nobody else.`,
 			} else if err = writeFile(file, force, export); err != nil {
 				err = fmt.Errorf("--file: %w", err)
 			}
-			if err == nil {
-				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "%d rows written\n", rows)
+			progress.end(summary(rows), rows)
+			if ctx.Err() != nil {
+				said := "what was written is not all of them"
+				if file != "-" {
+					said = "the file is not made"
+				}
+				return fmt.Errorf("interrupted: %s; export once more", said)
 			}
 			return err
 		},

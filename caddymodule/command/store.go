@@ -20,25 +20,27 @@ import (
 type storeName string
 
 // flag adds --store to a command.
-func (s *storeName) flag(cmd *cobra.Command) {
-	cmd.Flags().StringVar((*string)(s), "store", "",
-		"the preference store: a SQLite file, a PostgreSQL connection string (postgres://…), or a placeholder such as {env.PROFILE_DSN} that holds one of them")
-	_ = cmd.MarkFlagRequired("store")
+func (s *storeName) flag(cmd *cobra.Command) { s.flagAs(cmd, "store", "the preference store") }
+
+func (s *storeName) flagAs(cmd *cobra.Command, name, means string) {
+	cmd.Flags().StringVar((*string)(s), name, "",
+		means+": a SQLite file, a PostgreSQL connection string (postgres://…), or a placeholder such as {env.PROFILE_DSN} that holds one of them")
+	_ = cmd.MarkFlagRequired(name)
 }
 
 // resolve replaces placeholders, so that no password has to stand in the list
 // of processes, and says whether the store is a PostgreSQL database.
-func (s storeName) resolve() (name string, postgres bool, err error) {
+func (s storeName) resolve(flag string) (name string, postgres bool, err error) {
 	name, err = placeholder.Resolve(string(s))
 	if err != nil {
-		return "", false, fmt.Errorf("--store: %w", err)
+		return "", false, fmt.Errorf("%s: %w", flag, err)
 	}
 	if name == "" {
-		return "", false, errors.New("--store: is empty; write a file, a PostgreSQL URL, {env.NAME} or {file./path}")
+		return "", false, errors.New(flag + ": is empty; write a file, a PostgreSQL URL, {env.NAME} or {file./path}")
 	}
 	postgres = prefstore.IsPostgres(name)
 	if !postgres && strings.Contains(name, "://") { // whose password is not repeated
-		return "", false, errors.New("--store: this is neither a path nor a PostgreSQL URL; write postgres://user:password@host:5432/database")
+		return "", false, errors.New(flag + ": this is neither a path nor a PostgreSQL URL; write postgres://user:password@host:5432/database")
 	}
 	return name, postgres, nil
 }
@@ -46,20 +48,25 @@ func (s storeName) resolve() (name string, postgres bool, err error) {
 // open opens a store that exists already: a name with a typing mistake must
 // not become an empty file that everything is read from.
 func (s storeName) open(ctx context.Context) (prefstore.Store, error) {
-	name, postgres, err := s.resolve()
+	return s.openAs(ctx, "--store")
+}
+
+// openAs opens it where it is the value of another flag.
+func (s storeName) openAs(ctx context.Context, flag string) (prefstore.Store, error) {
+	name, postgres, err := s.resolve(flag)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(name); !postgres && errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("--store: there is no file %s; check its path, or write: caddy metrics-gate migrate --store %[1]s", name)
+		return nil, fmt.Errorf("%s: there is no file %s; check its path, or write: caddy metrics-gate migrate --store %[2]s", flag, name)
 	}
-	return openStore(ctx, name)
+	return openStore(ctx, flag, name)
 }
 
-func openStore(ctx context.Context, name string) (prefstore.Store, error) {
+func openStore(ctx context.Context, flag, name string) (prefstore.Store, error) {
 	store, err := prefstore.Open(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("--store: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return store, nil
 }

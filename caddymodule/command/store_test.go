@@ -9,11 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 )
 
 // runApart runs a command and returns what it says on standard output and on
@@ -162,22 +159,6 @@ func TestShowAndForget(t *testing.T) {
 	}
 	if _, err := run(preferencesCommand(), "show", "--store", store, "a\nb"); err == nil || strings.Contains(err.Error(), "a\nb") {
 		t.Errorf("of nobody: %v", err)
-	}
-}
-
-func TestProgressIsToldNowAndThen(t *testing.T) {
-	t.Parallel()
-	var told bytes.Buffer
-	p := newProgress(&told)
-	p.show(prefstore.Imported{Read: 10})
-	if told.Len() > 0 {
-		t.Errorf("at once: %q", &told)
-	}
-	p.out = time.Now().Add(-progressPause)
-	p.show(prefstore.Imported{Read: 20, Changed: 5})
-	p.show(prefstore.Imported{Read: 30})
-	if lines := strings.Count(told.String(), "\n"); lines != 1 || !strings.HasPrefix(told.String(), "20 rows read, 5 of them changes, ") {
-		t.Errorf("told %q", &told)
 	}
 }
 

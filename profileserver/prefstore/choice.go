@@ -74,7 +74,7 @@ func (c Choice) decide(held Record, now int64) (Record, Result) {
 	if !c.Made.IsZero() {
 		made = span{c.Made.UnixMilli(), c.Made.Add(max(c.Within, time.Millisecond) - 1).UnixMilli()}.before(now)
 		last := held.said.before(now)
-		if made.from <= held.deleted || made.to < last.from ||
+		if held.Source == "" && made.from <= held.deleted || made.to < last.from ||
 			made.from <= last.to && measured(held.Preference) < measured(c.Preference) {
 			return held, Unchanged
 		}
@@ -82,14 +82,16 @@ func (c Choice) decide(held Record, now int64) (Record, Result) {
 	if held.Preference == c.Preference {
 		if held.Source != "" {
 			// What was chosen in between, and arrives after, is not the last word.
-			held.said = held.said.before(now).orLater(made)
+			held.said = held.said.before(now).orLater(made).after(held.deleted)
 		}
 		return held, Unchanged
 	}
 	// Two changes never share a time, even within one millisecond or under a
 	// clock that was set back: the tag depends on it.
+	made = made.after(held.deleted)
 	return Record{
-		Preference: c.Preference, changed: max(made.from, held.changed+1), said: made, Source: c.Source, secret: held.secret,
+		Preference: c.Preference, changed: max(made.from, held.changed+1), said: made, Source: c.Source,
+		deleted: held.deleted, secret: held.secret,
 	}, Changed
 }
 
@@ -107,6 +109,14 @@ func (s span) before(now int64) span {
 		return span{now - (s.from - now), now}
 	}
 	return span{s.from, min(s.to, now)}
+}
+
+// after is a span that begins after a time, as what was said of an account does
+// that had been deleted then: also within one millisecond, or under a clock that
+// was set back. So it is seen by the times alone which was first.
+func (s span) after(at int64) span {
+	from := max(s.from, at+1)
+	return span{from, max(s.to, from)}
 }
 
 // orLater is when the later one was of two that said the same.

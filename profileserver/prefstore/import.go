@@ -66,7 +66,7 @@ func importRows(ctx context.Context, rows iter.Seq2[Row, error], store func(cont
 		if len(batch) == 0 {
 			return nil
 		}
-		changed, err := store(ctx, batch)
+		changed, err := store(context.WithoutCancel(ctx), batch) // so that what is reported is all there is
 		if err != nil {
 			return err
 		}
@@ -79,6 +79,9 @@ func importRows(ctx context.Context, rows iter.Seq2[Row, error], store func(cont
 		return nil
 	}
 	for row, err := range rows {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err == nil {
 			row, err = row.complete(read + 1)
 		}

@@ -69,9 +69,9 @@ func (m *model) get(t *rapid.T, uid string) Record {
 func (m *model) expect(uid string) Record {
 	want, known := m.held[uid]
 	if !known {
-		want = Record{Preference: policy.Unset, deleted: m.deleted[uid]}
+		want = Record{Preference: policy.Unset}
 	}
-	want.secret = m.secret
+	want.deleted, want.secret = m.deleted[uid], m.secret
 	return want
 }
 
@@ -131,15 +131,16 @@ func (m *model) event(t *rapid.T) {
 	made := span{c.Made.UnixMilli(), c.Made.Add(max(c.Within, time.Millisecond) - time.Millisecond).UnixMilli()}
 	pass(max(last, made.to))
 	_, came, err := m.instance(t).Set(context.Background(), uid, c)
-	counts := !m.seen[jti] && made.from > before.deleted && (made.from > before.said.to ||
+	counts := !m.seen[jti] && (made.from > before.deleted || before.Source != "") && (made.from > before.said.to ||
 		made.to >= before.said.from && measured(c.Preference) <= measured(before.Preference))
 	m.seen[jti] = true
 	want := Unchanged
 	if counts && c.Preference != before.Preference {
 		want = Changed
+		made = made.after(before.deleted)
 		m.held[uid] = Record{Preference: c.Preference, changed: max(made.from, before.changed+1), said: made, Source: SourceUser}
 	} else if _, known := m.held[uid]; known && counts {
-		before.said = span{max(made.from, before.said.from), max(made.to, before.said.to)}
+		before.said = span{max(made.from, before.said.from), max(made.to, before.said.to)}.after(before.deleted)
 		m.held[uid] = before
 	}
 	if err != nil || came != want {
@@ -193,6 +194,9 @@ func (m *model) compare(t *rapid.T) {
 		want, got := m.expect(uid), m.get(t, uid)
 		if got != want {
 			t.Fatalf("%s: %v, want %v", uid, got, want)
+		}
+		if got.Source != "" {
+			got.deleted = 0 // which its tag does not name
 		}
 		got.Source, got.said = "", span{} // two changes that differ in nothing else are one state
 		if state, known := m.tags[got.ETag()]; known && state != got {

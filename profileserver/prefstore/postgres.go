@@ -420,7 +420,7 @@ func found(row pgx.Row) (held Record, at moment, err error) {
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
+		held.Source, held.changed, held.said = *source, *changed, span{*from, *to}
 	}
 	copy(held.secret[:], key)
 	return held, at, nil
@@ -511,12 +511,18 @@ func sees(ctx context.Context, tx pgx.Tx, event string, held Record, at moment) 
 // finish sends the last statements of a transaction, and the notice that all
 // instances get when they are committed, at once.
 func finish(ctx context.Context, tx pgx.Tx, statements *pgx.Batch, n notice) error {
-	text, err := json.Marshal(n)
-	if err != nil {
+	if err := notify(statements, n); err != nil {
 		return err
 	}
-	statements.Queue(`SELECT pg_notify($1, $2)`, channel, string(text))
 	return tx.SendBatch(ctx, statements).Close()
+}
+
+func notify(statements *pgx.Batch, n notice) error {
+	text, err := json.Marshal(n)
+	if err == nil {
+		statements.Queue(`SELECT pg_notify($1, $2)`, channel, string(text))
+	}
+	return err
 }
 
 // Set records a choice. To set what is set already changes nothing.
@@ -547,7 +553,7 @@ func (p *Postgres) Set(ctx context.Context, uid string, c Choice) (after Record,
 			statements.Queue(`
 				WITH first AS (
 					INSERT INTO metrics_gate.counted AS c (uid, day) VALUES ($1, $2)
-					ON CONFLICT (uid) DO UPDATE SET day = excluded.day WHERE c.day < excluded.day RETURNING day
+					ON CONFLICT (uid) DO UPDATE SET day = excluded.day, origin = NULL WHERE c.day < excluded.day RETURNING day
 				)
 				INSERT INTO metrics_gate.daily AS d (day, users) SELECT day, 1 FROM first
 				ON CONFLICT (day) DO UPDATE SET users = d.users + 1`,
@@ -635,7 +641,9 @@ func (p *Postgres) tidy(ctx context.Context) error {
 func (p *Postgres) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
 	err = within(ctx, func(ctx context.Context) error {
 		rows, err := p.pool.Query(ctx, `
-			SELECT to_char(day, 'YYYY-MM-DD'), users FROM metrics_gate.daily WHERE day BETWEEN $1 AND $2 ORDER BY day`, day(from), day(to))
+			SELECT to_char(day, 'YYYY-MM-DD'), sum(users)::bigint
+			FROM (SELECT day, users FROM metrics_gate.daily UNION ALL SELECT day, users - twice FROM metrics_gate.daily_moved) AS all_of
+			WHERE day BETWEEN $1 AND $2 GROUP BY day ORDER BY day`, day(from), day(to))
 		if err != nil {
 			return err
 		}

@@ -37,9 +37,9 @@ type Record struct {
 	// which changes nothing but is the last word.
 	said span
 
-	// deleted is when the account was deleted, in milliseconds since 1970,
-	// where nothing is held of it and that was in the last days. What was said
-	// before must not bring it back.
+	// deleted is when the account was deleted, in milliseconds since 1970, where
+	// that was in the last days. What was said before must not bring it back, and
+	// what is held was said after.
 	deleted int64
 
 	secret secret // of the store
@@ -65,7 +65,7 @@ func (r Record) Changed() time.Time {
 // so that it is nobody's name.
 func (r Record) ETag() string {
 	state := fmt.Appendf(nil, "metrics_optout %s %d", r.Preference, r.changed)
-	if r.deleted > 0 {
+	if r.deleted > 0 && r.Source == "" {
 		state = fmt.Appendf(state, " %d", r.deleted)
 	}
 	mac := hmac.New(sha256.New, r.secret[:])

@@ -47,13 +47,15 @@ type SQLite struct {
 // takes less than half the time.
 type sqliteDB struct {
 	*sql.DB
-	find   *sql.Stmt
-	secret secret
+	find *sql.Stmt
 }
 
+// What keys hashes is read with what they are for: an empty store takes over that
+// of the one whose content is moved to it.
 const findSQLite = `
-	SELECT head, coalesce(deleted.at, 0), preference, changed, said - span, said, source
-	FROM feed LEFT JOIN preference ON uid = ? LEFT JOIN deleted ON uid_hash = ?`
+	SELECT head, key, coalesce(deleted.at, 0), preference, changed, said - span, said, source
+	FROM feed CROSS JOIN secret LEFT JOIN preference ON uid = ?
+		LEFT JOIN deleted ON uid_hash = metrics_gate_sha256(key, ?)`
 
 // Nothing is acknowledged before it is on the disk (synchronous FULL: with
 // NORMAL, a power cut in WAL mode undoes the last commits, and an opt-out may
@@ -143,17 +145,12 @@ func prepare(ctx context.Context, db *sql.DB) (prepared *sqliteDB, err error) {
 	if err := migrateSQLite(ctx, db); err != nil {
 		return nil, err
 	}
-	var key []byte
-	if err := db.QueryRowContext(ctx, `SELECT key FROM secret`).Scan(&key); err != nil {
-		return nil, err
-	}
 	prepared = &sqliteDB{DB: db}
-	copy(prepared.secret[:], key)
 	prepared.find, err = db.PrepareContext(ctx, findSQLite)
 	return prepared, err
 }
 
-// A migration keys hashes, for which SQLite has no function.
+// Statements key hashes, for which SQLite has no function.
 func init() {
 	sqlite.MustRegisterDeterministicScalarFunction("metrics_gate_sha256", 2,
 		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
@@ -256,15 +253,17 @@ func (db *sqliteDB) lookUp(ctx context.Context, find *sql.Stmt, uid string) (hel
 		changed  *int64
 		from, to *int64
 		source   *string
+		key      []byte
 	)
-	if err := find.QueryRowContext(ctx, uid, db.secret.hash(uid)).Scan(&head, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
+	sum := sha256.Sum256([]byte(uid))
+	if err := find.QueryRowContext(ctx, uid, sum[:]).Scan(&head, &key, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, 0, err
 	}
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
-		held = Record{Preference: held.Preference, Source: *source, changed: *changed, said: span{*from, *to}}
+		held.Source, held.changed, held.said = *source, *changed, span{*from, *to}
 	}
-	held.secret = db.secret
+	copy(held.secret[:], key)
 	return held, head, nil
 }
 
@@ -348,12 +347,12 @@ func (tx transaction) did(ctx context.Context, query string, args ...any) (bool,
 }
 
 // sees remembers an event and reports whether it is new. None is.
-func (tx transaction) sees(ctx context.Context, event string) (bool, error) {
+func (tx transaction) sees(ctx context.Context, event string, held Record) (bool, error) {
 	if event == "" {
 		return true, nil
 	}
 	return tx.did(ctx, `INSERT INTO event (jti_hash, seen) VALUES (?, ?) ON CONFLICT DO NOTHING`,
-		tx.db.secret.hash(event), tx.now.UnixMilli())
+		held.secret.hash(event), tx.now.UnixMilli())
 }
 
 // count counts an account that opted out among today's, unless it is.
@@ -361,7 +360,7 @@ func (tx transaction) count(ctx context.Context, uid string) error {
 	today := day(tx.now)
 	first, err := tx.did(ctx, `
 		INSERT INTO counted (uid, day) VALUES (?, ?)
-		ON CONFLICT (uid) DO UPDATE SET day = excluded.day WHERE day < excluded.day`, uid, today)
+		ON CONFLICT (uid) DO UPDATE SET day = excluded.day, origin = NULL WHERE day < excluded.day`, uid, today)
 	if err != nil || !first {
 		return err
 	}
@@ -377,11 +376,11 @@ func (s *SQLite) Set(ctx context.Context, uid string, c Choice) (after Record, c
 		return Record{}, Unchanged, err
 	}
 	err = s.write(ctx, func(tx transaction) ([]Change, error) {
-		if fresh, err := tx.sees(ctx, c.Event); err != nil || !fresh {
-			return nil, err
-		}
 		before, head, err := tx.db.lookUp(ctx, tx.find, uid)
 		if err != nil {
+			return nil, err
+		}
+		if fresh, err := tx.sees(ctx, c.Event, before); err != nil || !fresh {
 			return nil, err
 		}
 		if after, came = c.decide(before, tx.now.UnixMilli()); came != Changed {
@@ -413,7 +412,11 @@ func (s *SQLite) Set(ctx context.Context, uid string, c Choice) (after Record, c
 // Delete forgets an account.
 func (s *SQLite) Delete(ctx context.Context, uid, event string) (came Result, err error) {
 	err = s.write(ctx, func(tx transaction) ([]Change, error) {
-		if fresh, err := tx.sees(ctx, event); err != nil || !fresh {
+		held, head, err := tx.db.lookUp(ctx, tx.find, uid)
+		if err != nil {
+			return nil, err
+		}
+		if fresh, err := tx.sees(ctx, event, held); err != nil || !fresh {
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM counted WHERE uid = ?`, uid); err != nil {
@@ -421,18 +424,20 @@ func (s *SQLite) Delete(ctx context.Context, uid, event string) (came Result, er
 		}
 		if _, err := tx.ExecContext(ctx, `
 			INSERT INTO deleted (uid_hash, at) VALUES (?, ?)
-			ON CONFLICT (uid_hash) DO UPDATE SET at = max(at + 1, excluded.at)`, tx.db.secret.hash(uid), tx.now.UnixMilli()); err != nil {
+			ON CONFLICT (uid_hash) DO UPDATE SET at = max(at + 1, excluded.at)`, held.secret.hash(uid), tx.now.UnixMilli()); err != nil {
 			return nil, err
 		}
-		if gone, err := tx.did(ctx, `DELETE FROM preference WHERE uid = ?`, uid); err != nil || !gone {
+		if held.Source == "" { // there is no row
+			return nil, nil
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM preference WHERE uid = ?`, uid); err != nil {
 			return nil, err
 		}
-		var head int64
-		if err := tx.QueryRowContext(ctx, `UPDATE feed SET head = head + 1 RETURNING head`).Scan(&head); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+1); err != nil {
 			return nil, err
 		}
 		came = Changed
-		return []Change{{ID: head, UID: uid, Preference: policy.Unset, Deleted: true}}, nil
+		return []Change{{ID: head + 1, UID: uid, Preference: policy.Unset, Deleted: true}}, nil
 	})
 	return came, err
 }
@@ -552,7 +557,9 @@ func (s *SQLite) Daily(ctx context.Context, from, to time.Time) (counts []DailyC
 			err := rows.Scan(&count.Day, &count.Users)
 			counts = append(counts, count)
 			return err
-		}, `SELECT day, users FROM daily WHERE day BETWEEN ? AND ? ORDER BY day`, day(from), day(to))
+		}, `
+			SELECT day, sum(users) FROM (SELECT day, users FROM daily UNION ALL SELECT day, users - twice FROM daily_moved)
+			WHERE day BETWEEN ? AND ? GROUP BY day ORDER BY day`, day(from), day(to))
 	})
 	return counts, err
 }
@@ -565,7 +572,7 @@ func (s *SQLite) Import(ctx context.Context, rows iter.Seq2[Row, error], progres
 // store records a batch of rows.
 func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err error) {
 	err = s.write(ctx, func(tx transaction) ([]Change, error) {
-		_, head, err := tx.db.lookUp(ctx, tx.find, "")
+		nobody, head, err := tx.db.lookUp(ctx, tx.find, "")
 		if err != nil {
 			return nil, err
 		}
@@ -589,7 +596,7 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 			if !row.Changed.IsZero() {
 				r.changed = min(r.changed, row.Changed.UnixMilli())
 			}
-			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, tx.db.secret.hash(row.UID)).Scan(&r.changed)
+			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, nobody.secret.hash(row.UID)).Scan(&r.changed)
 			switch {
 			case err == nil:
 				head++

@@ -320,7 +320,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		INSERT INTO preference VALUES ('u', 1, 5, 'browser'), ('v', NULL, 6, 'user');
 		PRAGMA user_version = 1`)
 	store := openStore(t, path)
-	want := Record{Preference: policy.OptedOut, changed: 5, said: span{5, 5}, Source: SourceBrowser, secret: store.db.secret}
+	want := Record{Preference: policy.OptedOut, changed: 5, said: span{5, 5}, Source: SourceBrowser, secret: mustGet(t, store, "nobody").secret}
 	if held := mustGet(t, store, "u"); held != want {
 		t.Errorf("%v, want %v", held, want)
 	}

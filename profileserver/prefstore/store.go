@@ -36,6 +36,9 @@ import (
 // asks Choice.decide, tells its Feed and takes rows from importRows, as they do;
 // Open knows its name, and inEachStore has the suite run against it.
 type Store interface {
+	// Move brings what it holds to another store.
+	movable
+
 	// Get returns what is held of an account: policy.Unset of one that nobody
 	// wrote anything of.
 	Get(ctx context.Context, uid string) (Record, error)
@@ -77,8 +80,11 @@ type Store interface {
 
 	// Import records rows, the newer of two choices of an account winning,
 	// and calls progress after every batch that is safely stored. It stops at
-	// the first error of rows, with what came before it stored.
+	// the first error of rows, and when ctx ends, with what came before it stored.
 	Import(ctx context.Context, rows iter.Seq2[Row, error], progress func(Imported)) (Imported, error)
+
+	// Count returns of how many accounts something is held.
+	Count(ctx context.Context) (int64, error)
 
 	// Export returns all rows, in the order of their accounts, as they were
 	// at one moment.
