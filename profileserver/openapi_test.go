@@ -316,6 +316,7 @@ func TestOpenAPI(t *testing.T) {
 
 		{alone, 200, request{method: "DELETE", path: accountPath + "x", token: all}},
 		{alone, 400, request{method: "DELETE", path: accountPath + "%00", token: all}},
+		{alone, 404, request{method: "DELETE", path: accountPath + "x/y", token: all}},
 		{withoutStore, 503, request{method: "DELETE", path: accountPath + "x", token: all}},
 		{alone, 404, request{method: "GET", path: accountPath + "x", token: all}},
 

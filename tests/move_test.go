@@ -23,10 +23,9 @@ import (
 func TestMoveWhileServersRun(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(t *testing.T, configured, named string) {
-		other, configuredOther := filepath.Join(t.TempDir(), "other.db"), ""
-		if strings.HasPrefix(named, "postgres") {
-			configuredOther = "sqlite " + other
-		} else {
+		other := filepath.Join(t.TempDir(), "other.db")
+		configuredOther := "sqlite " + other
+		if !strings.HasPrefix(named, "postgres") {
 			other = testpostgres.Database(t)
 			configuredOther = "postgres " + other
 		}

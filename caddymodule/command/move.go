@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"text/tabwriter"
@@ -82,7 +83,7 @@ func tell(cmd *cobra.Command, found prefstore.Comparison) error {
 		{"opted out", found.From.OptedOut, found.To.OptedOut},
 		{"allowed", found.From.Allowed, found.To.Allowed},
 		{"no choice", found.From.Unset, found.To.Unset},
-		{"digest of accounts", fmt.Sprintf("%x", found.From.Digest[:8]), fmt.Sprintf("%x", found.To.Digest[:8])},
+		{"digest of accounts", hex.EncodeToString(found.From.Digest[:8]), hex.EncodeToString(found.To.Digest[:8])},
 		{"days", found.From.Days, found.To.Days},
 		{"users counted", found.From.Users, found.To.Users},
 		{"deleted accounts", found.From.Deleted, found.To.Deleted},

@@ -42,7 +42,7 @@ type progress struct {
 func newProgress(w io.Writer) *progress {
 	file, ok := w.(*os.File)
 	now := time.Now()
-	return &progress{w: w, terminal: ok && term.IsTerminal(int(file.Fd())), began: now, said: now} //nolint:gosec // a descriptor is an int
+	return &progress{w: w, terminal: ok && term.IsTerminal(int(file.Fd())), began: now, said: now}
 }
 
 // show says what is done, at what rate, and, where the share that is done is known,

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/metricsgate/metricsgate/policy"
 )
 
 // counted is a store of which only the daily counts are there.
@@ -47,4 +49,19 @@ func TestDailyCounts(t *testing.T) {
 	if _, err := DailyCounts(t.Context(), broken, from, from); !errors.Is(err, broken.err) {
 		t.Errorf("a store that fails: %v", err)
 	}
+}
+
+// TestDaysBeforeAll: whoever asks for days before the first year is told of none.
+func TestDaysBeforeAll(t *testing.T) {
+	t.Parallel()
+	inEachStore(t, func(t *testing.T, p *place) {
+		store := p.open(t, 0)
+		mustSet(t, store, "out", Choice{Preference: policy.OptedOut})
+		before := time.Date(0, 12, 3, 0, 0, 0, 0, time.UTC)
+		for to, want := range map[time.Time]int{before.AddDate(0, 0, 1): 0, time.Now().AddDate(0, 0, 1): 1} {
+			if counts, err := store.Daily(t.Context(), before, to); err != nil || len(counts) != want {
+				t.Errorf("to %v: %v, %v", to, counts, err)
+			}
+		}
+	})
 }

@@ -639,6 +639,13 @@ func (p *Postgres) tidy(ctx context.Context) error {
 
 // Daily returns how many users recorded an opt-out, by day.
 func (p *Postgres) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
+	first := time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC) // before it, PostgreSQL writes days in another way
+	if to.Before(first) {
+		return nil, nil
+	}
+	if from.Before(first) {
+		from = first
+	}
 	err = within(ctx, func(ctx context.Context) error {
 		rows, err := p.pool.Query(ctx, `
 			SELECT to_char(day, 'YYYY-MM-DD'), sum(users)::bigint
