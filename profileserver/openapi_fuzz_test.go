@@ -48,11 +48,8 @@ func TestOpenAPIAnyRequest(t *testing.T) {
 					}
 				}
 			})
-			if sent < 10_000 {
-				t.Errorf("%d requests were sent", sent)
-			}
-			if len(d.seen) < 60 {
-				t.Errorf("only %d of what the document lists were seen", len(d.seen))
+			if !testing.Short() && (sent < 10_000 || len(d.seen) < 60) {
+				t.Errorf("%d requests were sent, and saw %d of what the document lists", sent, len(d.seen))
 			}
 		})
 	}
