@@ -2,7 +2,7 @@
 # Installs what the tests need and this machine lacks: Firefox (ESR) and
 # Chromium, for the tests of what a browser does and sees, PostgreSQL and
 # PgBouncer, of which tests start servers of their own, nginx, to stand in front of
-# the gate, Node.js, for servers that stand behind it or that it asks and for the
+# the gate, promtool, which tests the alerts, Node.js, for servers that stand behind it or that it asks and for the
 # SDKs that it is proven with, and the C compiler without which Go has no race
 # detector. On Debian it does so by itself where it may. "tests/setup.sh spellings"
 # brings what make spellings needs besides.
@@ -17,6 +17,7 @@ done
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx)
+command -v promtool >/dev/null || missing+=(prometheus)
 # A compiler without the C library's headers is not enough. It can come with
 # arguments, such as "clang -m64".
 compiler=$(go env CC)
