@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -306,6 +307,19 @@ func TestAlerts(t *testing.T) {
 			return stored(caddy, func() {
 				choose(t, addr, testcaddy.NewUID(t), allow) // of which no notice comes
 				testcaddy.Until(t, "the store to notice", func() bool { return caddy.ProfileServerMetric("store_notified") == 0 })
+			})
+		}},
+		{name: "events of another issuer", fires: "ProfileServerEventsRefused", at: []string{"1h"}, see: func(t *testing.T) scrapes {
+			oauth, addr := newOAuthServer(t), testcaddy.FreeAddr(t)
+			caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock())), aGate(t))
+			keysFetched(t, addr)
+			return stored(caddy, func() {
+				stray := byRSA(event(t, testcaddy.NewUID(t), "metrics-opt-out", map[string]any{}, map[string]any{"iss": "https://other.test"}))
+				for range beacons {
+					if status, _, _, err := deliveries["FxA"].deliver(addr, stray); err != nil || status != http.StatusBadRequest {
+						t.Errorf("an event of another issuer: %d, %v", status, err)
+					}
+				}
 			})
 		}},
 		{name: "no event any more", fires: "ProfileServerEventsSilent", at: []string{"30h"}, see: func(t *testing.T) scrapes {
