@@ -39,12 +39,13 @@ var mayImport = map[string]string{
 	"browser/firefox":         "browser",
 	"browser":                 "policy",
 	"session":                 "token policy internal/generations",
-	"profileclient":           "token policy internal/generations internal/optoutapi",
+	"profileclient":           "token policy internal/generations internal/health internal/optoutapi",
 	"profileserver":           "profileserver/prefstore token policy internal/optoutapi",
 	"profileserver/prefstore": "policy internal/optoutapi",
-	"token":                   "internal/generations internal/optoutapi",
+	"token":                   "internal/generations internal/health internal/optoutapi",
 	"internal/optoutapi":      "",
 	"internal/generations":    "",
+	"internal/health":         "",
 	"policy":                  "",
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/metricsgate/metricsgate/internal/health"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -58,7 +59,7 @@ type Client struct {
 	transport http.RoundTripper
 	pool      *http.Transport // transport, if it is the Client's own
 	observer  Observer
-	health    health
+	health    *health.Health
 	start     time.Time
 	follows   bool
 	feed      feed
@@ -98,10 +99,10 @@ func New(config Config) (*Client, error) {
 		maxAge:     config.MaxAge,
 		transport:  config.Transport,
 		observer:   config.Observer,
-		health:     health{report: config.Observer.Health},
+		health:     health.New(calm, config.Observer.Health),
 		start:      time.Now(),
 		follows:    config.Follow,
-		feed:       feed{health: health{report: config.Observer.FeedHealth}},
+		feed:       feed{health: health.New(calm, config.Observer.FeedHealth)},
 		proven:     newCache(provenEntries),
 		named:      newCache(namedEntries),
 		etags:      newETags(config.MaxEntries),
@@ -171,7 +172,7 @@ func (c *Client) Cached(a Account, now time.Time) policy.Preference {
 		return known.preference
 	}
 	c.prefetch(a, false, known.fetched)
-	if c.health.failing.Load() {
+	if c.health.Failing() {
 		return known.stale()
 	}
 	return policy.Unknown

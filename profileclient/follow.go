@@ -19,6 +19,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/tmaxmax/go-sse"
 
+	"github.com/metricsgate/metricsgate/internal/health"
 	"github.com/metricsgate/metricsgate/internal/optoutapi"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -72,12 +73,13 @@ const (
 //     connection that seems well, everything. The client then gives the connection
 //     up, and asks for what it missed.
 type feed struct {
-	heard   atomic.Int64 // the instant of the last byte
-	whole   atomic.Int64 // the instant at which all was told that there was
-	proven  atomic.Bool  // the server says when all was told
-	refused atomic.Bool  // the server has none, or none for this credential
-	health  health
-	missed  missed
+	heard     atomic.Int64 // the instant of the last byte
+	whole     atomic.Int64 // the instant at which all was told that there was
+	proven    atomic.Bool  // the server says when all was told
+	refused   atomic.Bool  // the server has none, or none for this credential
+	connected atomic.Bool  // there is a connection now
+	health    *health.Health
+	missed    missed
 
 	// What follows belongs to the goroutine that follows.
 
@@ -158,7 +160,7 @@ func (c *Client) follow() {
 		}
 		// A server that restarts is no news.
 		if err != nil && (outcome == FeedRefused || errors.Is(err, errDeaf) || c.silence(time.Now()) >= quietLimit) {
-			c.feed.health.failed(fmt.Errorf("change feed: %w", err))
+			c.feed.health.Failed(fmt.Errorf("change feed: %w", err))
 		}
 	}
 }
@@ -194,12 +196,14 @@ func (c *Client) listen() (FeedOutcome, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	c.feed.known = true
+	c.feed.connected.Store(true)
+	defer c.feed.connected.Store(false)
 
 	body := &hearing{Reader: response.Body, heard: func() {
 		idle.Reset(quietLimit)
 		c.feed.heard.Store(int64(c.instant(time.Now())))
 		if !c.feed.proven.Load() {
-			c.feed.health.answered()
+			c.feed.health.Answered()
 		}
 	}, head: -1, toldUpTo: c.toldUpTo, onlyThere: func() { c.feed.proven.Store(false) }}
 	first := true
@@ -243,7 +247,7 @@ func (c *Client) toldUpTo(id int64) error {
 		return errDeaf
 	}
 	c.feed.whole.Store(int64(now))
-	c.feed.health.answered()
+	c.feed.health.Answered()
 	return nil
 }
 

@@ -1,9 +1,9 @@
 package profileclient
 
 import (
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/metricsgate/metricsgate/internal/health"
 )
 
 // calm is how long the profile server must not have failed before an answer
@@ -11,31 +11,25 @@ import (
 // reported once rather than with every request.
 const calm = 5 * time.Second
 
-// health knows whether the profile server fails and reports every change.
-type health struct {
-	report  func(error)
-	failing atomic.Bool
+// Failure is since when something fails, and why.
+type Failure = health.Failure
 
-	mu       sync.Mutex // also keeps the reports in order
-	failedAt time.Time
+// Standing is how the profile server and its change feed do.
+type Standing struct {
+	// Profile is why lookups fail, and Feed why the feed cannot be followed; each
+	// is empty where all is well.
+	Profile, Feed Failure
+	// ProfileFailed and FeedFailed are for how long they did since New, in all.
+	ProfileFailed, FeedFailed time.Duration
+	// Connected says that there is a connection to the feed.
+	Connected bool
 }
 
-func (h *health) failed(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.failedAt = time.Now()
-	if !h.failing.Swap(true) {
-		h.report(err)
-	}
-}
-
-func (h *health) answered() {
-	if !h.failing.Load() {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if time.Since(h.failedAt) >= calm && h.failing.Swap(false) {
-		h.report(nil)
+// Standing returns how the profile server does, as far as it was asked.
+func (c *Client) Standing() Standing {
+	return Standing{
+		Profile: c.health.Failure(), ProfileFailed: c.health.Total(),
+		Feed: c.feed.health.Failure(), FeedFailed: c.feed.health.Total(),
+		Connected: c.feed.connected.Load(),
 	}
 }

@@ -145,7 +145,7 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 		c.named.put(a.UID, unset)
 		if into == c.named {
 			c.observer.Lookup(LookupOK, time.Since(start))
-			c.health.answered()
+			c.health.Answered()
 			return Held{}, nil
 		}
 	}
@@ -155,12 +155,12 @@ func (c *Client) consult(ctx context.Context, a Account, into *cache, start time
 		// A forwarded token that is refused says something about the account
 		// and nothing about the server.
 		if !c.auth.forward || failed.outcome != LookupUnauthorized {
-			c.health.failed(err)
+			c.health.Failed(err)
 		}
 		return Held{}, err
 	}
 	c.observer.Lookup(LookupOK, time.Since(start))
-	c.health.answered()
+	c.health.Answered()
 	answer := c.answer(held.Preference, c.instant(start))
 	if !held.Changed.IsZero() {
 		answer.version = held.Changed.UnixMilli()

@@ -59,7 +59,7 @@ func (c *Client) WriteBack(a Account, now time.Time) {
 		go func() {
 			defer c.work.Done()
 			// The lookup of who asks now has failed as well, or will.
-			if !c.fresh(known.entry, c.instant(now)) && c.health.failing.Load() {
+			if !c.fresh(known.entry, c.instant(now)) && c.health.Failing() {
 				c.rest(firstPause)
 			}
 			// Only an answer of the server shows the version, and a claim

@@ -19,6 +19,8 @@ type Verifier interface {
 	// Digester turns tokens into keys under which it is remembered that they
 	// verified. With another one nothing is found of what was remembered.
 	Digester() *token.Digester
+	// Standing is how those do whom the verifier asks, and nil where it asks nobody.
+	Standing() *token.Standing
 	Close()
 }
 
@@ -93,6 +95,9 @@ func (b *Bearer) Refresh() {
 		verifier.Refresh()
 	}
 }
+
+// Standing is how those do whom the verifier asks, and nil where it asks nobody.
+func (b *Bearer) Standing() *token.Standing { return b.verifier.Standing() }
 
 // Len returns how many verified tokens are remembered.
 func (b *Bearer) Len() int { return b.cache.Len() }

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/metricsgate/metricsgate/internal/health"
 )
 
 const (
@@ -38,10 +41,14 @@ type fetcher struct {
 	*endpoint
 	take    func(body []byte) error
 	onError func(error)
+	onFetch func(FetchOutcome)
+	health  *health.Health
 
 	mu      sync.Mutex
 	ended   chan struct{} // closed at the end of the fetch that is asked for or under way; nil where none is
 	fetched bool          // one has ended
+	taken   time.Time     // the last set that was good
+	last    FetchOutcome
 	asked   chan struct{}
 	limit   *rate.Limiter
 
@@ -49,7 +56,7 @@ type fetcher struct {
 	done chan struct{}
 }
 
-func newFetcher(address string, allowHTTP bool, client *http.Client, take func([]byte) error, onError func(error)) (*fetcher, error) {
+func newFetcher(address string, allowHTTP bool, client *http.Client, take func([]byte) error, onError func(error), onFetch func(FetchOutcome)) (*fetcher, error) {
 	endpoint, err := newEndpoint(address, allowHTTP, client)
 	if err != nil {
 		return nil, err
@@ -57,10 +64,15 @@ func newFetcher(address string, allowHTTP bool, client *http.Client, take func([
 	if onError == nil {
 		onError = func(error) {}
 	}
+	if onFetch == nil {
+		onFetch = func(FetchOutcome) {}
+	}
 	return &fetcher{
 		endpoint: endpoint,
 		take:     take,
 		onError:  onError,
+		onFetch:  onFetch,
+		health:   health.New(0, nil),
 		ended:    make(chan struct{}), // the first fetch
 		asked:    make(chan struct{}, 1),
 		limit:    rate.NewLimiter(rate.Every(askEvery), 1),
@@ -99,17 +111,20 @@ func (f *fetcher) run(ctx context.Context) {
 		case <-f.asked:
 		}
 		f.begin()
-		err := f.fetch(ctx)
+		outcome, err := f.fetch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		f.end()
+		f.end(outcome)
+		f.onFetch(outcome)
 		if err == nil {
+			f.health.Answered()
 			pause, retry = fetchEvery, 0
 			continue
 		}
 		retry = min(max(2*retry, firstRetry), lastRetry)
 		pause = retry
+		f.health.Failed(err)
 		f.onError(fmt.Errorf("fetching the key set from %s: %w", f.source, err))
 	}
 }
@@ -126,12 +141,15 @@ func (f *fetcher) begin() {
 	}
 }
 
-func (f *fetcher) end() {
+func (f *fetcher) end(outcome FetchOutcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	close(f.ended)
 	f.ended = nil
 	f.fetched = true
+	if f.last = outcome; outcome == Fetched {
+		f.taken = time.Now()
+	}
 }
 
 // ask returns a channel that is closed at the end of the fetch under way.
@@ -184,25 +202,40 @@ func (f *fetcher) wait() bool {
 	return true
 }
 
-func (f *fetcher) fetch(ctx context.Context) error {
+func (f *fetcher) fetch(ctx context.Context) (FetchOutcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
 	if err != nil {
-		return err
+		return FetchUnreachable, err
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	response, err := f.send(request)
 	if err != nil {
-		return err
+		return brokenOff(ctx), err
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return wrongStatus(response.StatusCode)
+		return FetchBadStatus, wrongStatus(response.StatusCode)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, response.Body, maxFetchBytes))
 	if err != nil {
-		return fmt.Errorf("reading the answer, of at most 1 MiB: %w", err)
+		outcome := brokenOff(ctx)
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			outcome = FetchMalformed
+		}
+		return outcome, fmt.Errorf("reading the answer, of at most 1 MiB: %w", err)
 	}
-	return f.take(body)
+	if err := f.take(body); err != nil {
+		return FetchMalformed, err
+	}
+	return Fetched, nil
+}
+
+// brokenOff is why there was no complete answer.
+func brokenOff(ctx context.Context) FetchOutcome {
+	if ctx.Err() != nil {
+		return FetchTimeout
+	}
+	return FetchUnreachable
 }

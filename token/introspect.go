@@ -18,6 +18,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
+
+	"github.com/metricsgate/metricsgate/internal/health"
 )
 
 // The defaults of an IntrospectionConfig.
@@ -46,6 +48,9 @@ const (
 
 	// tellEvery is how often a failure that goes on is told.
 	tellEvery = time.Minute
+
+	// calm is how long the server must not have failed to count as well again.
+	calm = 5 * time.Second
 
 	// hurriedBelow is how much of Config.Timeout, in tenths, a token has left
 	// where other tokens of its request have not used it up.
@@ -131,6 +136,7 @@ type Introspector struct {
 	inFlight singleflight.Group
 	slots    chan struct{}
 	failing  rate.Sometimes
+	health   *health.Health
 
 	closing context.Context
 	close   func()
@@ -180,6 +186,7 @@ func NewIntrospector(config IntrospectionConfig) (*Introspector, error) {
 		refused: newMemory(maxRefused),
 		slots:   make(chan struct{}, config.Concurrency),
 		failing: rate.Sometimes{Interval: tellEvery},
+		health:  health.New(calm, nil),
 	}
 	var end context.CancelFunc
 	i.closing, end = context.WithCancel(context.Background())
@@ -382,7 +389,11 @@ func (i *Introspector) ask(raw string, patience time.Duration) (jwt.MapClaims, e
 	case <-ctx.Done():
 		err = fmt.Errorf("%w: %d requests were in flight all the time, as many as may be", ErrBusy, cap(i.slots))
 	}
-	if errors.Is(err, ErrUnavailable) && i.closing.Err() == nil {
+	switch {
+	case !errors.Is(err, ErrUnavailable):
+		i.health.Answered()
+	case i.closing.Err() == nil:
+		i.health.Failed(err)
 		i.failing.Do(func() { i.config.OnError(fmt.Errorf("introspection by %s: %w", i.endpoint.source, err)) })
 	}
 	return answer, err

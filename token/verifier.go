@@ -144,6 +144,10 @@ type Config struct {
 	// must not call Close. Default: nothing is called.
 	OnKeySetError func(error) `json:"-"`
 
+	// OnKeySetFetch is called after each fetch of JWKSURL. It must not call Close.
+	// Default: nothing is called.
+	OnKeySetFetch func(FetchOutcome) `json:"-"`
+
 	// OnKeySetChange is called when a fetch of JWKSURL brought other keys than
 	// are known, with the Fingerprint of each that is gone or new. It must not
 	// call Close. Default: nothing is called.
@@ -217,7 +221,7 @@ func (v *Verifier) useKeySet(config Config) error {
 		return nil
 	}
 	var err error
-	v.keys, err = newFetcher(config.JWKSURL, config.AllowHTTP, cmp.Or(config.KeySetClient, ownClient()), set.replace, config.OnKeySetError)
+	v.keys, err = newFetcher(config.JWKSURL, config.AllowHTTP, cmp.Or(config.KeySetClient, ownClient()), set.replace, config.OnKeySetError, config.OnKeySetFetch)
 	if err != nil {
 		return &ConfigError{"jwks", err}
 	}
