@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -61,26 +62,70 @@ const (
 	unrecognisedRequests = 1000
 )
 
+// Open is a Warning that has not ended.
+type Open struct {
+	Warning
+	// Since is when it began.
+	Since time.Time
+}
+
+// Seen is what a Gate has seen since it was made.
+type Seen struct {
+	Since time.Time
+	Pages int64
+	// Requests are those of each route, by its index in Gate.Routes.
+	Requests []int64
+	// Warnings are those that are open, in the order of Trouble.
+	Warnings []Open
+
+	// Window is when the present window began, and Sessions is what came of
+	// credentials in it, by the index of the source as in Observer.Session.
+	Window   time.Time
+	Sessions [][session.OutcomeCount]int64
+}
+
+// Seen returns what the gate has seen.
+func (g *Gate) Seen() Seen { return g.engine.watch.seen() }
+
 // watch looks for trouble, window by window: what holds in one hour need not in
 // the next.
 type watch struct {
 	tell      func(Warning)
 	ownRoutes int // the preset's follow
 
+	made     time.Time
 	began    atomic.Int64 // Unix nanoseconds
-	pages    atomic.Int64
+	pages    windowed
 	routes   []routeWatch
 	sessions [][session.OutcomeCount]atomic.Int64
 
-	mu     sync.Mutex
-	active map[Warning]bool // keyed without Ended, Outcome and Requests
+	mu   sync.Mutex       // of what follows, and of what windows before counted
+	open map[Warning]Open // keyed without Ended, Outcome and Requests
 }
 
-type routeWatch struct{ requests, recognised atomic.Int64 }
+type routeWatch struct {
+	requests   windowed
+	recognised atomic.Int64
+}
+
+// windowed counts in the present window, and in all before.
+type windowed struct {
+	atomic.Int64
+	before int64
+}
+
+// turn begins another window, and returns what this one has counted.
+func (w *windowed) turn() int64 {
+	counted := w.Swap(0)
+	w.before += counted
+	return counted
+}
+
+func (w *windowed) total() int64 { return w.before + w.Load() }
 
 func newWatch(now time.Time, routes, ownRoutes, sources int, tell func(Warning)) *watch {
 	w := &watch{
-		tell: tell, ownRoutes: ownRoutes, active: map[Warning]bool{},
+		tell: tell, made: now, ownRoutes: ownRoutes, open: map[Warning]Open{},
 		routes: make([]routeWatch, routes), sessions: make([][session.OutcomeCount]atomic.Int64, sources),
 	}
 	w.began.Store(now.UnixNano())
@@ -96,7 +141,7 @@ func (w *watch) gated(now time.Time, route int, recognised bool) {
 	case recognised:
 		counts.recognised.Add(1)
 	case n%unrecognisedRequests == 0:
-		w.early()
+		w.early(now)
 	}
 }
 
@@ -110,15 +155,39 @@ func (w *watch) page(now time.Time) {
 func (w *watch) session(source int, outcome session.Outcome) { w.sessions[source][outcome].Add(1) }
 
 // early says within a window that nobody is recognised.
-func (w *watch) early() {
+func (w *watch) early(now time.Time) {
 	var requests, recognised int64
 	for i := range w.routes {
 		requests += w.routes[i].requests.Load()
 		recognised += w.routes[i].recognised.Load()
 	}
 	if recognised == 0 {
-		w.judge(Warning{Trouble: NobodyRecognised, Requests: int(requests)}, true, false)
+		w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(requests)}, true, false)
 	}
+}
+
+func (w *watch) seen() Seen {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := Seen{
+		Since: w.made, Pages: w.pages.total(), Requests: make([]int64, len(w.routes)),
+		Window: time.Unix(0, w.began.Load()), Sessions: make([][session.OutcomeCount]int64, len(w.sessions)),
+	}
+	for i := range w.sessions {
+		for outcome := range w.sessions[i] {
+			seen.Sessions[i][outcome] = w.sessions[i][outcome].Load()
+		}
+	}
+	for i := range w.routes {
+		seen.Requests[i] = w.routes[i].requests.total()
+	}
+	for _, open := range w.open {
+		seen.Warnings = append(seen.Warnings, open)
+	}
+	slices.SortFunc(seen.Warnings, func(a, b Open) int {
+		return cmp.Or(cmp.Compare(a.Trouble, b.Trouble), cmp.Compare(a.Route, b.Route), cmp.Compare(a.Source, b.Source))
+	})
+	return seen
 }
 
 // turn ends the window, if its time has come.
@@ -127,32 +196,34 @@ func (w *watch) turn(now time.Time) {
 	if now.UnixNano()-began < int64(window) || !w.began.CompareAndSwap(began, now.UnixNano()) {
 		return
 	}
-	pages := w.pages.Swap(0)
 	requests, recognised := make([]int64, len(w.routes)), make([]int64, len(w.routes))
 	var allRequests, allRecognised, preset int64
+	w.mu.Lock()
+	pages := w.pages.turn()
 	for i := range w.routes {
-		requests[i], recognised[i] = w.routes[i].requests.Swap(0), w.routes[i].recognised.Swap(0)
+		requests[i], recognised[i] = w.routes[i].requests.turn(), w.routes[i].recognised.Swap(0)
 		allRequests += requests[i]
 		allRecognised += recognised[i]
 		if i >= w.ownRoutes {
 			preset += requests[i]
 		}
 	}
-	w.judge(Warning{Trouble: NobodyRecognised, Requests: int(allRequests)}, allRequests >= telling && allRecognised == 0, allRecognised > 0)
+	w.mu.Unlock()
+	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(allRequests)}, allRequests >= telling && allRecognised == 0, allRecognised > 0)
 	for i := range w.routes {
 		others := allRecognised - recognised[i]
-		w.judge(Warning{Trouble: NobodyRecognisedOnRoute, Route: i, Requests: int(requests[i])},
+		w.judge(now, Warning{Trouble: NobodyRecognisedOnRoute, Route: i, Requests: int(requests[i])},
 			requests[i] >= telling && recognised[i] == 0 && others >= telling, recognised[i] > 0)
 		came := requests[i]
 		if i == w.ownRoutes {
 			came = preset
 		}
 		if i <= w.ownRoutes {
-			w.judge(Warning{Trouble: RouteSilent, Route: i, Requests: int(pages)}, pages >= telling && came == 0, came > 0)
+			w.judge(now, Warning{Trouble: RouteSilent, Route: i, Requests: int(pages)}, pages >= telling && came == 0, came > 0)
 		}
 	}
 	for i := range w.sessions {
-		w.judgeSessions(i)
+		w.judgeSessions(now, i)
 	}
 }
 
@@ -160,7 +231,7 @@ func (w *watch) turn(now time.Time) {
 var notFailing = []session.Outcome{session.Absent, session.Verified, session.Expired, session.Conflicting}
 
 // judgeSessions looks at one kind of session.
-func (w *watch) judgeSessions(source int) {
+func (w *watch) judgeSessions(now time.Time, source int) {
 	var counts [session.OutcomeCount]int64
 	var failed int64
 	dominant := session.Malformed
@@ -176,19 +247,24 @@ func (w *watch) judgeSessions(source int) {
 	// One that conflicts has verified.
 	verified, expired := counts[session.Verified]+counts[session.Conflicting], counts[session.Expired]
 	fails := failed >= telling && failed > verified
-	w.judge(Warning{Trouble: SessionsFail, Source: source, Outcome: dominant, Requests: int(failed)}, fails, verified > failed)
-	w.judge(Warning{Trouble: EverybodyExpired, Source: source, Outcome: session.Expired, Requests: int(expired)},
+	w.judge(now, Warning{Trouble: SessionsFail, Source: source, Outcome: dominant, Requests: int(failed)}, fails, verified > failed)
+	w.judge(now, Warning{Trouble: EverybodyExpired, Source: source, Outcome: session.Expired, Requests: int(expired)},
 		expired >= telling && verified == 0 && !fails, verified > 0)
 }
 
 // judge tells a trouble when it begins and when it ends. A window that shows
 // neither, because too little came, changes nothing.
-func (w *watch) judge(warning Warning, holds, ended bool) {
+func (w *watch) judge(now time.Time, warning Warning, holds, ended bool) {
 	key := Warning{Trouble: warning.Trouble, Route: warning.Route, Source: warning.Source}
 	w.mu.Lock()
-	active := w.active[key]
-	if holds != active && (holds || ended) {
-		w.active[key] = holds
+	open, active := w.open[key]
+	switch {
+	case holds && !active:
+		w.open[key] = Open{warning, now}
+	case holds:
+		w.open[key] = Open{warning, open.Since}
+	case ended:
+		delete(w.open, key)
 	}
 	w.mu.Unlock()
 	switch {

@@ -96,5 +96,39 @@ func TestWarnings(t *testing.T) {
 		if diff := cmp.Diff(c.want, told); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", name, diff)
 		}
+		open := 0
+		for _, warning := range told {
+			if open++; warning.Ended {
+				open -= 2
+			}
+		}
+		if seen := w.seen(); len(seen.Warnings) != open {
+			t.Errorf("%s: open is %v", name, seen.Warnings)
+		}
+	}
+}
+
+// What a gate has seen counts on through windows, and a warning is as old as
+// when it was told first, and as the last window shows it.
+func TestSeen(t *testing.T) {
+	t.Parallel()
+	began := time.Unix(1_800_000_000, 0)
+	w := newWatch(began, 2, 2, 1, func(Warning) {})
+	for minute := range 30 {
+		now := began.Add(time.Duration(minute) * time.Minute)
+		w.page(now)
+		for range 20 {
+			w.gated(now, 1, false)
+			w.session(0, session.Outcome(minute/10)) // another one in each window
+		}
+	}
+	want := Seen{
+		Since: began, Pages: 30, Requests: []int64{0, 600},
+		Warnings: []Open{{Warning{Trouble: NobodyRecognised, Requests: 200}, began.Add(10 * time.Minute)}},
+		Window:   began.Add(20 * time.Minute), Sessions: make([][session.OutcomeCount]int64, 1),
+	}
+	want.Sessions[0][2] = 200
+	if diff := cmp.Diff(want, w.seen()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
