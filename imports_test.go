@@ -21,7 +21,7 @@ const module = "github.com/metricsgate/metricsgate"
 var mayImport = map[string]string{
 	".": "caddymodule caddymodule/command caddymodule/profilemodule",
 
-	"caddymodule":               "gate browser session profileclient token policy " + caddysOwn,
+	"caddymodule":               "gate browser session profileclient token policy internal/build " + caddysOwn,
 	"caddymodule/command":       "caddymodule gate session survey browser/firefox profileserver/prefstore token policy " + caddysOwn,
 	"caddymodule/profilemodule": "profileserver profileserver/prefstore browser token policy " + caddysOwn,
 
@@ -33,6 +33,7 @@ var mayImport = map[string]string{
 	"caddymodule/internal/pool":        "",
 	"caddymodule/internal/siblings":    "",
 	"caddymodule/internal/span":        "",
+	"caddymodule/internal/status":      "token",
 
 	"survey":                  "gate",
 	"gate":                    "browser session profileclient policy",
@@ -40,10 +41,11 @@ var mayImport = map[string]string{
 	"browser":                 "policy",
 	"session":                 "token policy internal/generations",
 	"profileclient":           "token policy internal/generations internal/health internal/optoutapi",
-	"profileserver":           "profileserver/prefstore token policy internal/optoutapi",
+	"profileserver":           "profileserver/prefstore token policy internal/build internal/optoutapi",
 	"profileserver/prefstore": "policy internal/optoutapi",
 	"token":                   "internal/generations internal/health internal/optoutapi",
 	"internal/optoutapi":      "",
+	"internal/build":          "",
 	"internal/generations":    "",
 	"internal/health":         "",
 	"policy":                  "",
@@ -51,7 +53,7 @@ var mayImport = map[string]string{
 
 const caddysOwn = "caddymodule/internal/bearertoken caddymodule/internal/collectors caddymodule/internal/grammar " +
 	"caddymodule/internal/located caddymodule/internal/placeholder caddymodule/internal/pool " +
-	"caddymodule/internal/siblings caddymodule/internal/span"
+	"caddymodule/internal/siblings caddymodule/internal/span caddymodule/internal/status"
 
 // unbound says whether a room is a main, or for tests only.
 func unbound(room string) bool {

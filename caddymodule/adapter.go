@@ -79,7 +79,7 @@ func (g *Gate) observer(kinds []string) gate.Observer {
 			choicesTotal.WithLabelValues(choice.String(), result.String(), label).Inc()
 		},
 		Traced: tracesTotal.WithLabelValues(traceWritten).Inc,
-		Warn:   func(warning gate.Warning) { g.logWarning(kinds, warning) },
+		Warn:   g.logWarning,
 	}
 }
 

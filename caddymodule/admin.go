@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -38,6 +39,7 @@ func (a *Admin) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: TracesPath, Handler: caddy.AdminHandlerFunc(a.openTrace)},
 		{Pattern: TracesPath + "/", Handler: caddy.AdminHandlerFunc(a.readTrace)},
+		{Pattern: status.Path, Handler: caddy.AdminHandlerFunc(serveStatus)},
 	}
 }
 

@@ -144,6 +144,7 @@ type Gate struct {
 	rewriting *foreseen
 	tracing   *foreseen
 	lookedFor []string
+	watched   watched
 	leases    pool.Leases
 	logger    *zap.Logger
 }
@@ -240,6 +241,9 @@ func (g *Gate) provision() error {
 		where := located.Numbered("session "+configured.kind(), i, len(options.Sessions))
 		source, err := configured.source(&g.leases, options.Profile.maxEntries())
 		problems = append(problems, at(err, where))
+		if bearer, ok := source.(*session.Bearer); ok && err == nil {
+			g.watched.bearers = append(g.watched.bearers, bearer)
+		}
 		if configured.FxA == nil { // which no request carries
 			config.Sessions = append(config.Sessions, source)
 			kinds = append(kinds, configured.kind())
@@ -269,19 +273,22 @@ func (g *Gate) provision() error {
 		kinds = append(kinds, "own", proofKind)
 	}
 	config.SessionKinds = kinds[:len(config.Sessions)]
+	g.watched.kinds, g.watched.own, g.watched.profile = kinds, config.Own, config.Profile
 	config.Observer = g.observer(kinds)
 	if g.gate, err = gate.New(config); err != nil {
 		return err
 	}
 	g.lookedFor = append(g.lookedFor, g.gate.Names()...)
 	for _, route := range g.gate.Routes() {
-		g.requests = append(g.requests, countersOf(&route, cmp.Or(g.Mode, ModeEnforce), g.label()))
+		g.requests = append(g.requests, countersOf(&route, g.mode(), g.label()))
 	}
 	return nil
 }
 
 // label is what the gate is called.
 func (g *Gate) label() string { return cmp.Or(g.Label, "default") }
+
+func (g *Gate) mode() string { return cmp.Or(g.Mode, ModeEnforce) }
 
 // rules are the operator's two choices.
 func (g *Gate) rules() policy.Rules {

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/token"
 )
@@ -67,7 +67,7 @@ func tryGate(tb testing.TB, text string) (*Gate, error) {
 		return nil, err
 	}
 	// As Caddy does: what fails on the way is cleaned up.
-	err := module.Provision(newContext(tb))
+	err := module.Provision(adapttest.Context(tb))
 	if err == nil {
 		err = module.Validate()
 	}
@@ -80,25 +80,6 @@ func tryGate(tb testing.TB, text string) (*Gate, error) {
 		}
 	})
 	return module, nil
-}
-
-// provisioning lets one configuration at a time set up what Caddy keeps for the
-// whole process.
-var provisioning sync.Mutex
-
-// newContext is the context of a configuration of its own, with its own apps
-// and metrics.
-func newContext(tb testing.TB) caddy.Context {
-	tb.Helper()
-	provisioning.Lock()
-	configuration, err := caddy.ProvisionContext(new(caddy.Config))
-	provisioning.Unlock()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := caddy.NewContext(configuration)
-	tb.Cleanup(cancel)
-	return ctx
 }
 
 // fxaGate is a gate with the preset, a session cookie, names in bodies, and

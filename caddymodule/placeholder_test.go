@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholdertest"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/session"
@@ -21,7 +22,7 @@ func TestPlaceholdersInEveryOption(t *testing.T) {
 		}}}
 	}
 	placeholdertest.Run(t, valid, func(module *Gate) (*Gate, error) {
-		err := module.Provision(newContext(t))
+		err := module.Provision(adapttest.Context(t))
 		t.Cleanup(func() { _ = module.Cleanup() }) // what was refused is released as well
 		return module.options, err
 	})

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -123,7 +124,7 @@ func TestMetricsSurviveReloads(t *testing.T) {
 		return total
 	}
 	for reload := range 3 {
-		ctx := newContext(t)
+		ctx := adapttest.Context(t)
 		for range 2 {
 			module := &Gate{Routes: []gate.Route{{Methods: []string{"POST"}, Path: route}}}
 			if err := module.Provision(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/gate"
 )
@@ -33,7 +34,7 @@ func TestAppListsTheGatesOfItsConfiguration(t *testing.T) {
 		})
 		return module
 	}
-	running, loading := newContext(t), newContext(t)
+	running, loading := adapttest.Context(t), adapttest.Context(t)
 	first, second := provision(running, "fxa"), provision(running, "fxa")
 	third := provision(loading, "fxa")
 	provision(loading, "unknown")
@@ -43,7 +44,7 @@ func TestAppListsTheGatesOfItsConfiguration(t *testing.T) {
 	if got := gatesOf(loading); len(got) != 1 || got[0] != third {
 		t.Errorf("the new configuration lists %d gates", len(got))
 	}
-	if got := gatesOf(newContext(t)); len(got) != 0 {
+	if got := gatesOf(adapttest.Context(t)); len(got) != 0 {
 		t.Errorf("a configuration without a gate lists %d", len(got))
 	}
 }

@@ -68,6 +68,8 @@ type wiredRoute struct {
 	mu     sync.Mutex
 	told   time.Time
 	passed int // since then
+	last   time.Time
+	all    int
 }
 
 // CaddyModule returns the Caddy module information.
@@ -174,13 +176,18 @@ func (t *Tripwire) passed(r *http.Request) (*wire, int) {
 // leak may be thousands of requests a second.
 const tellEvery = 10 * time.Minute
 
+const adviceOnBypass = "something in front of the gate answers, or a handle that the gate is not in; " +
+	"write metrics_gate in front of the proxy, inside the same handle or route"
+
 // tell counts and logs that a request got past a gate.
 func (t *Tripwire) tell(r *http.Request, past *wire, index int, fate string) {
 	route := &past.routes[index]
 	route.counter.Inc()
 	route.mu.Lock()
 	route.passed++
+	route.all++
 	passed, now := route.passed, time.Now()
+	route.last = now
 	due := route.told.IsZero() || now.Sub(route.told) >= tellEvery
 	if due {
 		route.told, route.passed = now, 0
@@ -200,8 +207,7 @@ func (t *Tripwire) tell(r *http.Request, past *wire, index int, fate string) {
 	fields := []zap.Field{
 		zap.String("gate", past.gate.label()), zap.String("route", configured.Path), zap.Int("requests", passed),
 		zap.String("fate", fate), zap.String("matched", came),
-		zap.String("advice", "something in front of the gate answers, or a handle that the gate is not in; "+
-			"write metrics_gate in front of the proxy, inside the same handle or route"),
+		zap.String("advice", adviceOnBypass),
 	}
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		fields = append(fields, zap.String("server", server.Name()))

@@ -32,29 +32,49 @@ var troubles = [...]struct{ message, advice string }{
 	},
 }
 
-// logWarning logs a trouble when it begins, and when it is over. Kinds are those
-// of the sessions.
-func (g *Gate) logWarning(kinds []string, w gate.Warning) {
+// detail is what a warning says besides its message.
+type detail struct {
+	name  string
+	value any
+}
+
+// explain says what a warning of the gate is about, and what to do. It is nothing
+// for a gate that recognises nobody by design, since it is for signals only.
+func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail) {
 	if w.Trouble == gate.NobodyRecognised && len(g.lookedFor) == 0 {
-		return // a gate for signals only recognises nobody by design
+		return "", "", nil
 	}
-	trouble, fields := troubles[w.Trouble], []zap.Field{zap.Int("requests", w.Requests)}
+	trouble := troubles[w.Trouble]
+	details = []detail{{"requests", w.Requests}}
 	switch w.Trouble {
 	case gate.NobodyRecognised:
-		fields = append(fields, zap.Strings("looked_for", g.lookedFor))
+		details = append(details, detail{"looked_for", g.lookedFor})
 	case gate.NobodyRecognisedOnRoute, gate.RouteSilent:
-		fields = append(fields, zap.String("route", g.gate.Routes()[w.Route].Path))
+		details = append(details, detail{"route", g.gate.Routes()[w.Route].Path})
 	case gate.SessionsFail:
 		trouble.advice = adviceOn[w.Outcome]
-		fields = append(fields, zap.String("kind", kinds[w.Source]), zap.String("outcome", w.Outcome.String()))
+		details = append(details, detail{"kind", g.watched.kinds[w.Source]}, detail{"outcome", w.Outcome.String()})
 	case gate.EverybodyExpired:
-		fields = append(fields, zap.String("kind", kinds[w.Source]))
+		details = append(details, detail{"kind", g.watched.kinds[w.Source]})
 	}
-	if w.Ended {
-		g.logger.Info("it is over: "+trouble.message, fields...)
+	return trouble.message, trouble.advice, details
+}
+
+// logWarning logs a trouble when it begins, and when it is over.
+func (g *Gate) logWarning(w gate.Warning) {
+	message, advice, details := g.explain(w)
+	if message == "" {
 		return
 	}
-	g.logger.Warn(trouble.message, append(fields, zap.String("advice", trouble.advice))...)
+	fields := make([]zap.Field, 0, len(details)+1)
+	for _, d := range details {
+		fields = append(fields, zap.Any(d.name, d.value))
+	}
+	if w.Ended {
+		g.logger.Info("it is over: "+message, fields...)
+		return
+	}
+	g.logger.Warn(message, append(fields, zap.String("advice", advice))...)
 }
 
 // adviceOn says what to do where most credentials fail in this way.

@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 )
 
 // TestWarnings holds what an operator is told at start, and that no secret is.
@@ -59,7 +61,7 @@ func TestWarnings(t *testing.T) {
 		module := newGate(t, "metrics_gate {\nroute POST /beacon\n"+test.options+"\n}")
 		core, logs := observer.New(zap.WarnLevel)
 		module.logger = zap.New(core)
-		module.warn(newContext(t))
+		module.warn(adapttest.Context(t))
 		var told strings.Builder
 		for _, entry := range logs.All() {
 			told.WriteString(entry.Message + fmt.Sprint(entry.ContextMap()))

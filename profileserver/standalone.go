@@ -1,34 +1,22 @@
 package profileserver
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
-	"runtime/debug"
-)
 
-const modulePath = "github.com/metricsgate/metricsgate"
+	"github.com/metricsgate/metricsgate/internal/build"
+)
 
 // version is the body of /__version__: indented, and with a line end, as the
 // existing server has it.
 func version(named string) []byte {
+	version, revision := build.Of()
 	body := struct {
 		Version string `json:"version"`
 		Commit  string `json:"commit"`
 		Source  string `json:"source"`
-	}{named, "unknown", "https://" + modulePath}
-
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, module := range append(info.Deps, &info.Main) {
-			if body.Version == "" && module.Path == modulePath {
-				body.Version = module.Version
-			}
-		}
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" && info.Main.Path == modulePath {
-				body.Commit = setting.Value
-			}
-		}
-	}
+	}{cmp.Or(named, version), revision, "https://" + build.ModulePath}
 	text, _ := json.MarshalIndent(body, "", "  ") // strings always have a JSON form
 	return append(text, '\n')
 }

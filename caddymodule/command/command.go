@@ -18,14 +18,14 @@ func init() {
 		Long: `
 Tools for operators of Metrics Gate: find what measures people, explain a decision,
 show a preset, mint a test session, trace a request, check a running gate after a
-deploy, prepare Firefox for the handshake, and look after the profile server's
-preference store.`,
+deploy, say how it does, prepare Firefox for the handshake, and look after the
+profile server's preference store.`,
 		CobraFunc: addCommands,
 	})
 }
 
 func addCommands(cmd *cobra.Command) {
-	group(cmd, explainCommand(), presetsCommand(), surveyCommand(), tokenCommand(), traceCommand(), checkCommand(), firefoxCommand(),
+	group(cmd, explainCommand(), presetsCommand(), surveyCommand(), tokenCommand(), traceCommand(), checkCommand(), statusCommand(), firefoxCommand(),
 		migrateCommand(), preferencesCommand(), dailyCommand(), backupCommand())
 }
 

@@ -35,9 +35,9 @@ func TestUnknownCommand(t *testing.T) {
 		root.AddCommand(group)
 		return run(root, append([]string{"metrics-gate"}, args...)...)
 	}
-	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, survey, token, trace"
+	const all = "; the commands are backup, check, daily, explain, firefox-responder, migrate, preferences, presets, status, survey, token, trace"
 	for args, want := range map[string]string{
-		"stauts":                       `caddy metrics-gate: unknown command "stauts"` + all,
+		"stauts":                       `caddy metrics-gate: unknown command "stauts" (did you mean status?)` + all,
 		"chekc http://x":               `caddy metrics-gate: unknown command "chekc" (did you mean check?)` + all,
 		"preferences stauts":           `caddy metrics-gate preferences: unknown command "stauts"; the commands are export, forget, import, move, show`,
 		"preferences inport":           `caddy metrics-gate preferences: unknown command "inport" (did you mean import?); the commands are export, forget, import, move, show`,

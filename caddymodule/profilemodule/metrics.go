@@ -109,7 +109,6 @@ func serverObserver(agent *changeCounter) profileserver.Observer {
 			}
 		},
 		Event:        func(event, result string) { eventsTotal.WithLabelValues(event, result).Inc() },
-		Followers:    func(change int) { followers.Add(float64(change)) },
 		StoreFailure: storeFailuresTotal.Inc,
 	}
 }

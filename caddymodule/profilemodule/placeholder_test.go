@@ -3,8 +3,7 @@ package profilemodule
 import (
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholdertest"
 )
 
@@ -14,9 +13,7 @@ func TestPlaceholdersInEveryOption(t *testing.T) {
 	t.Parallel()
 	valid := func() *ProfileServer { return new(ProfileServer) }
 	placeholdertest.Run(t, valid, func(module *ProfileServer) (*ProfileServer, error) {
-		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
-		defer cancel()
-		err := module.Provision(ctx)
+		err := module.Provision(adapttest.Context(t))
 		t.Cleanup(func() { _ = module.Cleanup() }) // what was refused is released as well
 		return module.options, err
 	})

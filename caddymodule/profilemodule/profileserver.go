@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -18,8 +19,10 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/span"
 	"github.com/metricsgate/metricsgate/profileserver"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -73,9 +76,12 @@ type ProfileServer struct {
 	// does not know. Default: false.
 	Standalone bool `json:"standalone,omitempty"`
 
-	options *ProfileServer // as they are written, with what placeholders stand for
-	server  *profileserver.Server
-	leases  pool.Leases
+	options   *ProfileServer // as they are written, with what placeholders stand for
+	server    *profileserver.Server
+	store     prefstore.Store
+	asked     []verifier
+	followers *atomic.Int64
+	leases    pool.Leases
 }
 
 // Tokens is one way in which a bearer token is verified. Exactly one field
@@ -128,9 +134,14 @@ func (p *ProfileServer) Provision(ctx caddy.Context) error {
 	if err == nil {
 		err = p.provision(ctx.Logger())
 	}
+	var app *siblings.App
+	if err == nil {
+		app, err = siblings.Of(ctx)
+	}
 	if err != nil {
 		return located.At(err, "profile_server")
 	}
+	app.Join(p)
 	p.warn(ctx.Logger())
 	p.warnOfDemoKeys(ctx)
 	// A server that shuts down waits for its open requests, by default without
@@ -183,23 +194,34 @@ func (p *ProfileServer) provision(logger *zap.Logger) error {
 		tokens := &options.Tokens[i]
 		verifier, err := tokens.verifier(&p.leases)
 		problem(err, located.Numbered("tokens "+tokens.kind(), i, len(options.Tokens)))
-		config.Tokens = append(config.Tokens, verifier)
+		if config.Tokens = append(config.Tokens, verifier); err == nil {
+			p.asked = append(p.asked, verifier)
+		}
 	}
 	problem(options.checkKeys())
 	if options.Events != nil {
-		config.Events, err = options.Events.verifier(&p.leases)
+		events, err := options.Events.verifier(&p.leases)
 		problem(err, "events")
+		if err == nil {
+			config.Events, p.asked = events, append(p.asked, events)
+		}
 		config.EventLeeway = eventLeeway
 	}
 	agent, err := p.agent()
 	problem(err, "statsd")
 	config.Observer = serverObserver(agent)
+	p.followers = new(atomic.Int64)
+	config.Observer.Followers = func(change int) {
+		followers.Add(float64(change))
+		p.followers.Add(int64(change))
+	}
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
 	if config.Store, err = options.Store.open(&p.leases); err != nil {
 		return err
 	}
+	p.store = config.Store
 	p.server = profileserver.New(config)
 	return nil
 }
@@ -310,7 +332,13 @@ func (t *Tokens) validate(several bool) error {
 
 var errNoAudience = errors.New("no audience is set, so that tokens for whatever else would count here; write audience <aud>")
 
-func (t *Tokens) verifier(held *pool.Leases) (profileserver.Verifier, error) {
+// verifier is a verifier that says how those do whom it asks.
+type verifier interface {
+	profileserver.Verifier
+	Standing() *token.Standing
+}
+
+func (t *Tokens) verifier(held *pool.Leases) (verifier, error) {
 	if t.JWT != nil {
 		config, err := t.JWT.Config(moduleID)
 		if err != nil {

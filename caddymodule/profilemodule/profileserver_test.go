@@ -3,7 +3,6 @@ package profilemodule
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
@@ -29,6 +28,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/profileserver"
@@ -55,9 +55,7 @@ func tryProfileServer(tb testing.TB, file, more string) (*ProfileServer, error) 
 	if err := server.UnmarshalCaddyfile(caddyfile.NewTestDispenser(text)); err != nil {
 		return nil, err
 	}
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	tb.Cleanup(cancel)
-	if err := server.Provision(ctx); err != nil {
+	if err := server.Provision(adapttest.Context(tb)); err != nil {
 		return nil, errors.Join(err, server.Cleanup()) // as Caddy does
 	}
 	tb.Cleanup(func() {
@@ -289,9 +287,7 @@ func TestProfileServerRefusesJSON(t *testing.T) {
 	} {
 		server := good()
 		spoil(server)
-		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-		defer cancel()
-		err := server.Provision(ctx)
+		err := server.Provision(adapttest.Context(t))
 		if cleanup := server.Cleanup(); cleanup != nil {
 			t.Error(cleanup)
 		}

@@ -1,0 +1,188 @@
+package command
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
+)
+
+func statusCommand() *cobra.Command {
+	var address string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status [--json] [--address <admin API>]",
+		Short: "Says how the gates and profile servers of a running Caddy do, what is wrong first",
+		Long: `
+Asks a running Caddy how its gates and profile servers do: what each route has
+seen, whether the profile server, its change feed and the key sets answer and
+since when not, which warnings are open, whether the store can be read and
+written. What is wrong comes first, with what to do.
+
+Exits 1 where something is wrong, and where no Caddy answers. Nothing that it
+says is about an account.`,
+		Example: `  caddy metrics-gate status
+  caddy metrics-gate status --json --address localhost:2019`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := askAdmin(address, status.Path+"?"+status.AlwaysOK)
+			if err != nil {
+				return err
+			}
+			var s status.Status
+			if err := json.Unmarshal(text, &s); err != nil {
+				return fmt.Errorf("what the admin API answers is no status: %w", err)
+			}
+			if asJSON {
+				_, _ = cmd.OutOrStdout().Write(text)
+			} else {
+				printStatus(cmd.OutOrStdout(), &s, time.Now())
+			}
+			if len(s.Wrong) > 0 {
+				return errors.New("something is wrong")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&address, "address", "", "the admin API of the Caddy that is asked (default: Caddy's own)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the JSON that the admin API answers")
+	return cmd
+}
+
+// askAdmin reads from the admin API.
+func askAdmin(address, path string) ([]byte, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, "", "")
+	if err != nil {
+		return nil, err
+	}
+	response, err := caddycmd.AdminAPIRequest(address, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", address, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	return io.ReadAll(response.Body)
+}
+
+// printStatus writes a status for people.
+func printStatus(out io.Writer, s *status.Status, now time.Time) {
+	if len(s.Wrong) == 0 {
+		_, _ = fmt.Fprintln(out, "Nothing is known to be wrong.")
+	}
+	for _, problem := range s.Wrong {
+		_, _ = fmt.Fprintf(out, "WRONG  %s: %s%s\n", problem.Where, problem.What, sinceText(problem.Since, now))
+		if problem.Advice != "" {
+			_, _ = fmt.Fprintf(out, "       %s\n", problem.Advice)
+		}
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(what, format string, args ...any) {
+		_, _ = fmt.Fprintf(w, "  %s\t%s\n", what, fmt.Sprintf(format, args...))
+	}
+	for i := range s.Gates {
+		printGate(w, row, &s.Gates[i], now)
+	}
+	for i := range s.ProfileServers {
+		p := &s.ProfileServers[i]
+		_, _ = fmt.Fprintf(w, "\nprofile_server %s\n", p.Store)
+		row("store", "%s, %s", cmp.Or(errorText("not readable: ", p.ReadError), "readable"), cmp.Or(errorText("not writable: ", p.WriteError), "writable"))
+		delivery := "told of changes as they are made"
+		if !p.Notified {
+			delivery = "asks for changes every second, since the database's notices do not arrive"
+		}
+		row("feed", "%s; %d follow it", delivery, p.Followers)
+		printAsked(row, p.Asked, now)
+	}
+	_ = w.Flush()
+	_, _ = fmt.Fprintf(out, "\nMetrics Gate %s\n", s.Version)
+}
+
+func printGate(w io.Writer, row func(what, format string, args ...any), g *status.Gate, now time.Time) {
+	_, _ = fmt.Fprintf(w, "\ngate %s, %s, loaded %s ago\n", g.Label, g.Mode, ago(now, g.Since))
+	if g.Mode == caddymodule.ModeShadow {
+		row("shadow", "it stops nothing: people who opted out are being measured; write enforce to stop it")
+	}
+	for _, route := range g.Routes {
+		row(strings.Join(route.Methods, ",")+" "+route.Path, "%d %s requests", route.Requests, route.Class)
+	}
+	row("pages", "%d", g.Pages)
+	for _, session := range g.Sessions {
+		texts := make([]string, 0, len(session.Outcomes))
+		for _, outcome := range slices.Sorted(maps.Keys(session.Outcomes)) {
+			texts = append(texts, fmt.Sprint(session.Outcomes[outcome], " ", outcome))
+		}
+		row("session "+session.Kind, "%s in the last %s", cmp.Or(strings.Join(texts, ", "), "none"), ago(now, g.Window))
+	}
+	if p := g.Profile; p != nil {
+		row("profile", "%s, %s; cached: %d preferences, %d of accounts that were only named", p.URL, failureText(p.Failure, "no failure", now), p.Preferences, p.NamedPreferences)
+		if p.Feed != nil {
+			connected := "not connected"
+			if p.Feed.Connected {
+				connected = "connected"
+			}
+			row("change feed", "%s, %.0f s old", failureText(p.Feed.Failure, connected, now), p.Feed.AgeSeconds)
+		}
+	}
+	printAsked(row, g.Asked, now)
+	row("tokens", "%d remembered", g.Tokens)
+}
+
+func printAsked(row func(what, format string, args ...any), asked []status.Asked, now time.Time) {
+	for _, a := range asked {
+		well := "no failure"
+		switch {
+		case a.For == status.KeySet && a.Fetched.IsZero():
+			well = "not fetched yet"
+		case a.For == status.KeySet:
+			well = "fetched " + ago(now, a.Fetched) + " ago"
+		}
+		row(a.For, "%s, %s", a.Source, failureText(a.Failure, well, now))
+	}
+}
+
+func failureText(f *status.Failure, well string, now time.Time) string {
+	if f == nil {
+		return well
+	}
+	return "fails" + sinceText(f.Since, now)
+}
+
+func errorText(prefix, err string) string {
+	if err == "" {
+		return ""
+	}
+	return prefix + err
+}
+
+func sinceText(since, now time.Time) string {
+	if since.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", since %s UTC (%s)", since.UTC().Format(time.DateTime), ago(now, since))
+}
+
+// ago is how long ago a time is, as roughly as people say it.
+func ago(now, then time.Time) string {
+	switch d := now.Sub(then); {
+	case d < 2*time.Minute:
+		return fmt.Sprint(int(max(d, 0)/time.Second), " s")
+	case d < 2*time.Hour:
+		return fmt.Sprint(int(d/time.Minute), " min")
+	case d < 48*time.Hour:
+		return fmt.Sprint(int(d/time.Hour), " h")
+	default:
+		return fmt.Sprint(int(d/(24*time.Hour)), " days")
+	}
+}

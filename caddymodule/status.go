@@ -1,0 +1,145 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
+	"github.com/metricsgate/metricsgate/internal/build"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
+)
+
+// watched is what a gate reports of.
+type watched struct {
+	kinds   []string // of sessions, as they are counted
+	bearers []*session.Bearer
+	own     *session.Own          // nil: pages prove nobody
+	profile *profileclient.Client // nil: only tokens say what accounts prefer
+}
+
+// Report adds the gate to a status.
+func (g *Gate) Report(_ context.Context, s *status.Status) {
+	seen := g.gate.Seen()
+	where := "gate " + g.label()
+	report := status.Gate{
+		Label: g.label(), Mode: g.mode(), Since: seen.Since.UTC(), Pages: seen.Pages, Window: seen.Window.UTC(),
+	}
+	for i, route := range g.gate.Routes() {
+		report.Routes = append(report.Routes, status.Route{
+			Methods: route.Methods, Path: route.Path, Class: route.ClassOrDefault(), Requests: seen.Requests[i],
+		})
+	}
+	for i, kind := range g.watched.kinds {
+		outcomes := map[string]int64{}
+		for outcome, n := range seen.Sessions[i] {
+			if n > 0 {
+				outcomes[session.Outcome(outcome).String()] = n
+			}
+		}
+		report.Sessions = append(report.Sessions, status.Session{Kind: kind, Outcomes: outcomes})
+	}
+	report.Profile = g.reportProfile(where, s)
+	standings := make([]*token.Standing, len(g.watched.bearers))
+	for i, bearer := range g.watched.bearers {
+		standings[i] = bearer.Standing()
+		report.Tokens += bearer.Len()
+	}
+	report.Asked = s.AskedFor(where, standings...)
+	if g.watched.own != nil {
+		report.Tokens += g.watched.own.Len()
+	}
+	for _, open := range seen.Warnings {
+		message, advice, details := g.explain(open.Warning)
+		if message == "" {
+			continue
+		}
+		texts := make([]string, len(details))
+		for i, d := range details {
+			texts[i] = fmt.Sprint(d.name, " ", d.value)
+		}
+		s.Wrong = append(s.Wrong, status.Problem{
+			Where: where, What: message + " (" + strings.Join(texts, ", ") + ")", Advice: advice, Since: open.Since.UTC(),
+		})
+	}
+	s.Gates = append(s.Gates, report)
+}
+
+// reportProfile is how the profile server does that the gate asks.
+func (g *Gate) reportProfile(where string, s *status.Status) *status.Profile {
+	client := g.watched.profile
+	if client == nil {
+		return nil
+	}
+	standing := client.Standing()
+	report := &status.Profile{URL: g.Profile.URL, Failure: status.FailureOf(standing.Profile)}
+	report.Preferences, report.NamedPreferences = client.Entries()
+	wrong := func(what, advice string, failure *status.Failure) {
+		if failure != nil {
+			s.Wrong = append(s.Wrong, status.Problem{Where: where, What: what + ": " + failure.Error, Advice: advice, Since: failure.Since})
+		}
+	}
+	wrong("the profile server fails", "preferences that are not cached are unknown until it answers again", report.Failure)
+	if failure := status.FailureOf(standing.Feed); client.Following() || failure != nil {
+		report.Feed = &status.Feed{
+			Connected: standing.Connected, AgeSeconds: client.FeedAge(time.Now()).Round(100 * time.Millisecond).Seconds(), Failure: failure,
+		}
+		wrong("the change feed cannot be followed", "a change takes effect after max_age only; if that is intended, write follow off in profile", failure)
+	}
+	return report
+}
+
+// Report adds to a status what got past gates in the last minutes.
+func (t *Tripwire) Report(_ context.Context, s *status.Status) {
+	for _, wire := range t.wires() {
+		for i := range wire.routes {
+			route := &wire.routes[i]
+			route.mu.Lock()
+			all, last := route.all, route.last
+			route.mu.Unlock()
+			if last.IsZero() || time.Since(last) > tellEvery {
+				continue
+			}
+			s.Wrong = append(s.Wrong, status.Problem{
+				Where: "gate " + wire.gate.label(),
+				What: fmt.Sprintf("requests of %s were decided by no gate (requests %d, the last one at %s)",
+					wire.gate.gate.Routes()[i].Path, all, last.UTC().Format(time.TimeOnly)),
+				Advice: adviceOnBypass,
+			})
+		}
+	}
+}
+
+// serveStatus answers how everything does, with 503 where something is wrong.
+func serveStatus(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return refuseMethod("the status is read with GET")
+	}
+	// Lists that are empty are no null.
+	s := &status.Status{Wrong: []status.Problem{}, Gates: []status.Gate{}, ProfileServers: []status.ProfileServer{}}
+	s.Version, _ = build.Of()
+	for _, reporter := range siblings.All[status.Reporter](siblings.Running()) {
+		reporter.Report(r.Context(), s)
+	}
+	if len(s.Gates)+len(s.ProfileServers) == 0 {
+		s.Wrong = append(s.Wrong, status.Problem{
+			Where: "configuration", What: "it holds neither metrics_gate nor profile_server",
+			Advice: "look which Caddyfile this Caddy was started with, and whether a reload was refused",
+		})
+	}
+	code := http.StatusOK
+	if len(s.Wrong) > 0 && r.URL.RawQuery != status.AlwaysOK {
+		code = http.StatusServiceUnavailable
+	}
+	return writeJSON(w, code, s)
+}
+
+var (
+	_ status.Reporter = (*Gate)(nil)
+	_ status.Reporter = (*Tripwire)(nil)
+)
