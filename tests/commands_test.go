@@ -88,8 +88,8 @@ func TestUnknownCommand(t *testing.T) {
 	}{
 		{"stauts", 1, []string{`"stauts"`, "backup, check, daily"}},
 		{"chekc http://localhost", 1, []string{"did you mean check?", "backup, check, daily"}},
-		{"preferences stauts", 1, []string{`"stauts"`, "export, forget, import, show"}},
-		{"preferences exprot --store x", 1, []string{"did you mean export?", "export, forget, import, show"}},
+		{"preferences stauts", 1, []string{`"stauts"`, "export, forget, import, move, show"}},
+		{"preferences exprot --store x", 1, []string{"did you mean export?", "export, forget, import, move, show"}},
 		{"", 0, []string{"Available Commands:", "explain", "preferences"}},
 		{"preferences", 0, []string{"Available Commands:", "export", "import"}},
 		{"--help", 0, []string{"Available Commands:"}},

@@ -22,8 +22,6 @@ func Chromium(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Contex
 	)
 	ctx, stop := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)
 	t.Cleanup(stop)
-	ctx, cancel := context.WithTimeout(ctx, 3*Patience)
-	t.Cleanup(cancel)
 	// Chromium's own folder is chromedp's: processes of Chromium that outlive
 	// it for a moment still write there, which fails a t.TempDir.
 	ctx, closeTab := chromedp.NewContext(ctx)

@@ -52,13 +52,24 @@ func listen(t testing.TB, ctx context.Context) *chromium { //nolint:revive // ev
 			c.output.Add(event.Entry.URL + ": " + event.Entry.Text)
 		}
 	})
-	c.run(log.Enable())
+	// The first action starts what it needs, for as long as its own context lives.
+	if err := chromedp.Run(c.ctx, log.Enable()); err != nil {
+		c.t.Fatal(err)
+	}
 	return c
+}
+
+// within bounds each action by itself: a tab can wait long for its turn among
+// tests that run side by side.
+func (c *chromium) within(actions ...chromedp.Action) error {
+	ctx, cancel := context.WithTimeout(c.ctx, 3*testcaddy.Patience)
+	defer cancel()
+	return chromedp.Run(ctx, actions...)
 }
 
 func (c *chromium) run(actions ...chromedp.Action) {
 	c.t.Helper()
-	if err := chromedp.Run(c.ctx, actions...); err != nil {
+	if err := c.within(actions...); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -70,7 +81,7 @@ func (c *chromium) navigate(url string) {
 
 func (c *chromium) eval(into any, expression string) {
 	c.t.Helper()
-	if err := chromedp.Run(c.ctx, chromedp.Evaluate("("+expression+")", into, func(p *runtime.EvaluateParams) *runtime.EvaluateParams {
+	if err := c.within(chromedp.Evaluate("("+expression+")", into, func(p *runtime.EvaluateParams) *runtime.EvaluateParams {
 		return p.WithAwaitPromise(true)
 	})); err != nil && !errors.Is(err, chromedp.ErrJSUndefined) && !errors.Is(err, chromedp.ErrJSNull) {
 		c.t.Fatalf("%s: %v", expression, err)
@@ -82,10 +93,10 @@ func (c *chromium) wait(what, expression string) {
 	testcaddy.Until(c.t, what, func() bool {
 		var held bool
 		if c.scriptless { // and so without timers
-			err := chromedp.Run(c.ctx, chromedp.Evaluate(expression, &held))
+			err := c.within(chromedp.Evaluate(expression, &held))
 			return err == nil && held
 		}
-		err := chromedp.Run(c.ctx, chromedp.Evaluate(`new Promise((done) => {
+		err := c.within(chromedp.Evaluate(`new Promise((done) => {
 			const end = Date.now() + 2000;
 			(function look() {
 				if (`+expression+`) done(true); else if (Date.now() > end) done(false); else setTimeout(look, 20);

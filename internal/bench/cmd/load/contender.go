@@ -126,6 +126,27 @@ func (r *rig) start(c *contender) error {
 	return r.run(c, proxyCore, c.addr, env, args...)
 }
 
+// Where Debian has nginx' modules; that for Lua is a package of its own.
+const (
+	nginxModules = "/usr/lib/nginx/modules/"
+	luaModule    = nginxModules + "ngx_http_lua_module.so"
+)
+
+// installed says whether a contender is there that is not built here.
+func (c *contender) installed() bool {
+	if c.program != "nginx" && c.program != "haproxy" {
+		return true
+	}
+	if _, err := exec.LookPath(c.program); err != nil {
+		return false
+	}
+	if c.name != "nginx lua" {
+		return true
+	}
+	_, err := os.Stat(luaModule)
+	return err == nil
+}
+
 // nginxConfig writes nginx' configuration, which knows no environment.
 func (r *rig) nginxConfig(path, port string, gated bool) error {
 	raw, err := os.ReadFile(filepath.Join(r.conf, "nginx.conf"))
@@ -134,9 +155,8 @@ func (r *rig) nginxConfig(path, port string, gated bool) error {
 	}
 	words := []string{"@NAME@", "nginx" + port, "@PORT@", port, "@RUN@", r.dir, "@UPSTREAM@", r.upstream, "@MODULES@", "", "@INIT@", "", "@BEACON@", "", "@ERROR@", ""}
 	if gated {
-		const modules = "/usr/lib/nginx/modules/"
 		words = append([]string{
-			"@MODULES@", "load_module " + modules + "ndk_http_module.so; load_module " + modules + "ngx_http_lua_module.so;",
+			"@MODULES@", "load_module " + nginxModules + "ndk_http_module.so; load_module " + luaModule + ";",
 			"@INIT@", fmt.Sprintf(`lua_package_path "%s/?.lua;;"; lua_shared_dict prefs 128m;
 				init_by_lua_block { gate = require("gate"); gate.setup("%s", "%s", 3600) }`, r.conf, stub.Secret, r.profile),
 			"@BEACON@", `access_by_lua_block { gate.check("POST") }`,

@@ -216,7 +216,7 @@ func (r *rig) startContenders(file *result.File, all []*scenario) error {
 		if !wanted[c.name] {
 			continue
 		}
-		if _, err := exec.LookPath(c.program); err != nil && (c.program == "nginx" || c.program == "haproxy") {
+		if !c.installed() {
 			file.Missing = append(file.Missing, c.name)
 			continue
 		}
