@@ -55,7 +55,7 @@ machine can read the list of processes.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cmd.SilenceUsage = true
-			c.site, c.tracer = args[0], newTracer(address)
+			c.site, c.tracer = args[0], &tracer{adminAPI(address)}
 			result := c.run(cmd.Context())
 			if asJSON {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(result)

@@ -49,7 +49,7 @@ store. At the end it prints what both hold, and fails if anything is missing.
 			}
 			defer target.Close()
 
-			progress := newProgress(cmd.ErrOrStderr())
+			progress := newProgress(cmd.ErrOrStderr(), "rows")
 			summary := func(done prefstore.Moved) string {
 				return fmt.Sprintf("%d of %d accounts read, %d changed in --to", done.Accounts, done.Of, done.Changed)
 			}

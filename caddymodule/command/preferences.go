@@ -70,7 +70,7 @@ line. Servers may be running, and tell their followers.`,
 
 			csv := newMeter(ctx, in)
 			defer func() { _ = csv.Close() }()
-			progress := newProgress(cmd.ErrOrStderr())
+			progress := newProgress(cmd.ErrOrStderr(), "rows")
 			summary := func(done prefstore.Imported) string {
 				return fmt.Sprintf("%d rows read, %d of them changes", done.Read, done.Changed)
 			}
@@ -133,7 +133,7 @@ can be read by nobody else.`,
 			if err != nil {
 				return err
 			}
-			progress := newProgress(cmd.ErrOrStderr())
+			progress := newProgress(cmd.ErrOrStderr(), "rows")
 			summary := func(rows int64) string { return fmt.Sprintf("%d rows written", rows) }
 			var rows int64
 			export := func(w io.Writer) (err error) {

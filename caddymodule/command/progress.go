@@ -35,19 +35,20 @@ const (
 // progress tells whoever waits for a command how far it is.
 type progress struct {
 	w           io.Writer
+	of          string // what is counted, such as rows
 	terminal    bool
 	began, said time.Time // when it began, and said something last
 }
 
-func newProgress(w io.Writer) *progress {
+func newProgress(w io.Writer, of string) *progress {
 	file, ok := w.(*os.File)
 	now := time.Now()
-	return &progress{w: w, terminal: ok && term.IsTerminal(int(file.Fd())), began: now, said: now}
+	return &progress{w: w, of: of, terminal: ok && term.IsTerminal(int(file.Fd())), began: now, said: now}
 }
 
 // show says what is done, at what rate, and, where the share that is done is known,
 // how long the rest will take.
-func (p *progress) show(done string, rows int64, share float64) {
+func (p *progress) show(done string, n int64, share float64) {
 	now, pause := time.Now(), linePause
 	if p.terminal {
 		pause = redrawPause
@@ -57,7 +58,7 @@ func (p *progress) show(done string, rows int64, share float64) {
 	}
 	p.said = now
 	took := now.Sub(p.began)
-	text := fmt.Sprintf("%s, %.0f rows/s", done, rate(rows, took))
+	text := fmt.Sprintf("%s, %.0f %s/s", done, rate(n, took), p.of)
 	if share > 0 {
 		left := time.Duration(float64(took) * max(0, 1/share-1))
 		text = fmt.Sprintf("%3.0f %%: %s, %s left", 100*min(share, 1), text, left.Round(time.Second))
@@ -69,16 +70,21 @@ func (p *progress) show(done string, rows int64, share float64) {
 	}
 }
 
-// end says what was done in all.
-func (p *progress) end(done string, rows int64) {
+// clear takes away the line that changes.
+func (p *progress) clear() {
 	if p.terminal {
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
 	}
-	_, _ = fmt.Fprintf(p.w, "%s, %.0f rows/s\n", done, rate(rows, time.Since(p.began)))
 }
 
-func rate(rows int64, took time.Duration) float64 {
-	return float64(rows) / max(took.Seconds(), 1e-3)
+// end says what was done in all.
+func (p *progress) end(done string, n int64) {
+	p.clear()
+	_, _ = fmt.Fprintf(p.w, "%s, %.0f %s/s\n", done, rate(n, time.Since(p.began)), p.of)
+}
+
+func rate(n int64, took time.Duration) float64 {
+	return float64(n) / max(took.Seconds(), 1e-3)
 }
 
 // share is how much of all is done, or 0 where it is not known.

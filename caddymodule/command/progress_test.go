@@ -27,7 +27,7 @@ func TestProgress(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var told bytes.Buffer
-				p := newProgress(&told)
+				p := newProgress(&told, "rows")
 				p.terminal = test.terminal
 				p.show("at once", 1, 0.1)
 				<-time.After(time.Second)

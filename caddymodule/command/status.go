@@ -13,7 +13,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule"
@@ -38,9 +37,10 @@ says is about an account.`,
   caddy metrics-gate status --json --address localhost:2019`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := askAdmin(address, status.Path+"?"+status.AlwaysOK)
+			admin := adminAPI(address)
+			text, err := admin.ask(http.MethodGet, status.Path+"?"+status.AlwaysOK)
 			if err != nil {
-				return err
+				return fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", admin.address(), err)
 			}
 			var s status.Status
 			if err := json.Unmarshal(text, &s); err != nil {
@@ -57,23 +57,9 @@ says is about an account.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&address, "address", "", "the admin API of the Caddy that is asked (default: Caddy's own)")
+	addressFlag(cmd, &address)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the JSON that the admin API answers")
 	return cmd
-}
-
-// askAdmin reads from the admin API.
-func askAdmin(address, path string) ([]byte, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, "", "")
-	if err != nil {
-		return nil, err
-	}
-	response, err := caddycmd.AdminAPIRequest(address, http.MethodGet, path, nil, nil)
-	if err != nil {
-		return nil, fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", address, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	return io.ReadAll(response.Body)
 }
 
 // printStatus writes a status for people.

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -44,7 +44,7 @@ no identifier: where a path has one, there is a *.`,
 				}
 				s.Edge = edge
 			}
-			unread, notes, err := readRecordings(s, args, cmd.InOrStdin(), cmd.ErrOrStderr())
+			unread, notes, err := readRecordings(cmd.Context(), s, args, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -76,30 +76,29 @@ func edgeOf(config, adapter string) (survey.Edge, error) {
 
 // readRecordings reads one file after the other. A note says of one that it could
 // not be read to its end.
-func readRecordings(s *survey.Survey, names []string, in io.Reader, errOut io.Writer) (unread int, notes []string, err error) {
+func readRecordings(ctx context.Context, s *survey.Survey, names []string, in io.Reader, errOut io.Writer) (unread int, notes []string, err error) {
 	for _, name := range names {
-		recording := &recording{Reader: in, name: name, started: time.Now()}
+		recording := in
 		if name != "-" {
 			file, err := os.Open(name)
 			if err != nil {
 				return 0, nil, err
 			}
 			defer func() { _ = file.Close() }()
-			if of, err := file.Stat(); err == nil && of.Mode().IsRegular() {
-				recording.size = of.Size()
-			}
-			recording.Reader = file
+			recording = file
 		}
-		if file, ok := errOut.(*os.File); ok {
-			if of, err := file.Stat(); err == nil && of.Mode()&os.ModeCharDevice != 0 {
-				recording.terminal = file
-			}
-		}
-		counts, err := survey.Read(recording, func(r *survey.Request) {
+		read := newMeter(ctx, recording)
+		defer func() { _ = read.Close() }()
+		progress := newProgress(errOut, "requests")
+		requests := int64(0)
+		counts, err := survey.Read(read, func(r *survey.Request) {
 			s.Add(r)
-			recording.tell()
+			// Elsewhere than on a terminal the report is all that is wanted.
+			if requests++; progress.terminal && requests%1000 == 0 {
+				progress.show(fmt.Sprintf("%s: %d requests", name, requests), requests, read.share())
+			}
 		})
-		recording.clear()
+		progress.clear()
 		unread += counts.Unread
 		switch {
 		case errors.Is(err, survey.ErrFormat):
@@ -109,42 +108,6 @@ func readRecordings(s *survey.Survey, names []string, in io.Reader, errOut io.Wr
 		}
 	}
 	return unread, notes, nil
-}
-
-// recording is a file that is read, and how far.
-type recording struct {
-	io.Reader
-	name       string
-	size, read int64 // of bytes; the size is 0 where nobody knows it
-	requests   int
-	started    time.Time
-	told       time.Time
-	terminal   io.Writer // nil: nobody is told
-}
-
-func (r *recording) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	r.read += int64(n)
-	return n, err
-}
-
-// tell says on a terminal how far it is, twice a second.
-func (r *recording) tell() {
-	if r.requests++; r.terminal == nil || r.requests%1000 != 0 || time.Since(r.told) < time.Second/2 {
-		return
-	}
-	r.told = time.Now()
-	share := ""
-	if r.size > 0 {
-		share = fmt.Sprintf("%3d %%, ", 100*r.read/r.size)
-	}
-	_, _ = fmt.Fprintf(r.terminal, "\r\033[K%s: %s%d requests, %.0f a second", r.name, share, r.requests, float64(r.requests)/time.Since(r.started).Seconds())
-}
-
-func (r *recording) clear() {
-	if !r.told.IsZero() {
-		_, _ = fmt.Fprint(r.terminal, "\r\033[K")
-	}
 }
 
 func printSurveyJSON(out io.Writer, report survey.Report, unread int, notes []string) error {

@@ -43,7 +43,7 @@ application.`,
 				return err
 			}
 			cmd.SilenceUsage = true
-			t := newTracer(address)
+			t := &tracer{adminAPI(address)}
 			status, traces, err := t.send(cmd.Context(), r)
 			if err != nil {
 				return err
@@ -52,7 +52,7 @@ application.`,
 			if asJSON {
 				err = printTracesJSON(out, status, traces)
 			} else {
-				printTraces(out, t.admin, r, status, traces)
+				printTraces(out, t.admin.address(), r, status, traces)
 			}
 			if err == nil && !slices.ContainsFunc(traces, func(trace gate.Trace) bool { return trace.Decision != "" }) {
 				return exit(cmd, 1)

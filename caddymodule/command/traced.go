@@ -2,10 +2,12 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -42,16 +44,24 @@ func defaultAdmin() string {
 	return address
 }
 
-// tracer sends requests that the gates on their way write down.
-type tracer struct {
-	admin string // where traces are opened and read
+// adminAPI is the address of a running Caddy's. Empty is Caddy's own default.
+type adminAPI string
+
+func (a adminAPI) address() string { return cmp.Or(string(a), defaultAdmin()) }
+
+// ask returns what is answered.
+func (a adminAPI) ask(method, path string) ([]byte, error) {
+	response, err := caddycmd.AdminAPIRequest(a.address(), method, path, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	return io.ReadAll(response.Body)
 }
 
-func newTracer(address string) *tracer {
-	if address == "" {
-		address = defaultAdmin()
-	}
-	return &tracer{address}
+// tracer sends requests that the gates on their way write down.
+type tracer struct {
+	admin adminAPI // where traces are opened and read
 }
 
 // sendTimeout bounds a request that is traced, and how long an application may
@@ -63,7 +73,7 @@ const sendTimeout = 10 * time.Second
 func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces []gate.Trace, err error) {
 	var opened caddymodule.OpenedTrace
 	if err := t.ask(http.MethodPost, caddymodule.TracesPath, &opened); err != nil {
-		return 0, nil, fmt.Errorf("opening a trace at the admin API %s: %w; name the one of the Caddy that runs the gate with --address (a 404 is a Caddy without Metrics Gate, or with an older one)", t.admin, err)
+		return 0, nil, fmt.Errorf("opening a trace at the admin API %s: %w; name the one of the Caddy that runs the gate with --address (a 404 is a Caddy without Metrics Gate, or with an older one)", t.admin.address(), err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -84,7 +94,7 @@ func (t *tracer) read(ctx context.Context, nonce string) (traces []gate.Trace, e
 	for wait := 20 * time.Millisecond; ; wait *= 2 {
 		traces = nil
 		if err := t.ask(http.MethodGet, caddymodule.TracesPath+"/"+nonce, &traces); err != nil {
-			return nil, fmt.Errorf("reading the trace at the admin API %s: %w", t.admin, err)
+			return nil, fmt.Errorf("reading the trace at the admin API %s: %w", t.admin.address(), err)
 		}
 		if !underWay(traces) {
 			return traces, nil
@@ -107,12 +117,11 @@ func underWay(traces []gate.Trace) bool {
 }
 
 func (t *tracer) ask(method, path string, answer any) error {
-	response, err := caddycmd.AdminAPIRequest(t.admin, method, path, nil, nil)
+	text, err := t.admin.ask(method, path)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = response.Body.Close() }()
-	return json.NewDecoder(response.Body).Decode(answer)
+	return json.Unmarshal(text, answer)
 }
 
 // textOrFile is a flag's value, or with @ the content of the file that it names,
