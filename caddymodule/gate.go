@@ -156,8 +156,8 @@ const gateID = "http.handlers.metrics_gate"
 
 // The modes of a gate, which its counters have as a label.
 const (
-	ModeEnforce = "enforce"
-	ModeShadow  = "shadow"
+	ModeEnforce = gate.ModeEnforce
+	ModeShadow  = gate.ModeShadow
 )
 
 const (

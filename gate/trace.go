@@ -75,6 +75,14 @@ type Trace struct {
 	nonce string // empty: it is for the log only
 }
 
+// The words of Trace.Mode.
+const (
+	// ModeEnforce is that of a gate that does what it decides.
+	ModeEnforce = "enforce"
+	// ModeShadow is that of a gate that only counts it.
+	ModeShadow = "shadow"
+)
+
 // The words of Trace.Kind.
 const (
 	// TraceGated is a request of a gated route.
@@ -269,17 +277,12 @@ func (g *Gate) trace(r *http.Request) *Trace {
 	if nonce == "" && !g.debug {
 		return nil
 	}
-	trace := &Trace{Time: time.Now().UTC(), Gate: g.label, Mode: modeEnforce, nonce: nonce}
+	trace := &Trace{Time: time.Now().UTC(), Gate: g.label, Mode: ModeEnforce, nonce: nonce}
 	if g.shadow {
-		trace.Mode = modeShadow
+		trace.Mode = ModeShadow
 	}
 	return trace
 }
-
-const (
-	modeEnforce = "enforce"
-	modeShadow  = "shadow"
-)
 
 // write writes a trace down, before anything is answered or passed on. Reply is
 // what the client will get.
