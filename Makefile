@@ -79,12 +79,13 @@ release: ## reproducible archives of VERSION (v0.1.0) in dist/; ten minutes the 
 # that a user of ours builds. Go builds them once and caches them.
 TOOL := go tool -modfile=tools/go.mod
 
-lint: ## linters, tidy modules, known vulnerabilities
+lint: ## linters, of the Dockerfile too, tidy modules, known vulnerabilities
 	@$(GOFMT)
 	go vet ./...
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
+	cd tools/dockerlint && go mod tidy -diff && go run . ../../deploy/Dockerfile
 	@report=$$(mktemp); \
 	if $(TOOL) govulncheck ./... > $$report 2>&1; then tail -n 1 $$report; \
 	elif grep -q 'fetching vulnerabilities' $$report; then \

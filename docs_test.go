@@ -45,6 +45,9 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	folder := t.TempDir()
 	// What the examples read and write in places that a test must not.
 	local := strings.NewReplacer(
+		"{file./etc/metrics-gate/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
+		"{file./etc/metrics-gate/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
+		"{file./etc/metrics-gate/session.secret}", "{file.caddymodule/testdata/keys/shared.secret}",
 		"{file./run/secrets/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
 		"{file./run/secrets/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
 		"{file./run/secrets/dsn}", "postgres://profile@localhost:1/profile",
