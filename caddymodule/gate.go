@@ -106,7 +106,9 @@ type Gate struct {
 	Names *session.NamesConfig `json:"names,omitempty"`
 
 	// Profile is the service that owns the preference. Required where there
-	// are sessions or names, unless every session has an optout_claim.
+	// are sessions or names of your own, unless every session has an
+	// optout_claim. With neither sessions nor a profile, what the requests of
+	// presets name is not read, and only what browsers say counts.
 	Profile *Profile `json:"profile,omitempty"`
 
 	// Signal adds to where the browser's word is found. Default: the cookie
@@ -343,6 +345,10 @@ func (g *Gate) warnOfPresets() {
 	for _, used := range g.options.Presets {
 		preset, _ := gate.PresetNamed(used.Name)
 		where := zap.String("where", "metrics_gate › preset "+used.Name)
+		if g.Profile == nil && len(g.Sessions) == 0 && preset.NamesAccounts() {
+			g.logger.Warn("there is no profile, so the preferences of the accounts that its requests name are not looked up: "+
+				"only what a browser says (signal, handshake) blocks; write profile <url> to ask for them", where)
+		}
 		if preset.RetriesReject && g.options.BlockWith == blockReject {
 			g.logger.Warn("this SDK keeps what gets a 403 and sends it again, also after its user allows again; write block_with drop", where)
 		}
@@ -376,7 +382,7 @@ func (g *Gate) validateAlone(names []string) error {
 	case len(g.Sessions) > 0 && !claimed:
 		return located.Errorf("profile", "none given, so no account's preference could ever be learnt; write profile <url>, or optout_claim in every session")
 	case len(names) > 0 && !claimed:
-		return located.Errorf("profile", "none given, so the preference of an account that a request names (%s) could never be learnt; write profile <url>", names[0])
+		return located.Errorf("profile", "none given, so the preference of an account that a request names (%s) could never be learnt; write profile <url>, or leave names out", names[0])
 	case g.WriteBack != nil && *g.WriteBack:
 		return located.Errorf("write_back", "there is no profile to write into; write profile <url>, or leave it out")
 	}

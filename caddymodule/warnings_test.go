@@ -57,6 +57,9 @@ func TestWarnings(t *testing.T) {
 		{"preset posthog\n" + bearerOf(""), "metrics_gate › preset posthog"},
 		{"preset posthog\nblock_with reject\n" + bearerOf("not_found null"), ""},
 		{"preset segment\nblock_with reject\n" + bearerOf(""), ""},
+		{"preset segment", "the accounts that its requests name are not looked up"},
+		{"preset plausible", ""}, // names nobody
+		{"preset segment\nsession jwt {\nsecret {file.testdata/keys/shared.secret}\nissuer id\naudience web\noptout_claim out\n}", "always unknown"},
 	} {
 		module := newGate(t, "metrics_gate {\nroute POST /beacon\n"+test.options+"\n}")
 		core, logs := observer.New(zap.WarnLevel)

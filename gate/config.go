@@ -24,7 +24,8 @@ type Config struct {
 
 	// Presets add the gated routes of known applications and SDKs. A route of
 	// one's own for the same method and path takes the place of a preset's. Those
-	// of two presets must not meet. Default: none.
+	// of two presets must not meet. With neither Sessions nor Profile the names
+	// that they read are left alone, since no account is known. Default: none.
 	Presets []UsedPreset
 
 	// Routes are the gated routes, and the exceptions from them. Without any
@@ -116,6 +117,11 @@ type Config struct {
 	// debug when the gate is made, how each decision came about. Nothing in it
 	// says anything about a person. Default: nobody is.
 	Log *zap.Logger
+}
+
+// knowsAccounts says whether there is any way to learn what an account prefers.
+func (c *Config) knowsAccounts() bool {
+	return c.Profile != nil || c.Own != nil || len(c.Sessions) > 0
 }
 
 // kinds are what traces call the sources of sessions.

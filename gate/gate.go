@@ -98,8 +98,8 @@ func New(config Config) (*Gate, error) {
 }
 
 // addRoutes adds the routes of one's own, and then those of presets that none of
-// them takes the place of. It returns how many of the gated ones are
-// one's own.
+// them takes the place of. Where no account is known, what the requests of
+// presets name is not read. It returns how many of the gated ones are one's own.
 func (g *Gate) addRoutes(config *Config) (own int) {
 	for _, route := range config.Routes {
 		if route.Names == nil && route.ClassOrDefault() == ClassMetrics {
@@ -111,6 +111,9 @@ func (g *Gate) addRoutes(config *Config) (own int) {
 	for _, used := range config.Presets {
 		preset := presets[used.Name]
 		for _, route := range preset.RoutesAt(used.Prefix) {
+			if !config.knowsAccounts() {
+				route.Names = nil
+			}
 			ready := route.prepare()
 			route.Methods = slices.DeleteFunc(slices.Clone(route.Methods), func(method string) bool { return g.routes.has(method, ready) })
 			if len(route.Methods) > 0 {

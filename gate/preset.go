@@ -137,6 +137,11 @@ func (p *Preset) RoutesAt(prefix string) []Route {
 	return routes
 }
 
+// NamesAccounts says whether its requests can name accounts.
+func (p *Preset) NamesAccounts() bool {
+	return slices.ContainsFunc(p.RoutesAt(""), func(route Route) bool { return route.Names != nil })
+}
+
 // Validate returns what is wrong with the use of the preset by itself.
 func (u *UsedPreset) Validate() error {
 	preset, known := PresetNamed(u.Name)

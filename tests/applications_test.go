@@ -44,7 +44,25 @@ func documentedSite(t *testing.T, heading string, n int, addr, application strin
 	site, _, _ := strings.Cut(fences[n], "```")
 	site = withBlock(withBlock(site, "session", testcaddy.SessionJWT()), "profile", profile.block(patient, "not_found null"))
 	_, port, _ := strings.Cut(addr, ":")
-	return strings.NewReplacer("app.example.org {", "http://:"+port+" {\nbind 127.0.0.1", "reverse_proxy app:3000", testcaddy.ProxyTo(application)).Replace(site)
+	return strings.NewReplacer("app.example.org {", "http://:"+port+" {\nbind 127.0.0.1", "http://localhost:8080 {", "http://:"+port+" {\nbind 127.0.0.1", "reverse_proxy app:3000", testcaddy.ProxyTo(application)).Replace(site)
+}
+
+// The smallest gate of docs/applications.md does what is said of it.
+func TestSmallestGate(t *testing.T) {
+	t.Parallel()
+	behind, addr := newContentServer(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, documentedSite(t, "The smallest gate", 1, addr, behind.addr(), newProfile(t)))
+	for header, want := range map[string]string{
+		"X-Nothing: 1":         "from the application",
+		"Sec-GPC: 1":           `{"status":1}`,
+		"DNT: 1":               `{"status":1}`,
+		"Metrics-Optout: true": `{"status":1}`,
+	} {
+		if a := send(t, behind, addr, "POST /e", `{"distinct_id":"ann"}`, header); a.status != 200 || a.body != want {
+			t.Errorf("%s: %d %q, want %q", header, a.status, a.body, want)
+		}
+	}
+	caddy.Logged(`"level":"warn"`, "there is no profile", "metrics_gate › preset posthog")
 }
 
 // What banners write, in the words that they were seen to use, is read by the

@@ -30,12 +30,15 @@ type wire struct {
 func inField(body string) string  { return "data=" + url.QueryEscape(body) + "&verbose=1&ip=1" }
 func inBase64(body string) string { return inField(base64.StdEncoding.EncodeToString([]byte(body))) }
 
-// wires are those that tests/sdks does not send from a browser, because npm has
-// no such SDK, or because it sends them only in some configuration.
-var wires = []struct {
+// wired is what an SDK sends.
+type wired struct {
 	preset, answer string // the line, and what the SDK takes for success
 	requests       []wire
-}{
+}
+
+// wires are those that tests/sdks does not send from a browser, because npm has
+// no such SDK, or because it sends them only in some configuration.
+var wires = []wired{
 	{"preset matomo /matomo", `204 `, []wire{ // matomo.js
 		{name: "an image", request: "GET /matomo/matomo.php?action_name=x&idsite=1&rec=1&r=1&h=1&m=2&s=3&url=https%3A%2F%2Fa%2F&uid=USER&_id=0123456789abcdef&send_image=0"},
 		{name: "a beacon", request: "POST /matomo/matomo.php", body: "action_name=x&idsite=1&rec=1&url=https%3A%2F%2Fa%2F&uid=USER&_id=0123456789abcdef&send_image=0", headers: []string{form}},
@@ -97,6 +100,49 @@ var wires = []struct {
 	{"preset glean /glean", `200 OK`, []wire{
 		{name: "a ping", request: "POST /glean/submit/app/events/1/00000000-0000-4000-8000-000000000000", body: `{"ping_info":{},"client_info":{"client_id":"c"}}`, headers: []string{text}},
 	}},
+}
+
+// Without a profile every preset does what browsers say, asks about nobody whom a
+// request names, and says so.
+func TestPresetsWithoutProfile(t *testing.T) {
+	t.Parallel()
+	behind := newContentServer(t)
+	all := append(slices.Clip(wires), wired{"preset fxa", `200 {"success":true}`, []wire{
+		{name: "a flush", request: "POST /metrics", body: `{"uid":"USER"}`, headers: []string{js}},
+	}})
+	addrs, sites := map[string]string{}, []string{}
+	for _, sdk := range all {
+		addrs[sdk.preset] = testcaddy.FreeAddr(t)
+		sites = append(sites, testcaddy.Site(addrs[sdk.preset], testcaddy.Gate(sdk.preset, "signal {\ngpc\n}"), testcaddy.ProxyTo(behind.addr())))
+	}
+	caddy := testcaddy.Start(t, sites...)
+	for _, sdk := range all {
+		names := false
+		for _, w := range sdk.requests {
+			user := testcaddy.NewUID(t)
+			body, request := strings.ReplaceAll(w.body, "USER", user), strings.ReplaceAll(w.request, "USER", user)
+			names = names || body+request != w.body+w.request
+			if w.encode != nil {
+				body = w.encode(body)
+			}
+			shown := send(t, behind, behind.addr(), request, body, w.headers...) // without a gate
+			a := send(t, behind, addrs[sdk.preset], request, body, w.headers...)
+			if !a.collected() || a.status != shown.status || a.body != shown.body {
+				t.Errorf("%s, %s: %s, answered %d %q and without a gate %d %q", sdk.preset, w.name, a.decision(), a.status, a.body, shown.status, shown.body)
+			}
+			a = send(t, behind, addrs[sdk.preset], request, body, append(slices.Clip(w.headers), "Sec-GPC: 1")...)
+			if got := fmt.Sprintf("%d %s", a.status, a.body); a.collected() || got != cmp.Or(w.answer, sdk.answer) {
+				t.Errorf("%s, %s, with GPC: %s, answered %q", sdk.preset, w.name, a.decision(), got)
+			}
+		}
+		said := len(caddy.Log.Where(func(line string) bool {
+			return strings.Contains(line, "there is no profile, so the preferences of the accounts that its requests name are not looked up") &&
+				strings.Contains(line, "metrics_gate › preset "+strings.Fields(sdk.preset)[1]+`"`)
+		}))
+		if (said > 0) != names {
+			t.Errorf("%s: %d lines say that nobody is looked up", sdk.preset, said)
+		}
+	}
 }
 
 // TestSDKsOnTheWire replays what SDKs send that no browser here runs: who opted

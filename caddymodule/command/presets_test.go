@@ -13,6 +13,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule"
 	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 var update = flag.Bool("update", false, "write the goldens anew")
@@ -49,11 +50,12 @@ func TestPresets(t *testing.T) {
 		if err := parsed.UnmarshalCaddyfile(caddyfile.NewTestDispenser("metrics_gate {\n" + printed.String() + "}")); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		stands, err := gate.New(gate.Config{Presets: []gate.UsedPreset{used}})
+		known := make(session.Sources, 1) // or names would not be read
+		stands, err := gate.New(gate.Config{Presets: []gate.UsedPreset{used}, Sessions: known})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		written, err := gate.New(gate.Config{Routes: parsed.Routes})
+		written, err := gate.New(gate.Config{Routes: parsed.Routes, Sessions: known})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
