@@ -51,7 +51,7 @@ func scanEntry(scan func(...any) error, first ...any) (r Record, err error) {
 
 func (s *SQLite) entries(ctx context.Context, after string) (page []entry, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
+		return each(ctx, db, func(rows *sql.Rows) error {
 			var e entry
 			e.Record, err = scanEntry(rows.Scan, &e.uid)
 			page = append(page, e)
@@ -95,7 +95,7 @@ func (s *SQLite) hashes(ctx context.Context, table hashTable, after []byte) (pag
 		after = []byte{} // NULL is before nothing
 	}
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
+		return each(ctx, db, func(rows *sql.Rows) error {
 			var h hashed
 			err := rows.Scan(&h.hash, &h.at)
 			page = append(page, h)
@@ -108,7 +108,7 @@ func (s *SQLite) hashes(ctx context.Context, table hashTable, after []byte) (pag
 func (s *SQLite) days(ctx context.Context) (map[dayOf]dayCount, error) {
 	days := map[dayOf]dayCount{}
 	err := s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
+		return each(ctx, db, func(rows *sql.Rows) error {
 			var id []byte
 			var day string
 			var count dayCount
@@ -124,7 +124,7 @@ func (s *SQLite) days(ctx context.Context) (map[dayOf]dayCount, error) {
 
 func (s *SQLite) users(ctx context.Context, after string) (page []countedUser, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
+		return each(ctx, db, func(rows *sql.Rows) error {
 			var u countedUser
 			err := rows.Scan(&u.uid, &u.day, &u.origin)
 			page = append(page, u)

@@ -447,8 +447,13 @@ func (s *SQLite) Follow(after int64) (*Follower, error) {
 	return s.feed.Follow(after)
 }
 
+// querier is the database, or a transaction of it.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
 // each calls scan with every row of a query.
-func (db *sqliteDB) each(ctx context.Context, scan func(*sql.Rows) error, query string, args ...any) error {
+func each(ctx context.Context, db querier, scan func(*sql.Rows) error, query string, args ...any) error {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
@@ -465,21 +470,27 @@ func (db *sqliteDB) each(ctx context.Context, scan func(*sql.Rows) error, query 
 // changes reads the rows that changed after the change with this number.
 func (s *SQLite) changes(ctx context.Context, after int64, limit int) (found []Change, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
-			var (
-				id       int64
-				uid      string
-				r        Record
-				optedOut *bool
-			)
-			if err := rows.Scan(&id, &uid, &optedOut, &r.changed, &r.Source); err != nil {
-				return err
-			}
-			r.Preference = preferenceOf(optedOut)
-			found = append(found, r.update(id, uid))
-			return nil
-		}, `SELECT seq, uid, preference, changed, source FROM preference WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
+		found, err = changesSQLite(ctx, db, after, limit)
+		return err
 	})
+	return found, err
+}
+
+func changesSQLite(ctx context.Context, db querier, after int64, limit int) (found []Change, err error) {
+	err = each(ctx, db, func(rows *sql.Rows) error {
+		var (
+			id       int64
+			uid      string
+			r        Record
+			optedOut *bool
+		)
+		if err := rows.Scan(&id, &uid, &optedOut, &r.changed, &r.Source); err != nil {
+			return err
+		}
+		r.Preference = preferenceOf(optedOut)
+		found = append(found, r.update(id, uid))
+		return nil
+	}, `SELECT seq, uid, preference, changed, source FROM preference WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
 	return found, err
 }
 
@@ -552,7 +563,7 @@ func (db *sqliteDB) emptyLog(ctx context.Context) error {
 // Daily returns how many users recorded an opt-out, by day.
 func (s *SQLite) Daily(ctx context.Context, from, to time.Time) (counts []DailyCount, err error) {
 	err = s.use(func(db *sqliteDB) error {
-		return db.each(ctx, func(rows *sql.Rows) error {
+		return each(ctx, db, func(rows *sql.Rows) error {
 			var count DailyCount
 			err := rows.Scan(&count.Day, &count.Users)
 			counts = append(counts, count)
@@ -584,30 +595,30 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 				said = excluded.said, span = 0, source = excluded.source, seq = excluded.seq
 			WHERE preference.said < excluded.said
 				OR preference.said - preference.span <= excluded.said AND (excluded.preference AND preference.preference IS NOT TRUE
-					OR excluded.preference IS NULL AND NOT preference.preference)
-			RETURNING changed`)
+					OR excluded.preference IS NULL AND NOT preference.preference)`)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { _ = upsert.Close() }()
-		var updates []Change
 		for _, row := range batch {
-			r := Record{Preference: row.Preference, changed: tx.now.UnixMilli(), Source: row.Source}
+			at := tx.now.UnixMilli()
 			if !row.Changed.IsZero() {
-				r.changed = min(r.changed, row.Changed.UnixMilli())
+				at = min(at, row.Changed.UnixMilli())
 			}
-			err := upsert.QueryRowContext(ctx, row.UID, optedOut(r.Preference), r.changed, r.Source, head+1, nobody.secret.hash(row.UID)).Scan(&r.changed)
-			switch {
-			case err == nil:
-				head++
-				updates = append(updates, r.update(head, row.UID))
-			case !errors.Is(err, sql.ErrNoRows):
+			done, err := upsert.ExecContext(ctx, row.UID, optedOut(row.Preference), at, row.Source, head+changed+1, nobody.secret.hash(row.UID))
+			if err != nil {
 				return nil, err
 			}
+			stored, err := done.RowsAffected()
+			if err != nil {
+				return nil, err
+			}
+			changed += stored
 		}
-		changed = int64(len(updates))
-		_, err = tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head)
-		return updates, err
+		if _, err := tx.ExecContext(ctx, `UPDATE feed SET head = ?`, head+changed); err != nil {
+			return nil, err
+		}
+		return changesSQLite(ctx, tx, head, len(batch))
 	})
 	return changed, err
 }
@@ -616,7 +627,7 @@ func (s *SQLite) store(ctx context.Context, batch []Row) (changed int64, err err
 func (s *SQLite) Export(ctx context.Context) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		err := s.use(func(db *sqliteDB) error {
-			return db.each(ctx, func(rows *sql.Rows) error {
+			return each(ctx, db, func(rows *sql.Rows) error {
 				var (
 					row      Row
 					optedOut *bool
