@@ -28,5 +28,13 @@ DEMO_SESSION_ANN=$(session 0a110a110a110a110a110a110a110a11)
 DEMO_SESSION_BEN=$(session 0be00be00be00be00be00be00be00be0)
 export DEMO_SESSION_ANN DEMO_SESSION_BEN
 
-echo "Metrics Gate: open http://localhost:8080, and http://localhost:8083 for another application (Ctrl-C ends it)"
+# The line to act on comes when there is something to open, below what Caddy logs
+# as it starts.
+{
+	until ./caddy metrics-gate status >/dev/null 2>&1; do
+		kill -0 $$ 2>/dev/null || exit 0
+		sleep 0.2
+	done
+	echo "Metrics Gate: open http://localhost:8080, and http://localhost:8083 for another application (Ctrl-C ends it)"
+} &
 exec ./caddy run --config Caddyfile.example
