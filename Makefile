@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test spellings sdks lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test spellings sdks screenshots lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -37,6 +37,12 @@ spellings: ## learns anew what real servers take for a route (tests/spellings/ta
 sdks: ## tries real SDKs in every way, in Chromium and Firefox (tests/sdks/table.txt); two minutes
 	./tests/setup.sh
 	go test -count 1 -run TestSDKs ./tests/browser -learn-sdks
+
+screenshots: ## docs/demo.png and docs/preference-page.png, as Chromium shows them
+	./tests/setup.sh
+	DEMO_SCREENSHOT="$$PWD/docs/demo.png" go test -count 1 -run 'TestDemo$$' ./tests
+	shots=$$(mktemp -d) && SCREENSHOTS="$$shots" go test -count 1 -run TestPreference ./tests/browser && \
+		cp "$$shots/signed-in-chromium.png" docs/preference-page.png
 
 # Go runs one target of one package at a time.
 FUZZTIME ?= 1m

@@ -48,9 +48,7 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 		"{file./etc/metrics-gate/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
 		"{file./etc/metrics-gate/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
 		"{file./etc/metrics-gate/session.secret}", "{file.caddymodule/testdata/keys/shared.secret}",
-		"{file./run/secrets/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
-		"{file./run/secrets/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
-		"{file./run/secrets/dsn}", "postgres://profile@localhost:1/profile",
+		"{file./etc/metrics-gate/dsn}", "postgres://profile@localhost:1/profile",
 		"{env.PRIVACY_API_TOKEN}", "{file.caddymodule/testdata/keys/shared.secret}",
 		"/var/lib/metrics-gate", folder,
 	)
@@ -107,9 +105,9 @@ func validate(t *testing.T, file, config string) {
 	}
 }
 
-// TestRulesInReadme holds the table that a privacy officer reads against the
+// TestDocumentedRules holds the table that a privacy officer reads against the
 // one that decides.
-func TestRulesInReadme(t *testing.T) {
+func TestDocumentedRules(t *testing.T) {
 	t.Parallel()
 	var want strings.Builder
 	for _, row := range policy.Table {
@@ -119,8 +117,8 @@ func TestRulesInReadme(t *testing.T) {
 		}
 		fmt.Fprintf(&want, "| %s | %s | %s | %s | `%s` | %s|\n", row.Session, row.Preference, row.Signal, row.Then, row.Reason, writeBack)
 	}
-	if text := read(t, "README.md"); !strings.Contains(text, want.String()) {
-		t.Errorf("README.md lacks the rules table as the code has it:\n%s", want.String())
+	if text := read(t, "docs/rules.md"); !strings.Contains(text, want.String()) {
+		t.Errorf("docs/rules.md lacks the rules table as the code has it:\n%s", want.String())
 	}
 }
 

@@ -39,6 +39,8 @@ func TestDemo(t *testing.T) {
 		"Sign-in flow":   "not gated|received",
 	})
 
+	page.keepScreenshot()
+
 	// Ben made no choice, but his browser's user did: that is blocked, and
 	// recorded in his profile.
 	page.run(
@@ -161,6 +163,21 @@ func newTab(t *testing.T) *tab {
 func (p *tab) run(actions ...chromedp.Action) {
 	p.t.Helper()
 	if err := chromedp.Run(p.ctx, actions...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// keepScreenshot writes what the page looks like to where the environment says:
+// make screenshots makes that of README.
+func (p *tab) keepScreenshot() {
+	p.t.Helper()
+	file := os.Getenv("DEMO_SCREENSHOT")
+	if file == "" {
+		return
+	}
+	var png []byte
+	p.run(chromedp.EmulateViewport(1100, 700), chromedp.FullScreenshot(&png, 100))
+	if err := os.WriteFile(file, png, 0o600); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// A rule is one row of README's table. "*" stands for anything; a decision
-// may be that of an option.
+// A rule is one row of the table in docs/rules.md. "*" stands for anything; a
+// decision may be that of an option.
 type rule struct {
 	session, preference, signal string
 	decision, reason            string
 	writeBack                   bool
 }
 
-// The table of README, written out once more; the first row that fits
+// The table of docs/rules.md, written out once more; the first row that fits
 // counts.
 var rules = []rule{
 	{"verified", "true", "*", "block", "preference", false},

@@ -15,9 +15,8 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// README's second Caddyfile: an application with a JWT session, a key set,
-// routes of its own, and an API that knows the preference under another name
-// and the other way round.
+// An application with a JWT session, a key set, routes of its own, and an API that
+// knows the preference under another name and the other way round.
 func TestAnyApplication(t *testing.T) {
 	t.Parallel()
 	behind, profile := newContentServer(t), newProfile(t)

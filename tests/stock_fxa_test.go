@@ -14,7 +14,7 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
 
-// The stock FxA Caddyfile of README: no session cookie, the account is the
+// The Caddyfile for stock FxA: no session cookie, the account is the
 // one that the beacon names, and the store is our own, fed by people's own
 // choices with FxA's opaque tokens and by FxA's events. Changes act at the gate
 // because it follows them.
@@ -132,7 +132,7 @@ func TestStockFxA(t *testing.T) {
 	}
 }
 
-// README's Caddyfiles, letter by letter, are valid.
+// Caddyfiles as an operator writes them, letter by letter, are valid.
 func TestDesignedCaddyfiles(t *testing.T) {
 	t.Parallel()
 	local := strings.NewReplacer("/run/secrets/gate", testcaddy.KeyFile("ec"), "/var/lib/metrics-gate", t.TempDir(), "{env.PRIVACY_API_TOKEN}", bearerToken)

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestReadmeNamesEveryFolder holds README's table of folders against the tree.
-func TestReadmeNamesEveryFolder(t *testing.T) {
+// TestTheHouseNamesEveryFolder holds CONTRIBUTING's table of folders against the tree.
+func TestTheHouseNamesEveryFolder(t *testing.T) {
 	t.Parallel()
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -25,7 +25,7 @@ func TestReadmeNamesEveryFolder(t *testing.T) {
 			folders = append(folders, name)
 		}
 	}
-	_, house, _ := strings.Cut(read(t, "README.md"), "\n## The house\n")
+	_, house, _ := strings.Cut(read(t, "CONTRIBUTING.md"), "\n## The house\n")
 	house, _, _ = strings.Cut(house, "\n## ")
 	var named []string
 	for _, row := range regexp.MustCompile("(?m)^\\| `([^/`]+)").FindAllStringSubmatch(house, -1) {
@@ -33,6 +33,6 @@ func TestReadmeNamesEveryFolder(t *testing.T) {
 	}
 	slices.Sort(named)
 	if diff := cmp.Diff(folders, named); diff != "" {
-		t.Errorf("the table under \"The house\" differs from the tree (-tree +README):\n%s", diff)
+		t.Errorf("the table under \"The house\" differs from the tree (-tree +CONTRIBUTING):\n%s", diff)
 	}
 }
