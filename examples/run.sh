@@ -31,8 +31,10 @@ export DEMO_SESSION_ANN DEMO_SESSION_BEN
 # The line to act on comes when there is something to open, below what Caddy logs
 # as it starts.
 {
-	until ./caddy metrics-gate status >/dev/null 2>&1; do
-		kill -0 $$ 2>/dev/null || exit 0
+	tries=0
+	until ./caddy metrics-gate status --address localhost:2019 >/dev/null 2>&1; do
+		tries=$((tries + 1))
+		[ "$tries" -lt 100 ] || exit 0
 		sleep 0.2
 	done
 	echo "Metrics Gate: open http://localhost:8080, and http://localhost:8083 for another application (Ctrl-C ends it)"
