@@ -16,7 +16,8 @@ type Trouble uint8
 
 const (
 	// NobodyRecognised: gated requests come, and none of them proves or names an
-	// account, as with a wrong name of a cookie.
+	// account, as with a wrong name of a cookie. Where credentials come and fail,
+	// it is SessionsFail alone.
 	NobodyRecognised Trouble = iota
 	// NobodyRecognisedOnRoute: the same on one route, while accounts are
 	// recognised on others.
@@ -58,8 +59,12 @@ const (
 	// telling is how many requests it takes to say anything.
 	telling = 100
 	// unrecognisedRequests is how many gated requests without an account say so
-	// before the window ends: until then, opted-out people are measured.
+	// before the window ends: until then, opted-out people are measured, or
+	// everybody's metrics are lost.
 	unrecognisedRequests = 1000
+	// explained is the share of gated requests, one in this many, whose credentials
+	// fail and so say why nobody is recognised.
+	explained = 10
 )
 
 // Open is a Warning that has not ended.
@@ -78,8 +83,8 @@ type Seen struct {
 	// Warnings are those that are open, in the order of Trouble.
 	Warnings []Open
 
-	// Window is when the present window began, and Sessions is what came of
-	// credentials in it, by the index of the source as in Observer.Session.
+	// Window is when the window before the present one began, and Sessions is what
+	// came of credentials since, by the index of the source as in Observer.Session.
 	Window   time.Time
 	Sessions [][session.OutcomeCount]int64
 }
@@ -94,13 +99,15 @@ type watch struct {
 	ownRoutes int // the preset's follow
 
 	made     time.Time
-	began    atomic.Int64 // Unix nanoseconds
+	began    atomic.Int64 // since then, so that no step of the wall clock delays a window
 	pages    windowed
 	routes   []routeWatch
 	sessions [][session.OutcomeCount]atomic.Int64
 
-	mu   sync.Mutex       // of what follows, and of what windows before counted
-	open map[Warning]Open // keyed without Ended, Outcome and Requests
+	mu       sync.Mutex                    // of what follows, and of what windows before counted
+	open     map[Warning]Open              // keyed without Ended, Outcome and Requests
+	before   int64                         // when the window before this one began
+	outcomes [][session.OutcomeCount]int64 // of its sessions
 }
 
 type routeWatch struct {
@@ -127,8 +134,8 @@ func newWatch(now time.Time, routes, ownRoutes, sources int, tell func(Warning))
 	w := &watch{
 		tell: tell, made: now, ownRoutes: ownRoutes, open: map[Warning]Open{},
 		routes: make([]routeWatch, routes), sessions: make([][session.OutcomeCount]atomic.Int64, sources),
+		outcomes: make([][session.OutcomeCount]int64, sources),
 	}
-	w.began.Store(now.UnixNano())
 	return w
 }
 
@@ -161,9 +168,21 @@ func (w *watch) early(now time.Time) {
 		requests += w.routes[i].requests.Load()
 		recognised += w.routes[i].recognised.Load()
 	}
-	if recognised == 0 {
-		w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(requests)}, true, false)
+	if recognised > 0 {
+		return
 	}
+	var failed int64
+	for i := range w.sessions {
+		var counts [session.OutcomeCount]int64
+		for outcome := range counts {
+			counts[outcome] = w.sessions[i][outcome].Load()
+		}
+		if warning, fails := unverified(i, &counts); fails {
+			w.judge(now, warning, true, false)
+			failed += int64(warning.Requests)
+		}
+	}
+	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(requests)}, failed*explained < requests, false)
 }
 
 func (w *watch) seen() Seen {
@@ -171,11 +190,11 @@ func (w *watch) seen() Seen {
 	defer w.mu.Unlock()
 	seen := Seen{
 		Since: w.made, Pages: w.pages.total(), Requests: make([]int64, len(w.routes)),
-		Window: time.Unix(0, w.began.Load()), Sessions: make([][session.OutcomeCount]int64, len(w.sessions)),
+		Window: w.made.Add(time.Duration(w.before)), Sessions: slices.Clone(w.outcomes),
 	}
 	for i := range w.sessions {
 		for outcome := range w.sessions[i] {
-			seen.Sessions[i][outcome] = w.sessions[i][outcome].Load()
+			seen.Sessions[i][outcome] += w.sessions[i][outcome].Load()
 		}
 	}
 	for i := range w.routes {
@@ -192,13 +211,20 @@ func (w *watch) seen() Seen {
 
 // turn ends the window, if its time has come.
 func (w *watch) turn(now time.Time) {
-	began := w.began.Load()
-	if now.UnixNano()-began < int64(window) || !w.began.CompareAndSwap(began, now.UnixNano()) {
+	began, ended := w.began.Load(), int64(now.Sub(w.made))
+	if ended-began < int64(window) || !w.began.CompareAndSwap(began, ended) {
 		return
 	}
 	requests, recognised := make([]int64, len(w.routes)), make([]int64, len(w.routes))
 	var allRequests, allRecognised, preset int64
 	w.mu.Lock()
+	w.before = began
+	for i := range w.sessions {
+		for outcome := range w.sessions[i] {
+			w.outcomes[i][outcome] = w.sessions[i][outcome].Swap(0)
+		}
+	}
+	outcomes := slices.Clone(w.outcomes)
 	pages := w.pages.turn()
 	for i := range w.routes {
 		requests[i], recognised[i] = w.routes[i].requests.turn(), w.routes[i].recognised.Swap(0)
@@ -209,7 +235,12 @@ func (w *watch) turn(now time.Time) {
 		}
 	}
 	w.mu.Unlock()
-	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(allRequests)}, allRequests >= telling && allRecognised == 0, allRecognised > 0)
+	var failed int64
+	for i := range outcomes {
+		failed += w.judgeSessions(now, i, &outcomes[i])
+	}
+	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(allRequests)},
+		allRequests >= telling && allRecognised == 0 && failed*explained < allRequests, allRecognised > 0)
 	for i := range w.routes {
 		others := allRecognised - recognised[i]
 		w.judge(now, Warning{Trouble: NobodyRecognisedOnRoute, Route: i, Requests: int(requests[i])},
@@ -222,34 +253,44 @@ func (w *watch) turn(now time.Time) {
 			w.judge(now, Warning{Trouble: RouteSilent, Route: i, Requests: int(pages)}, pages >= telling && came == 0, came > 0)
 		}
 	}
-	for i := range w.sessions {
-		w.judgeSessions(now, i)
-	}
 }
 
 // notFailing are the outcomes that say nothing against a credential but its time.
 var notFailing = []session.Outcome{session.Absent, session.Verified, session.Expired, session.Conflicting}
 
-// judgeSessions looks at one kind of session.
-func (w *watch) judgeSessions(now time.Time, source int) {
-	var counts [session.OutcomeCount]int64
+// unverified is the warning that credentials of a kind of session fail to verify, and
+// whether they do.
+func unverified(source int, counts *[session.OutcomeCount]int64) (Warning, bool) {
 	var failed int64
 	dominant := session.Malformed
-	for outcome := range session.OutcomeCount {
-		counts[outcome] = w.sessions[source][outcome].Swap(0)
-		if !slices.Contains(notFailing, outcome) {
-			failed += counts[outcome]
-			if counts[outcome] > counts[dominant] {
+	for outcome, n := range counts {
+		if outcome := session.Outcome(outcome); !slices.Contains(notFailing, outcome) {
+			failed += n
+			if n > counts[dominant] {
 				dominant = outcome
 			}
 		}
 	}
-	// One that conflicts has verified.
-	verified, expired := counts[session.Verified]+counts[session.Conflicting], counts[session.Expired]
-	fails := failed >= telling && failed > verified
-	w.judge(now, Warning{Trouble: SessionsFail, Source: source, Outcome: dominant, Requests: int(failed)}, fails, verified > failed)
+	return Warning{Trouble: SessionsFail, Source: source, Outcome: dominant, Requests: int(failed)}, failed >= telling && failed > verified(counts)
+}
+
+// verified is how many have: one that conflicts has.
+func verified(counts *[session.OutcomeCount]int64) int64 {
+	return counts[session.Verified] + counts[session.Conflicting]
+}
+
+// judgeSessions looks at one kind of session, and returns how many credentials fail,
+// where that is trouble.
+func (w *watch) judgeSessions(now time.Time, source int, counts *[session.OutcomeCount]int64) (failed int64) {
+	warning, fails := unverified(source, counts)
+	verified, expired := verified(counts), counts[session.Expired]
+	w.judge(now, warning, fails, verified > int64(warning.Requests))
 	w.judge(now, Warning{Trouble: EverybodyExpired, Source: source, Outcome: session.Expired, Requests: int(expired)},
 		expired >= telling && verified == 0 && !fails, verified > 0)
+	if fails {
+		failed = int64(warning.Requests)
+	}
+	return failed
 }
 
 // judge tells a trouble when it begins and when it ends. A window that shows

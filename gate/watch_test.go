@@ -58,6 +58,14 @@ func TestWarnings(t *testing.T) {
 				{Trouble: SessionsFail, Ended: true, Outcome: session.Malformed},
 			},
 		},
+		"everybody's key is rotated, and the names are right": {
+			[]counts{{anonymous: busy, outcomes: map[session.Outcome]int{session.BadSignature: 500, session.Absent: 100}}},
+			[]Warning{{Trouble: SessionsFail, Outcome: session.BadSignature, Requests: 500}},
+		},
+		"a cookie is renamed, and junk comes by its old name": {
+			[]counts{{anonymous: [4]int{900, 900}, outcomes: map[session.Outcome]int{session.Malformed: 150, session.Absent: 1650}}},
+			[]Warning{{Trouble: SessionsFail, Outcome: session.Malformed, Requests: 150}, {Trouble: NobodyRecognised, Requests: 1800}},
+		},
 		"some junk beside what verifies": {
 			[]counts{{known: busy, outcomes: map[session.Outcome]int{session.Verified: 301, session.BadSignature: 300}}}, nil,
 		},
@@ -108,6 +116,34 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// Where nobody is recognised, a thousand requests say so before the window ends,
+// and say why where they can.
+func TestWarningsBeforeTheWindowEnds(t *testing.T) {
+	t.Parallel()
+	for outcome, want := range map[session.Outcome]Warning{
+		session.Absent:      {Trouble: NobodyRecognised, Requests: 1000},
+		session.WrongIssuer: {Trouble: SessionsFail, Outcome: session.WrongIssuer, Requests: 1000},
+	} {
+		var told []Warning
+		now := time.Unix(1_800_000_000, 0)
+		w := newWatch(now, 1, 1, 1, func(warning Warning) { told = append(told, warning) })
+		for range 999 {
+			w.session(0, outcome)
+			w.gated(now, 0, false)
+		}
+		if len(told) > 0 {
+			t.Errorf("%v: told too soon: %v", outcome, told)
+		}
+		for range 2000 {
+			w.session(0, outcome)
+			w.gated(now, 0, false)
+		}
+		if diff := cmp.Diff([]Warning{want}, told); diff != "" {
+			t.Errorf("%v (-want +got)\n%s", outcome, diff)
+		}
+	}
+}
+
 // What a gate has seen counts on through windows, and a warning is as old as
 // when it was told first, and as the last window shows it.
 func TestSeen(t *testing.T) {
@@ -125,9 +161,9 @@ func TestSeen(t *testing.T) {
 	want := Seen{
 		Since: began, Pages: 30, Requests: []int64{0, 600},
 		Warnings: []Open{{Warning{Trouble: NobodyRecognised, Requests: 200}, began.Add(10 * time.Minute)}},
-		Window:   began.Add(20 * time.Minute), Sessions: make([][session.OutcomeCount]int64, 1),
+		Window:   began.Add(10 * time.Minute), Sessions: make([][session.OutcomeCount]int64, 1),
 	}
-	want.Sessions[0][2] = 200
+	want.Sessions[0][1], want.Sessions[0][2] = 200, 200
 	if diff := cmp.Diff(want, w.seen()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
