@@ -100,7 +100,7 @@ func (t *Tripwire) Report(_ context.Context, s *status.Status) {
 		for i := range wire.routes {
 			route := &wire.routes[i]
 			route.mu.Lock()
-			all, last := route.all, route.last
+			all, last, advice := route.all, route.last, route.advice
 			route.mu.Unlock()
 			if last.IsZero() || time.Since(last) > tellEvery {
 				continue
@@ -109,7 +109,7 @@ func (t *Tripwire) Report(_ context.Context, s *status.Status) {
 				Where: "gate " + wire.gate.label(),
 				What: fmt.Sprintf("requests of %s were decided by no gate (requests %d, the last one at %s)",
 					wire.gate.gate.Routes()[i].Path, all, last.UTC().Format(time.TimeOnly)),
-				Advice: adviceOnBypass,
+				Advice: advice,
 			})
 		}
 	}

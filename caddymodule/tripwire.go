@@ -69,6 +69,7 @@ type wiredRoute struct {
 	told   time.Time
 	passed int // since then
 	last   time.Time
+	advice string // on the last one
 	all    int
 }
 
@@ -176,18 +177,31 @@ func (t *Tripwire) passed(r *http.Request) (*wire, int) {
 // leak may be thousands of requests a second.
 const tellEvery = 10 * time.Minute
 
-const adviceOnBypass = "something in front of the gate answers, or a handle that the gate is not in; " +
-	"write metrics_gate in front of the proxy, inside the same handle or route"
+const (
+	adviceOnBypass = "something in front of the gate answers, or a handle that the gate is not in; " +
+		"write metrics_gate in front of the proxy, inside the same handle or route"
+	// A gate looks at the path that a request came with as well.
+	adviceOnRewritten = "they came by another path, and were rewritten to this one where no gate comes after (handle_path, uri, rewrite); " +
+		"write metrics_gate behind that and in front of the proxy, inside the same handle or route"
+)
 
 // tell counts and logs that a request got past a gate.
 func (t *Tripwire) tell(r *http.Request, past *wire, index int, fate string) {
+	configured := past.gate.gate.Routes()[index]
+	came, advice := "as it came", adviceOnBypass
+	if method, u := past.gate.original(r); u != nil {
+		came, advice = "rewritten", adviceOnRewritten
+		if configured.Takes(method, u.Path) {
+			came, advice = "as it came, and rewritten since", adviceOnBypass
+		}
+	}
 	route := &past.routes[index]
 	route.counter.Inc()
 	route.mu.Lock()
 	route.passed++
 	route.all++
 	passed, now := route.passed, time.Now()
-	route.last = now
+	route.last, route.advice = now, advice
 	due := route.told.IsZero() || now.Sub(route.told) >= tellEvery
 	if due {
 		route.told, route.passed = now, 0
@@ -196,18 +210,10 @@ func (t *Tripwire) tell(r *http.Request, past *wire, index int, fate string) {
 	if !due {
 		return
 	}
-	configured := past.gate.gate.Routes()[index]
-	came := "as it came"
-	if method, u := past.gate.original(r); u != nil {
-		came = "rewritten"
-		if configured.Takes(method, u.Path) {
-			came = "as it came, and rewritten since"
-		}
-	}
 	fields := []zap.Field{
 		zap.String("gate", past.gate.label()), zap.String("route", configured.Path), zap.Int("requests", passed),
 		zap.String("fate", fate), zap.String("matched", came),
-		zap.String("advice", adviceOnBypass),
+		zap.String("advice", advice),
 	}
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		fields = append(fields, zap.String("server", server.Name()))

@@ -12,7 +12,7 @@ import (
 var troubles = [...]struct{ message, advice string }{
 	gate.NobodyRecognised: {
 		"no account is recognised in any gated request, so nobody's preference is asked for",
-		"check the names, letter by letter",
+		"compare the names with what the application sends, letter by letter; caddy metrics-gate trace says what it finds in one request",
 	},
 	gate.NobodyRecognisedOnRoute: {
 		"no account is recognised in any request of this route, while they are on others",
@@ -23,12 +23,12 @@ var troubles = [...]struct{ message, advice string }{
 		"look which way they take: past the edge to another host, by another path, through a handle without a gate (metrics_gate_tripwire finds it)",
 	},
 	gate.SessionsFail: {
-		"more credentials fail to verify than verify, so nobody's preference is asked for whose credential does",
+		"more credentials fail to verify than verify, so on_unknown decides about the accounts of those that fail",
 		"", // by outcome
 	},
 	gate.EverybodyExpired: {
 		"all credentials have expired, so they can block and nothing else",
-		"look whether the application still renews its sessions, and compare the clocks of whoever issues them and of this machine",
+		"", // by outcome
 	},
 }
 
@@ -55,6 +55,7 @@ func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail
 		trouble.advice = adviceOn[w.Outcome]
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]}, detail{"outcome", w.Outcome.String()})
 	case gate.EverybodyExpired:
+		trouble.advice = adviceOn[w.Outcome]
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]})
 	}
 	return trouble.message, trouble.advice, details
@@ -77,11 +78,12 @@ func (g *Gate) logWarning(w gate.Warning) {
 	g.logger.Warn(message, append(fields, zap.String("advice", advice))...)
 }
 
-// adviceOn says what to do where most credentials fail in this way.
+// adviceOn says what to do where most credentials end in this way.
 var adviceOn = [session.OutcomeCount]string{
+	session.Expired:         "look whether the application still renews its sessions, and compare the clocks of whoever issues them and of this machine",
 	session.NotYetValid:     "compare the clocks of whoever issues them and of this machine",
 	session.Malformed:       "look whether cookie or header holds the token itself and nothing else, and which claim names the account (uid_claim)",
-	session.BadSignature:    "the key or secret is another than the issuer's: has it been rotated?",
+	session.BadSignature:    "the key or secret is another than the issuer's: has it been rotated? Write the new one and reload, with --force where only a file has changed",
 	session.WrongIssuer:     "compare issuer with the claim iss of a token",
 	session.WrongAudience:   "compare audience with the claim aud of a token",
 	session.UnknownKey:      "the key set lacks the key that they name: has the issuer rotated it, or is jwks that of another issuer?",

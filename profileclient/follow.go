@@ -329,7 +329,7 @@ func greets(response *http.Response) (FeedOutcome, error) {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return FeedRefused, fmt.Errorf("it refuses the credential with status %d; "+
-			"have the server trust this client id, or do not follow", status)
+			"have the server trust this client id, compare the clocks of both machines, or do not follow", status)
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return FeedRefused, fmt.Errorf("the server has none and answers with status %d; "+
 			"if it never will have one, do not follow", status)

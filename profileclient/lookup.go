@@ -222,7 +222,7 @@ func (c *Client) read(ctx context.Context, response *http.Response) (policy.Pref
 		return policy.Unset, nil
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return policy.Unknown, fail(LookupUnauthorized, fmt.Sprintf("it refuses the credential with status %d; "+
-			"check the key, client id, issuer and audience, and whom the server trusts", status))
+			"check the key, client id, issuer and audience, whom the server trusts, and the clocks of both machines", status))
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
 		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return policy.Unknown, fail(LookupRedirect, fmt.Sprintf("it redirects with status %d, which is not followed; "+

@@ -14,7 +14,7 @@ import (
 // exits with.
 func statusOf(t testing.TB, caddy *testcaddy.Server) (text string, code int) {
 	t.Helper()
-	text, _, code = testcaddy.Command(t, "metrics-gate", "status", "--address", caddy.Admin)
+	text, _, code = caddy.Ask("status")
 	return text, code
 }
 

@@ -96,7 +96,7 @@ func (e expected) cause(t *gate.Trace) string {
 		case p.Of == gate.OfHiding || p.Of == gate.OfUnasked:
 			return whose[p.Of] + ". Send one credential only"
 		case p.Preference == policy.Unknown.String() || p.Preference == policy.Hidden.String():
-			return "the preference of " + whose[p.Of] + " could not be learnt. Look whether the profile server answers: Caddy's log has the cause, and caddy_metrics_gate_profile_lookups_total its kind"
+			return "the preference of " + whose[p.Of] + " could not be learnt. Look whether the profile server answers: caddy metrics-gate status or Caddy's log has the cause, and caddy_metrics_gate_profile_lookups_total its kind"
 		case p.Of == gate.OfNamed && e.proven && p.Preference == policy.OptedOut.String():
 			return "the body names another account, which opted out. Send a beacon that names none"
 		}
@@ -114,7 +114,7 @@ func sessionCause(t *gate.Trace) string {
 		switch c.Outcome {
 		case "absent":
 		case "expired":
-			causes = append(causes, "the token has expired ("+c.Kind+"). Use a fresh one")
+			causes = append(causes, "the token has expired ("+c.Kind+"). Use a fresh one; if it is, compare the clocks of whoever issued it and of this machine")
 		default:
 			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, c.Kind, caddymodule.Advice(c.Outcome)))
 		}

@@ -73,6 +73,9 @@ func printStatus(out io.Writer, s *status.Status, now time.Time) {
 			_, _ = fmt.Fprintf(out, "       %s\n", problem.Advice)
 		}
 	}
+	for i := range s.Gates {
+		printNotes(out, &s.Gates[i], now)
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) {
 		_, _ = fmt.Fprintf(w, "  %s\t%s\n", what, fmt.Sprintf(format, args...))
@@ -95,11 +98,19 @@ func printStatus(out io.Writer, s *status.Status, now time.Time) {
 	_, _ = fmt.Fprintf(out, "\nMetrics Gate %s\n", s.Version)
 }
 
+// printNotes says what may be meant to be so, and is the cause where somebody wonders.
+func printNotes(out io.Writer, g *status.Gate, now time.Time) {
+	if g.Mode == caddymodule.ModeShadow {
+		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing: people who opted out are being measured\n       write enforce to stop that\n", g.Label)
+	}
+	if g.Pages == 0 && !slices.ContainsFunc(g.Routes, func(route status.Route) bool { return route.Requests > 0 }) {
+		_, _ = fmt.Fprintf(out, "NOTE   gate %s: not one page or gated request has come to it since it was loaded, %s ago\n"+
+			"       send one with caddy metrics-gate trace: it says whether the gate sees it, and else what to look for\n", g.Label, ago(now, g.Since))
+	}
+}
+
 func printGate(w io.Writer, row func(what, format string, args ...any), g *status.Gate, now time.Time) {
 	_, _ = fmt.Fprintf(w, "\ngate %s, %s, loaded %s ago\n", g.Label, g.Mode, ago(now, g.Since))
-	if g.Mode == caddymodule.ModeShadow {
-		row("shadow", "it stops nothing: people who opted out are being measured; write enforce to stop it")
-	}
 	for _, route := range g.Routes {
 		row(strings.Join(route.Methods, ",")+" "+route.Path, "%d %s requests", route.Requests, route.Class)
 	}

@@ -228,7 +228,7 @@ var (
 	}
 	preferenceWords = map[string]string{
 		"true": "opted out (true)", "false": "allows metrics (false)", "null": "made no choice (null)",
-		"unknown": "could not be learnt (Caddy's log says why)", "hidden": "could not be learnt, and the request may have caused that",
+		"unknown": "could not be learnt (caddy metrics-gate status, or Caddy's log, says why)", "hidden": "could not be learnt, and the request may have caused that",
 	}
 	signalWords = map[string]string{
 		"opted_out": "opted out", "unrecorded": "opted out, which is never written into a profile", "no_objection": "no objection",

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +49,7 @@ func Main(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	Binary = filepath.Join(dir, "caddy")
-	build := exec.Command("go", append([]string{"build", "-o", Binary}, append(buildFlags(), command)...)...)
+	build := build(Binary)
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintf(os.Stderr, "building %s: %v\n", command, err)
@@ -67,6 +68,11 @@ func Main(m *testing.M) int {
 
 // command is the main package of the Caddy under test.
 const command = "github.com/metricsgate/metricsgate/cmd/caddy"
+
+// build is the command that builds it.
+func build(binary string, flags ...string) *exec.Cmd {
+	return exec.Command("go", slices.Concat([]string{"build", "-o", binary}, flags, buildFlags(), []string{command})...)
+}
 
 // buildFlags builds Caddy as these tests were built: under -race, a data race
 // in Caddy is found as well.
@@ -89,6 +95,7 @@ type Server struct {
 	Admin       string   // host:port
 	options     string   // global ones, besides those that every test needs
 	environment []string // besides Environment
+	binary      string
 	Dir         string
 	Log         Ledger[string]
 	cmd         *exec.Cmd
@@ -147,7 +154,7 @@ func Start(t testing.TB, sites ...string) *Server {
 
 // New is a server that does not run yet, with a folder of its own.
 func New(t testing.TB) *Server {
-	return &Server{t: t, Admin: FreeAddr(t), Dir: t.TempDir(), exited: make(chan error, 1)}
+	return &Server{t: t, Admin: FreeAddr(t), binary: Binary, Dir: t.TempDir(), exited: make(chan error, 1)}
 }
 
 // StartWith is Start with global options.
@@ -161,13 +168,18 @@ func StartIn(t testing.TB, environment []string, options string, sites ...string
 	t.Helper()
 	s := New(t)
 	s.environment, s.options = environment, options
+	s.start(sites)
+	return s
+}
+
+func (s *Server) start(sites []string) {
+	s.t.Helper()
 	config := filepath.Join(s.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(s.Caddyfile(sites...)), 0o600); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	s.Run(exec.Command(Binary, "run", "--config", config, "--adapter", "caddyfile"))
+	s.Run(exec.Command(s.binary, "run", "--config", config, "--adapter", "caddyfile"))
 	s.serves(sites)
-	return s
 }
 
 // Run starts the command, which has to be or to become Caddy, in the server's
@@ -499,7 +511,19 @@ func Command(t testing.TB, args ...string) (stdout, stderr string, code int) {
 // CommandWith is Command with more in its environment, as NAME=value.
 func CommandWith(t testing.TB, environment []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	cmd := exec.Command(Binary, args...)
+	return run(t, Binary, environment, args)
+}
+
+// Ask runs a subcommand of caddy metrics-gate that asks this server, as an operator
+// does beside it, with the same clock.
+func (s *Server) Ask(command string, args ...string) (stdout, stderr string, code int) {
+	s.t.Helper()
+	return run(s.t, s.binary, s.environment, append([]string{"metrics-gate", command, "--address", s.Admin}, args...))
+}
+
+func run(t testing.TB, binary string, environment, args []string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(Environment(cmd.Dir), environment...)
 	var out, problems bytes.Buffer
