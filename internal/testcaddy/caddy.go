@@ -262,7 +262,7 @@ func containsAll(line string, words []string) bool {
 }
 
 // Stop ends Caddy as an operator does, which joins everything it still has
-// running, and holds the complete log against what no log may have.
+// running, and holds its log against what no log may have.
 func (s *Server) Stop() {
 	s.t.Helper()
 	if s.ended {
@@ -281,6 +281,25 @@ func (s *Server) Stop() {
 		<-s.exited
 		s.t.Errorf("Caddy did not stop")
 	}
+	s.sound()
+}
+
+// Kill ends Caddy at once, as when it crashes or the machine does, and holds its log
+// against what no log may have.
+func (s *Server) Kill() {
+	s.t.Helper()
+	if s.ended {
+		return
+	}
+	s.ended = true
+	_ = s.cmd.Process.Kill()
+	<-s.exited
+	s.sound()
+}
+
+// sound holds the complete log against what no log may have.
+func (s *Server) sound() {
+	s.t.Helper()
 	log := strings.Join(s.Log.All(), "\n")
 	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
 		if i := strings.Index(log, sign); i >= 0 {
@@ -441,6 +460,38 @@ func (s *Server) Resident() int64 {
 		s.t.Fatal(err)
 	}
 	return kilobytes << 10
+}
+
+// Goroutines is how many run in the process.
+func (s *Server) Goroutines() int {
+	s.t.Helper()
+	return s.profiled("goroutine?debug=1", "goroutine profile: total ")
+}
+
+// Heap is how many bytes are in use there, when what is not has been freed.
+func (s *Server) Heap() int {
+	s.t.Helper()
+	return s.profiled("heap?gc=1&debug=1", "# HeapAlloc = ")
+}
+
+// profiled is the number behind these words of a profile.
+func (s *Server) profiled(profile, words string) (n int) {
+	s.t.Helper()
+	_, rest, found := strings.Cut(s.AdminGet("/debug/pprof/"+profile), words)
+	if _, err := fmt.Sscan(rest, &n); !found || err != nil {
+		s.t.Fatalf("the profile %s does not say %q", profile, words)
+	}
+	return n
+}
+
+// Handles is how many files and connections the process has open.
+func (s *Server) Handles() int {
+	s.t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(open)
 }
 
 // Has says whether the sample has the labels, given as key, value, key, value.
