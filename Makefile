@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test spellings sdks screenshots lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test faults chaos spellings sdks screenshots lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -23,12 +23,18 @@ test: ## every test, with the race detector; installs what they need
 	./tests/setup.sh
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
 	go test -timeout 20m ./tests/faults
+	go test -timeout 20m ./tests/chaos
 
 # Under the race detector, where all else runs, a request costs eight times as
-# much; so make test sends the many without it.
+# much; so make test sends the many, and has most of the chaos, without it.
 FAULTS ?= 1000000
 faults: ## FAULTS (1000000) requests of every kind, while everything fails that can
 	FAULTS=$(FAULTS) go test -v -count=1 -timeout 2h ./tests/faults
+
+CHAOS ?= 60
+chaos: ## CHAOS (60) minutes of random faults in a fleet under load; CHAOS_SEED=… has a run again
+	./tests/setup.sh
+	CHAOS=$(CHAOS) go test -v -count=1 -timeout 24h ./tests/chaos
 
 spellings: ## learns anew what real servers take for a route (tests/spellings/table.txt)
 	./tests/setup.sh spellings

@@ -284,6 +284,9 @@ func (s *Server) Stop() {
 	s.sound()
 }
 
+// Ended says whether the test has ended it.
+func (s *Server) Ended() bool { return s.ended }
+
 // Kill ends Caddy at once, as when it crashes or the machine does, and holds its log
 // against what no log may have.
 func (s *Server) Kill() {

@@ -75,7 +75,7 @@ func (c *chaos) rng(purpose string) *rand.Rand {
 	for _, b := range []byte(purpose) {
 		second = second*257 + uint64(b)
 	}
-	return rand.New(rand.NewPCG(c.seed, second)) //nolint:gosec // it must come again
+	return rand.New(rand.NewPCG(c.seed, second))
 }
 
 // How many accounts there are of each kind.
@@ -96,6 +96,7 @@ func (c *chaos) begin() {
 			s.client.close()
 		}
 	})
+	c.t.Cleanup(c.explain)
 	for _, e := range c.fleet.edges {
 		for _, protocol := range protocols {
 			c.senders = append(c.senders, &sender{e, newClient(protocol), c.rng(fmt.Sprint("load", e.number, protocol))})
@@ -106,12 +107,10 @@ func (c *chaos) begin() {
 		for range each {
 			a := c.newAccount(s)
 			c.accounts = append(c.accounts, a)
-			switch s {
-			case optedOut:
-				c.chooses(a, optOut)
-			case allows:
-				c.chooses(a, allow)
-			case turning:
+			if wanted := map[subject]choice{optedOut: optOut, allows: allow}[s]; wanted != "" {
+				c.chooses(a, wanted)
+			}
+			if s == turning {
 				c.turning = append(c.turning, a)
 			}
 		}
@@ -178,7 +177,7 @@ func (c *chaos) round(number int, deck *deck) {
 	close(stop)
 	work.Wait()
 	c.t.Logf("round %d: %s; all well at %v", number, strings.Join(said, ", "), c.since())
-	c.calm(speaker)
+	c.calm(speaker, number%3 == 0)
 	c.accounts = slices.DeleteFunc(c.accounts, func(a *account) bool { return a.subject == cold || a.subject == spoken })
 }
 

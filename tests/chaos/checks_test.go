@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -46,9 +47,12 @@ func (c *chaos) arrives(e *edge, a *arrival) {
 
 // calm is a moment in which nothing is wrong and nobody sends: everything has to
 // have recovered, and the counts have to fit.
-func (c *chaos) calm(s *speaker) {
+func (c *chaos) calm(s *speaker, feed bool) {
 	for _, p := range c.probes {
 		c.recovers(p)
+	}
+	if feed {
+		c.isTold()
 	}
 	c.holdsChoices()
 	c.isWritten(s)
@@ -79,15 +83,55 @@ func (c *chaos) recovers(p *sender) {
 		{"an allowing account's", []credential{{kind: signed, account: c.allowing()}}},
 	} {
 		testcaddy.Until(c.t, want.what+" beacon to arrive at "+p.edge.String(), func() bool {
-			r := &request{route: &routes[0], credentials: want.credentials, signal: &signals[0], body: []byte(`{"events":[]}`)}
-			if c.dispatch(p, r) == nil {
-				return c.t.Failed()
-			}
-			testcaddy.Until(c.t, "what is on its way to arrive", func() bool { return p.edge.process.Metric("detached_requests") == 0 })
-			return r.arrivals.Load() > 0
+			return c.t.Failed() || c.arrivesNow(p, &request{credentials: want.credentials})
 		})
 	}
 	p.edge.sure.Store(rotations)
+}
+
+// arrivesNow sends a beacon, and says whether it arrived.
+func (c *chaos) arrivesNow(p *sender, r *request) bool {
+	r.route, r.signal, r.body = &routes[0], &signals[0], []byte(plainBody)
+	if c.dispatch(p, r) == nil {
+		return false
+	}
+	testcaddy.Until(c.t, "what is on its way to arrive", func() bool { return p.edge.process.Metric("detached_requests") == 0 })
+	return r.arrivals.Load() > 0
+}
+
+// isTold waits until the gates that depend on the feed have been told everything,
+// and holds them to it. They are told in order: an account opts out that they know
+// without a choice, and when that acts, all before it was told. A gate may not be
+// told of the first account, but ask about it, since it has just been connected.
+func (c *chaos) isTold() {
+	var began time.Time
+	for range 2 {
+		a := c.newAccount(turning)
+		beacon := func(p *sender) bool {
+			return c.arrivesNow(p, &request{feed: true, credentials: []credential{{kind: signed, account: a}}})
+		}
+		for _, p := range c.probes {
+			testcaddy.Until(c.t, "an account without a choice to be measured at "+p.edge.String(), func() bool { return c.t.Failed() || beacon(p) })
+		}
+		began = time.Now()
+		c.chooses(a, optOut)
+		for _, p := range c.probes {
+			testcaddy.Until(c.t, "an opt-out to be told to "+p.edge.String(), func() bool { return c.t.Failed() || !beacon(p) })
+		}
+	}
+	for _, p := range c.probes {
+		p.edge.whole.Store(&began)
+		for _, a := range c.turning {
+			if saved, trying := a.standing(); saved != optOut && trying == "" {
+				testcaddy.Until(c.t, a.String()+" to be measured at "+p.edge.String(), func() bool {
+					return c.t.Failed() || c.arrivesNow(p, &request{feed: true, credentials: []credential{{kind: signed, account: a}}})
+				})
+			} else {
+				c.arrivesNow(p, &request{feed: true, credentials: []credential{{kind: signed, account: a}}})
+			}
+		}
+		c.counts.add("feed", "all told")
+	}
 }
 
 // allowing is some account that allows.
@@ -231,6 +275,7 @@ func (c *chaos) expect() {
 	n.expect("choice", string(optOut), string(allow), string(none), "found again", "written back")
 	n.expect("reason", "block preference", "block signal", "block unknown", "block unverified_session", "collect explicit_allow", "collect default")
 	n.expect("growth", "looked for")
+	n.expect("feed", "all told")
 }
 
 // finish has all choices that are open be acknowledged, looks at everything once
@@ -242,6 +287,7 @@ func (c *chaos) finish() {
 				c.chooses(a, trying)
 			}
 		}
+		c.isTold()
 		c.holdsChoices()
 	}
 	for _, e := range c.fleet.edges {
@@ -260,5 +306,28 @@ func (c *chaos) finish() {
 			}
 		}
 		c.t.Logf("%s: %s", kind, strings.Join(text, ", "))
+	}
+}
+
+// explain shows, where something was wrong, what the processes say of it.
+func (c *chaos) explain() {
+	if !c.t.Failed() {
+		return
+	}
+	for name, p := range map[string]*process{
+		"edge 0": c.fleet.edges[0].process, "edge 1": c.fleet.edges[1].process,
+		"profile server 0": c.fleet.servers[0].process, "profile server 1": c.fleet.servers[1].process,
+	} {
+		if p.Ended() {
+			continue
+		}
+		var text strings.Builder
+		for _, sample := range p.Samples() {
+			if sample.Value != 0 && !strings.Contains(sample.Name, "duration") {
+				fmt.Fprintf(&text, "%s %v %v\n", sample.Name, sample.Labels, sample.Value)
+			}
+		}
+		lines := p.Log.Where(func(line string) bool { return !strings.Contains(line, `"level":"info"`) })
+		c.t.Logf("%s, process %d:\n%s%s", name, p.number, &text, strings.Join(lines[max(0, len(lines)-30):], "\n"))
 	}
 }

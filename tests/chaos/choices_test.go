@@ -7,7 +7,10 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
 )
@@ -23,6 +26,8 @@ var ways = []way{
 	{"profile server 1", func(c *chaos, a *account, wanted choice) bool { return c.post(c.fleet.servers[1], a, wanted) }},
 	{"preference page 0", func(c *chaos, a *account, wanted choice) bool { return c.submit(c.probes[0], a, wanted) }},
 	{"preference page 1", func(c *chaos, a *account, wanted choice) bool { return c.submit(c.probes[1], a, wanted) }},
+	{"event", func(c *chaos, a *account, _ choice) bool { return c.tell(a, 0) }},
+	{"event of a clock that is ahead", func(c *chaos, a *account, _ choice) bool { return c.tell(a, time.Hour) }},
 }
 
 // choosers is how many people choose at a time.
@@ -47,6 +52,9 @@ func (c *chaos) choose(rng *rand.Rand, chooser int, stop <-chan struct{}) {
 			case <-pace.C:
 			}
 			way := pick(rng, ways)
+			if strings.HasPrefix(way.name, "event") && wanted != optOut {
+				continue // it might have been made before what is held; an opt-out then stands all the same
+			}
 			if saved = way.save(c, a, wanted); saved {
 				a.acknowledged(way.name)
 				c.counts.add("choice", way.name)
@@ -69,6 +77,28 @@ func (c *chaos) post(s *server, a *account, wanted choice) bool {
 		return true
 	}
 	c.violation("%s answers the choice %s of %v with %d %q", s.addr, wanted, a, status, body)
+	return false
+}
+
+const eventIssuer = "https://accounts.test"
+
+// tell has an account's opt-out be told in a security event, whose clock is ahead
+// by some time.
+func (c *chaos) tell(a *account, ahead time.Duration) bool {
+	event := testcaddy.Sign(jwt.SigningMethodRS256, testcaddy.RSAKey, map[string]any{"typ": "secevent+jwt"}, jwt.MapClaims{
+		"iss": eventIssuer, "aud": testcaddy.TrustedRelier, "sub": a.uid, "iat": time.Now().Add(ahead).Unix(), "jti": fmt.Sprint(c.marks.Add(1)),
+		"events": map[string]any{"https://schemas.accounts.firefox.com/event/metrics-opt-out": map[string]any{}},
+	})
+	for _, s := range c.fleet.servers {
+		status, _, body, err := testcaddy.TryAskFor(s.addr, "POST /v1/events", event, "")
+		switch {
+		case err != nil, status == http.StatusServiceUnavailable:
+			continue // as whoever tells does, it tells again
+		case status == http.StatusOK:
+			return true
+		}
+		c.violation("%s answers an event of %v with %d %q", s.addr, a, status, body)
+	}
 	return false
 }
 

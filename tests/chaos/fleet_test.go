@@ -23,8 +23,12 @@ import (
 	"github.com/metricsgate/metricsgate/internal/testpostgres"
 )
 
-// maxAge is how late an opt-out can act, whatever happens to the feed.
-const maxAge = 2 * time.Second
+// maxAge is how late an opt-out can act at the one gate of an edge, whatever happens
+// to the feed. At the other nothing grows too old, so that all depends on the feed.
+const (
+	maxAge     = 2 * time.Second
+	feedMaxAge = 24 * time.Hour
+)
 
 // A fleet is two gates, each in front of an application, that ask two profile
 // servers on one database behind a pooler. Between any two of them is a link.
@@ -51,14 +55,19 @@ type server struct {
 
 // edge is a gate and what is around it.
 type edge struct {
-	number     int
-	port, bare string // the gated site's, and that of the same without a gate
-	toProfile  *link
-	toApp      *link
-	app        *application
-	settings   settings
-	process    *process
-	current    atomic.Pointer[process] // for those who send; nil: it is down
+	number    int
+	port      string
+	feed      string // the port of the gate that depends on the feed
+	bare      string // the port of the same site without a gate
+	toProfile *link
+	toApp     *link
+	app       *application
+	settings  settings
+	process   *process
+	current   atomic.Pointer[process] // for those who send; nil: it is down
+	// whole is when all that was acknowledged before was known at the gate that
+	// depends on the feed.
+	whole atomic.Pointer[time.Time]
 	// sure is how often the key of sessions had changed when the edge was last
 	// seen to know the latest.
 	sure atomic.Int64
@@ -130,7 +139,7 @@ func newFleet(t *testing.T, arrived func(*edge, *arrival)) *fleet {
 	certificate, key := certificate(t)
 	for i := range f.edges {
 		app := newApplication(t)
-		e := &edge{number: i, port: freePort(t), bare: freePort(t), app: app, settings: settings{entries: 100_000, mintKey: "ec.key", sessionKeys: []string{"first"}}}
+		e := &edge{number: i, port: freePort(t), feed: freePort(t), bare: freePort(t), app: app, settings: settings{entries: 100_000, mintKey: "ec.key", sessionKeys: []string{"first"}}}
 		app.arrived = func(a *arrival) { arrived(e, a) }
 		e.toApp = newLink(t, target{"tcp", "127.0.0.1:0"}, target{"tcp", app.addr()})
 		// As behind a load balancer: its own server, and the other where that is away.
@@ -177,10 +186,17 @@ func (f *fleet) startServer(i int) {
 			issuer metrics-gate `+testcaddy.TrustedRelier+`
 		}
 		trusted_client metrics-gate `+testcaddy.TrustedRelier+`
+		events {
+			key `+testcaddy.FromFile("rsa.pub")+`
+			issuer `+eventIssuer+`
+			audience `+testcaddy.TrustedRelier+`
+		}
 	}`))
 }
 
 func (f *fleet) startEdge(e *edge) {
+	now := time.Now() // it knows nothing, and so asks about everybody
+	e.whole.Store(&now)
 	e.process = f.run(f.edgeSites(e, f.starts+1)...)
 	e.current.Store(e.process)
 }
@@ -209,24 +225,28 @@ func (f *fleet) edgeSites(e *edge, process int) []string {
 			}
 		}`, port, f.certificate, f.key, process, e.settings.comment, gate, e.toApp.addr())
 	}
-	return []string{site(e.bare, ""), site(e.port, testcaddy.Gate("preset fxa", "handshake", "session_key "+strings.Join(sessionKeys, " "),
-		"signal {\ngpc\ndnt\n}",
-		`session jwt {
-			cookie session
-			header Authorization Bearer
-			local_storage token
-			jwks http://`+f.toKeys.addr()+`/keys
-			issuer `+testcaddy.SessionIssuer+`
-			audience web
-		}`,
-		`profile http://`+e.toProfile.addr()+`/v1 {
-			auth mint {
-				key `+testcaddy.FromFile(e.settings.mintKey)+`
-				audience `+testcaddy.ProfileAudience+`
-			}
-			max_age `+maxAge.String()+`
-			max_entries `+fmt.Sprint(e.settings.entries)+`
-		}`))}
+	gate := func(label string, maxAge time.Duration) string {
+		return testcaddy.Gate("label "+label, "preset fxa", "handshake", "session_key "+strings.Join(sessionKeys, " "),
+			"signal {\ngpc\ndnt\n}",
+			`session jwt {
+				cookie session
+				header Authorization Bearer
+				local_storage token
+				jwks http://`+f.toKeys.addr()+`/keys
+				issuer `+testcaddy.SessionIssuer+`
+				audience web
+			}`,
+			`profile http://`+e.toProfile.addr()+`/v1 {
+				auth mint {
+					key `+testcaddy.FromFile(e.settings.mintKey)+`
+					audience `+testcaddy.ProfileAudience+`
+				}
+				timeout 1s
+				max_age `+maxAge.String()+`
+				max_entries `+fmt.Sprint(e.settings.entries)+`
+			}`)
+	}
+	return []string{site(e.bare, ""), site(e.port, gate("aging", maxAge)), site(e.feed, gate("told", feedMaxAge))}
 }
 
 // certificate makes one for localhost, and returns its file and that of its key.

@@ -45,7 +45,7 @@ func newClient(protocol string) *client {
 // renew begins with new connections. Those of HTTP/3 are closed: they would not
 // notice that the other side is gone.
 func (c *client) renew() {
-	trust := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // whoever answers on loopback
+	trust := &tls.Config{InsecureSkipVerify: true} // whoever answers on loopback
 	var fresh transport
 	switch c.protocol {
 	case "HTTP/3.0":
@@ -155,12 +155,16 @@ func (c *chaos) dispatch(s *sender, r *request) *answer {
 	header := c.dress(s, r)
 	began := time.Now()
 	sent := s.edge.current.Load()
-	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), began)
+	port, since := s.edge.port, began.Add(-maxAge)
+	if r.feed {
+		port, since = s.edge.feed, *s.edge.whole.Load()
+	}
+	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), since)
 	r.mark, r.protocol, r.began = c.marks.Add(1), s.client.protocol, began
 	c.requests.Store(r.mark, r)
 	header.Set(markHeader, fmt.Sprint(r.mark))
 	c.counts.request(s.client.protocol, r)
-	a, err := s.client.send(r.route.method, "https://localhost:"+s.edge.port+r.route.target, string(r.body), header)
+	a, err := s.client.send(r.route.method, "https://localhost:"+port+r.route.target, string(r.body), header)
 	now := s.edge.current.Load()
 	if err != nil {
 		for _, p := range []*process{sent, now} {

@@ -80,12 +80,12 @@ func (a *account) standing() (saved, trying choice) {
 	return a.saved, a.trying
 }
 
-// isOut says whether nobody may be in doubt any more that the account opted out,
-// and how often it had begun to choose something else by now.
-func (a *account) isOut(now time.Time) (out bool, lapses int) {
+// isOut says whether it was acknowledged before a time that the account opted out,
+// and nothing else was begun since; and how often that had been begun by now.
+func (a *account) isOut(before time.Time) (out bool, lapses int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out = a.saved == optOut && (a.trying == "" || a.trying == optOut) && now.Sub(a.at) > maxAge
+	out = a.saved == optOut && (a.trying == "" || a.trying == optOut) && a.at.Before(before)
 	return out, a.lapses
 }
 
@@ -138,10 +138,11 @@ func (j *judged) holds(keys *keySet) bool {
 	return lapses == j.lapses && (j.rotations == 0 || j.rotations == keys.count())
 }
 
-// judge says what may become of a request that is sent now. The edge was last seen
+// judge says what may become of a request that is sent now, to a gate that knows all
+// that was acknowledged before a time. The edge was last seen
 // to know the key of sessions after so many changes of it. Where there were more
 // since, it may refuse a session, and ignores what it refuses beside something good.
-func judge(r *request, seen, rotations int64, now time.Time) judged {
+func judge(r *request, seen, rotations int64, before time.Time) judged {
 	if r.route.class == "" {
 		return judged{verdict: passes}
 	}
@@ -151,7 +152,7 @@ func judge(r *request, seen, rotations int64, now time.Time) judged {
 		relied = 0
 	}
 	forbids := func(a *account, rotations int64, why string) *judged {
-		if out, lapses := a.isOut(now); out {
+		if out, lapses := a.isOut(before); out {
 			return &judged{never, why, a, lapses, rotations}
 		}
 		return nil
@@ -209,7 +210,10 @@ func judge(r *request, seen, rotations int64, now time.Time) judged {
 // String describes a request, for who has to find out what went wrong.
 func (r *request) String() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s %s", r.route.method, r.route.target)
+	fmt.Fprintf(&text, "%v", r.route)
+	if r.feed {
+		text.WriteString(" to the gate that depends on the feed")
+	}
 	for _, c := range r.credentials {
 		fmt.Fprintf(&text, ", with the %v session of %v", c.kind, c.account)
 	}

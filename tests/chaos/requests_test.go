@@ -97,6 +97,7 @@ var names = []name{
 type request struct {
 	mark        uint64
 	route       *route
+	feed        bool // it goes to the gate that depends on the feed
 	credentials []credential
 	name        *name
 	named       *account
@@ -117,7 +118,7 @@ func pick[T any](rng *rand.Rand, of []T) T { return of[rng.IntN(len(of))] }
 
 // invent makes up a request.
 func (c *chaos) invent(rng *rand.Rand) *request {
-	r := &request{route: pickRoute(rng), signal: &signals[0]}
+	r := &request{route: pickRoute(rng), feed: rng.IntN(3) == 0, signal: &signals[0]}
 	one := func() *account { return pick(rng, c.accounts) }
 	token := func(a *account, inHeader bool) credential {
 		switch n := rng.IntN(10); {
