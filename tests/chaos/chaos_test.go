@@ -42,6 +42,9 @@ type chaos struct {
 	faulty sync.Map // the faults that last, by name
 }
 
+// minutes is how long CI runs it, at least.
+const minutes = 2.0
+
 // TestChaos runs for as many minutes as CHAOS says, and until each fault has been
 // there. CHAOS_SEED has the faults and the load of another run come again, as far
 // as what runs side by side allows.
