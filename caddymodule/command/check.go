@@ -22,7 +22,6 @@ import (
 
 func checkCommand() *cobra.Command {
 	var c siteCheck
-	var address string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check <site>",
@@ -55,7 +54,7 @@ machine can read the list of processes.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cmd.SilenceUsage = true
-			c.site, c.tracer = args[0], &tracer{adminAPI(address)}
+			c.site = args[0]
 			result := c.run(cmd.Context())
 			if asJSON {
 				_ = json.NewEncoder(cmd.OutOrStdout()).Encode(result)
@@ -80,13 +79,13 @@ machine can read the list of processes.`,
 	flags.StringVar(&c.body, "body", "", "a file with a recorded beacon to send; {uid} in it stands for the account of --optout-uid and --allow-uid")
 	flags.StringVar(&c.contentType, "content-type", "", "the type of --body (default: what it looks like)")
 	flags.BoolVar(&asJSON, "json", false, "print one line of JSON")
-	addressFlag(cmd, &address)
+	tracerFlags(cmd, &c.tracer)
 	return cmd
 }
 
 // siteCheck is one run of the check command.
 type siteCheck struct {
-	*tracer
+	tracer
 	site, route           string
 	optedOut, allowed     checkedAccount
 	cookie, header, field string

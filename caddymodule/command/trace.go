@@ -19,7 +19,8 @@ import (
 )
 
 func traceCommand() *cobra.Command {
-	var address, method, data string
+	var t tracer
+	var method, data string
 	var headers []string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -43,7 +44,6 @@ application.`,
 				return err
 			}
 			cmd.SilenceUsage = true
-			t := &tracer{adminAPI(address)}
 			status, traces, err := t.send(cmd.Context(), r)
 			if err != nil {
 				return err
@@ -65,7 +65,7 @@ application.`,
 	flags.StringArrayVarP(&headers, "header", "H", nil, "a header, such as \"Sec-GPC: 1\"; @file holds some, one a line; repeatable")
 	flags.StringVar(&data, "data", "", "the body; @file holds it")
 	flags.BoolVar(&asJSON, "json", false, "print it as JSON")
-	addressFlag(cmd, &address)
+	tracerFlags(cmd, &t)
 	return cmd
 }
 

@@ -199,6 +199,28 @@ func TestCheckCannotBegin(t *testing.T) {
 	}
 }
 
+// TestDial: one edge is asked under the site's own name, wherever that leads.
+func TestDial(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		command *cobra.Command
+		args    []string
+		traces  [][]gate.Trace
+	}{
+		"trace": {traceCommand(), nil, [][]gate.Trace{{proven(policy.OptedOut)}}},
+		"check": {checkCommand(), []string{"--optout-token", "a", "--allow-token", "b"}, [][]gate.Trace{{proven(policy.OptedOut)}, {proven(policy.Allowed)}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := tracingSite(t, c.traces...)
+			out, err := run(c.command, append([]string{"http://site.invalid/metrics", "--address", addr, "--dial", addr}, c.args...)...)
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
 // TestTracedRequest is what the flags of trace come to.
 func TestTracedRequest(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -62,6 +63,14 @@ func (a adminAPI) ask(method, path string) ([]byte, error) {
 // tracer sends requests that the gates on their way write down.
 type tracer struct {
 	admin adminAPI // where traces are opened and read
+	dial  string   // host and port to connect to, where not those of the request
+}
+
+// tracerFlags are how commands name the Caddy that they trace, and the way to it:
+// among several edges, the names of a site lead to any of them.
+func tracerFlags(cmd *cobra.Command, t *tracer) {
+	addressFlag(cmd, (*string)(&t.admin))
+	cmd.Flags().StringVar(&t.dial, "dial", "", "the host and port to connect to, such as 127.0.0.1:443, in place of the address's own: one edge among several")
 }
 
 // sendTimeout bounds a request that is traced, and how long an application may
@@ -78,7 +87,15 @@ func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces 
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	r.Header.Set(gate.TraceHeader, opened.Nonce)
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	defer transport.CloseIdleConnections()
+	if t.dial != "" {
+		transport.Proxy = nil
+		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, t.dial)
+		}
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(r.WithContext(ctx))
 	if err != nil {
 		return 0, nil, fmt.Errorf("the request did not get through: %w", err)
