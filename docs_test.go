@@ -48,6 +48,8 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 		"{file./etc/metrics-gate/gate.key}", "{file.caddymodule/testdata/keys/ed25519.key}",
 		"{file./etc/metrics-gate/gate.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
 		"{file./etc/metrics-gate/session.secret}", "{file.caddymodule/testdata/keys/shared.secret}",
+		"{file./etc/metrics-gate/session.pub}", "{file.caddymodule/testdata/keys/session.pub}",
+		"{file./etc/metrics-gate/session-new.pub}", "{file.caddymodule/testdata/keys/ed25519.pub}",
 		"{file./etc/metrics-gate/dsn}", "postgres://profile@localhost:1/profile",
 		"{env.PRIVACY_API_TOKEN}", "{file.caddymodule/testdata/keys/shared.secret}",
 		"/var/lib/metrics-gate", folder,
