@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test faults chaos spellings sdks screenshots lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test faults chaos spellings sdks screenshots dashboard lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -51,6 +51,10 @@ screenshots: ## docs/demo.png and docs/preference-page.png, as Chromium shows th
 	shots=$$(mktemp -d) && SCREENSHOTS="$$shots" go test -count 1 -run TestPreference ./tests/browser && \
 		cp "$$shots/signed-in-chromium.png" docs/preference-page.png
 
+dashboard: ## has the dashboard show what really happens, and draws it (docs/dashboard.svg); five minutes
+	./tests/setup.sh
+	go test -count 1 -run 'TestDashboard$$' ./tests -draw-dashboard
+
 # Go runs one target of one package at a time.
 FUZZTIME ?= 1m
 fuzz: ## each fuzz target for FUZZTIME (1m)
@@ -99,6 +103,7 @@ lint: ## linters, of the Dockerfile too, tidy modules, known vulnerabilities
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 	cd tools/dockerlint && go mod tidy -diff && go run . ../../deploy/Dockerfile
+	cd tools/dashboard && go mod tidy -diff && go vet ./... && go test ./...
 	@report=$$(mktemp); \
 	if $(TOOL) govulncheck ./... > $$report 2>&1; then tail -n 1 $$report; \
 	elif grep -q 'fetching vulnerabilities' $$report; then \

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need and this machine lacks: Firefox (ESR) and
-# Chromium, for the tests of what a browser does and sees, PostgreSQL and
-# PgBouncer, of which tests start servers of their own, nginx, to stand in front of
-# the gate, promtool, which tests the alerts, systemd-analyze, which tests the
-# units, Node.js, for servers that stand behind it or that it asks and for the SDKs
-# that it is proven with, and the C compiler without which Go has no race detector.
-# On Debian it does so by itself where it may. "tests/setup.sh spellings" brings
-# what make spellings needs besides.
+# Installs what the tests need and this machine lacks: Firefox (ESR) and Chromium,
+# for the tests of what a browser does and sees, PostgreSQL and PgBouncer, of
+# which tests start servers of their own, nginx, to stand in front of the gate,
+# Prometheus, which tests alerts and dashboard, systemd-analyze, which tests the
+# units, Node.js, for servers that stand behind it or that it asks and for the
+# SDKs that it is proven with, and the C compiler without which Go has no race
+# detector. On Debian it does so by itself where it may. "tests/setup.sh
+# spellings" brings what make spellings needs besides.
 set -euo pipefail
 cd "$(dirname "$0")"
 
