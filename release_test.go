@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -54,6 +55,77 @@ func TestReleaseRefuses(t *testing.T) {
 	git("commit", "--quiet", "--message=first")
 	refused("v1.3.0-rc.1", "CHANGELOG.md has no section ## [1.3.0-rc.1]")
 	git("tag", "v1.2.0")
+	write("CHANGELOG.md", "## [1.2.0] - unreleased\n")
+	git("commit", "--quiet", "--message=unreleased", "--all")
+	git("tag", "--force", "v1.2.0")
+	refused("v1.2.0", "CHANGELOG.md calls 1.2.0 unreleased; write the day in its place")
 	git("commit", "--quiet", "--message=second", "--allow-empty")
 	refused("v1.2.0", "the tag v1.2.0 is on ")
+}
+
+// TestReleaseNotes holds what the page of a release says against the changelog,
+// and what it and docs/install.md have a reader type against go.mod.
+func TestReleaseNotes(t *testing.T) {
+	t.Parallel()
+	section := regexp.MustCompile(`(?s)\n## \[([0-9.]+)\][^\n]*\n(.*?)(?:\n## |\n\[|$)`).FindStringSubmatch(read(t, "CHANGELOG.md"))
+	if section == nil {
+		t.Fatal("CHANGELOG.md has no version")
+	}
+	version := "v" + section[1]
+	out, err := exec.CommandContext(t.Context(), "bash", "tools/release-notes.sh", version).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	notes, link := string(out), regexp.MustCompile(`\]\(([^)]*)\)`)
+	for _, linked := range link.FindAllStringSubmatch(notes, -1) {
+		path, inTree := strings.CutPrefix(linked[1], "https://"+module+"/blob/"+version+"/")
+		if path, _, _ = strings.Cut(path, "#"); inTree {
+			_, err = os.Stat(path)
+		}
+		if !inTree || err != nil {
+			t.Errorf("the link %s leads nowhere: %v", linked[1], err)
+		}
+	}
+	withoutLinks := func(text string) string { return link.ReplaceAllString(text, "]") }
+	if !strings.HasPrefix(withoutLinks(notes), strings.TrimSpace(withoutLinks(section[2]))) {
+		t.Errorf("the notes are not the changelog's section:\n%s", notes)
+	}
+	caddy := regexp.MustCompile(`github.com/caddyserver/caddy/v2 (v\S+)`).FindStringSubmatch(read(t, "go.mod"))
+	build := " build " + caddy[1] + " --with " + module + "@" + version + "\n"
+	for name, text := range map[string]string{"the notes": notes, "docs/install.md": read(t, "docs/install.md")} {
+		if !strings.Contains(text, build) {
+			t.Errorf("%s should say %q", name, build)
+		}
+	}
+}
+
+// TestLicences finds every module of the binary in the text that goes with it.
+func TestLicences(t *testing.T) {
+	t.Parallel()
+	var problems strings.Builder
+	command := exec.CommandContext(t.Context(), "bash", "tools/licences.sh")
+	command.Stderr = &problems
+	licences, err := command.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, problems.String())
+	}
+	modules, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}{{end}}{{end}}", "./cmd/caddy").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for name := range strings.FieldsSeq(strings.ReplaceAll(string(modules), " ", "@")) {
+		path, version, _ := strings.Cut(name, "@")
+		if named++; !strings.Contains(string(licences), "\n"+path+" "+version+": ") {
+			t.Errorf("the licence of %s is missing", name)
+		}
+	}
+	for _, want := range []string{"\nthe Go standard library, go", "Copyright 2009 The Go Authors", "Apache License", "Permission is hereby granted"} {
+		if !strings.Contains(string(licences), want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	if named < 100 {
+		t.Errorf("only %d modules", named)
+	}
 }

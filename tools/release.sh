@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes dist/: the release of a version, for each platform an archive with the
-# binary and its bill of materials (CycloneDX), and the checksums of them all.
+# Makes dist/: the release of a version. For each platform that is an archive, with
+# the binary, the licences of all that is in it, and what docs/install.md installs,
+# and a bill of materials (CycloneDX); then the checksums of them all, and
+# RELEASE_NOTES.md, for the release's page.
 # The same commit and the same Go make the same archives, wherever it runs.
 #
 #	tools/release.sh v0.1.0
@@ -30,9 +32,12 @@ changed=$(git status --porcelain)
 [ -z "$changed" ] || fail "there are changes that no commit holds, so nobody could build the same; commit or stash them:
 $changed"
 commit=$(git rev-parse HEAD)
-tagged=$(git rev-parse --quiet --verify "refs/tags/$version^{commit}" || echo "$commit")
-[ "$tagged" = "$commit" ] || fail "the tag $version is on ${tagged:0:12}, and this is ${commit:0:12}; check out the tag, or choose another version"
+tagged=$(git rev-parse --quiet --verify "refs/tags/$version^{commit}" || true)
+[ "${tagged:-$commit}" = "$commit" ] || fail "the tag $version is on ${tagged:0:12}, and this is ${commit:0:12}; check out the tag, or choose another version"
 grep -qF "## [${version#v}]" CHANGELOG.md || fail "CHANGELOG.md has no section ## [${version#v}]; write what is new in it"
+# A trial needs no tag.
+[ -z "$tagged" ] || ! grep -qF "## [${version#v}] - unreleased" CHANGELOG.md ||
+	fail "$version is tagged, and CHANGELOG.md calls ${version#v} unreleased; write the day in its place, commit, and move the tag"
 
 # Everything comes from a clone of its own: no file that git ignores gets in, and
 # Go reads the version of the main module from the only tag there is.
@@ -59,13 +64,16 @@ for platform in "${platforms[@]}"; do
 		-ldflags "-s -w -X 'github.com/caddyserver/caddy/v2.CustomVersion=Metrics Gate $version, Caddy'" ./cmd/caddy
 	stamped=$(go version -m "$folder/caddy" | awk -v module="$module" '$1 == "mod" && $2 == module { print $3 }')
 	[ "$stamped" = "$version" ] || fail "Go takes $stamped for the version, not $version; see go help buildvcs"
-	cp LICENSE README.md CHANGELOG.md "$folder"
+	./tools/licences.sh >"$folder/THIRD_PARTY_LICENCES.txt"
+	# With examples the demo runs too: ./examples/run.sh.
+	cp -R LICENSE README.md CHANGELOG.md SECURITY.md docs deploy examples Caddyfile.example "$folder"
 	"$sbom" app -json -licenses -std -noserial -notimestamp -main cmd/caddy -output "$work/dist/$name.cdx.json" .
 	"$tar" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX-w --mtime="@$time" \
 		-C "$work" -cf - "$name" | gzip --no-name --best >"$work/dist/$name.tar.gz"
 	echo "built $name"
 done
 (cd "$work/dist" && sha256sum -- * >SHA256SUMS)
+./tools/release-notes.sh "$version" >"$work/dist/RELEASE_NOTES.md"
 
 cd - >/dev/null
 rm -rf dist
