@@ -13,6 +13,7 @@ folders() {
 		sed '/^$/d' | sort -u
 }
 
+found=$(folders) # here, since a failure of it would be lost below
 declare -A module licensed
 while IFS='|' read -r name folder; do
 	module[$name]=$folder
@@ -24,7 +25,7 @@ while IFS='|' read -r name folder; do
 		cat "$file"
 		echo
 	done
-done < <(folders)
+done <<<"$found"
 for name in "${!module[@]}"; do
 	[ "${licensed[$name]-}" ] || { echo "tools/licences.sh: $name has no licence in ${module[$name]}" >&2; exit 1; }
 done
