@@ -66,7 +66,7 @@ for platform in "${platforms[@]}"; do
 	[ "$stamped" = "$version" ] || fail "Go takes $stamped for the version, not $version; see go help buildvcs"
 	./tools/licences.sh >"$folder/THIRD_PARTY_LICENCES.txt"
 	# With examples the demo runs too: ./examples/run.sh.
-	cp -R LICENSE README.md CHANGELOG.md SECURITY.md docs deploy examples Caddyfile.example "$folder"
+	cp -R LICENSE README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs deploy examples Caddyfile.example "$folder"
 	"$sbom" app -json -licenses -std -noserial -notimestamp -main cmd/caddy -output "$work/dist/$name.cdx.json" .
 	"$tar" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX-w --mtime="@$time" \
 		-C "$work" -cf - "$name" | gzip --no-name --best >"$work/dist/$name.tar.gz"
