@@ -142,7 +142,7 @@ func TestPlanted(t *testing.T) {
 			return []string{"metrics_gate_tripwire", gate, "handle_path /in/* {", proxy, "}", proxy}
 		}
 	}
-	atStart["the same without `metrics_gate_tripwire`, and pages pass the gate"] = func(p *planted) {
+	atStart["such a `handle` without `metrics_gate_tripwire`, and pages pass the gate"] = func(p *planted) {
 		p.site = func(gate, proxy string) []string {
 			return []string{"handle /beacon {", proxy, "}", "handle {", gate, proxy, "}"}
 		}
@@ -151,8 +151,9 @@ func TestPlanted(t *testing.T) {
 			_ = send(p.t, p.behind, p.addr, "GET /signin", "", "Accept: text/html")
 		}
 	}
-	atStart["the same, and nothing passes it"] = func(p *planted) {
-		p.site = func(gate, proxy string) []string { return []string{"route {", proxy, gate, "}"} }
+	atStart["such a rewrite without it, and nothing passes the gate"] = func(p *planted) {
+		p.request = "POST /in/beacon"
+		p.site = func(gate, proxy string) []string { return []string{gate, "handle_path /in/* {", proxy, "}", proxy} }
 	}
 	atStart["shadow mode was forgotten"] = func(p *planted) {
 		p.site = func(gate, proxy string) []string {
