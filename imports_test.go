@@ -26,7 +26,7 @@ var mayImport = map[string]string{
 	"caddymodule/profilemodule": "profileserver profileserver/prefstore browser token policy " + caddysOwn,
 
 	"caddymodule/internal/bearertoken": "token caddymodule/internal/grammar caddymodule/internal/located caddymodule/internal/placeholder",
-	"caddymodule/internal/collectors":  "",
+	"caddymodule/internal/collectors":  "token internal/build",
 	"caddymodule/internal/grammar":     "caddymodule/internal/placeholder",
 	"caddymodule/internal/located":     "token",
 	"caddymodule/internal/placeholder": "caddymodule/internal/located",

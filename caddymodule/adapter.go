@@ -96,9 +96,9 @@ var (
 
 // decided counts a decision, and publishes it as placeholders and for the
 // matcher.
-func (g *Gate) decided(r *http.Request, route int, decision policy.Decision) {
+func (g *Gate) decided(r *http.Request, route int, decision policy.Decision, hidden bool) {
 	if route != gate.NoRoute {
-		g.requests[route][decision.Action][decision.Reason].Inc()
+		g.requests[route].of(decision, hidden).Inc()
 		g.describe(r, route, decision)
 	}
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
@@ -120,16 +120,38 @@ func (g *Gate) describe(r *http.Request, route int, decision policy.Decision) {
 	}
 }
 
-// requestCounters are a route's counters, by action and reason, so that
-// counting a request is one atomic addition.
-type requestCounters [2][policy.ReasonCount]prometheus.Counter
+// requestCounters are a route's counters, by reason and by what the client gets,
+// so that counting a request is one atomic addition.
+type requestCounters struct {
+	blocked, shown, hidden [policy.ReasonCount]prometheus.Counter
+}
 
 func countersOf(route *gate.Route, mode, label string) (counters requestCounters) {
-	for _, action := range []policy.Action{policy.Block, policy.Collect} {
-		for reason := range policy.ReasonCount {
-			counters[action][reason] = requestsTotal.WithLabelValues(
-				route.Path, route.ClassOrDefault(), action.String(), reason.String(), mode, label)
+	of := func(action policy.Action, reason policy.Reason, reply string) prometheus.Counter {
+		return requestsTotal.WithLabelValues(route.Path, route.ClassOrDefault(), action.String(), reason.String(), reply, mode, label)
+	}
+	instead := gate.TraceBlocked
+	if mode == ModeShadow { // which stops nothing
+		instead = gate.TraceShown
+	}
+	for reason := range policy.ReasonCount {
+		counters.blocked[reason] = of(policy.Block, reason, instead)
+		counters.shown[reason] = of(policy.Collect, reason, gate.TraceShown)
+		if mode != ModeShadow {
+			counters.hidden[reason] = of(policy.Collect, reason, gate.TraceHidden)
 		}
 	}
 	return counters
+}
+
+// of returns the counter of a decision.
+func (c *requestCounters) of(decision policy.Decision, hidden bool) prometheus.Counter {
+	switch {
+	case decision.Action == policy.Block:
+		return c.blocked[decision.Reason]
+	case hidden:
+		return c.hidden[decision.Reason]
+	default:
+		return c.shown[decision.Reason]
+	}
 }

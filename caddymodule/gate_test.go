@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -160,7 +161,7 @@ func readKey(tb testing.TB, name string) string {
 func TestShadowChangesNothing(t *testing.T) {
 	t.Parallel()
 	module := fxaGate(t, "shadow")
-	before := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow", "default"))
+	before := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shown", "shadow", "default"))
 	app := new(upstream)
 	r, w := request("POST", "/metrics", `{"uid":"`+optedOutUID+`"}`, map[string]string{gate.OutcomeHeader: "collect"})
 	if err := module.ServeHTTP(w, r, app); err != nil {
@@ -175,8 +176,56 @@ func TestShadowChangesNothing(t *testing.T) {
 	if (MatchOptOut{}).Match(r) {
 		t.Error("the matcher acts in shadow mode")
 	}
-	if after := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shadow", "default")); after != before+1 {
+	if after := testutil.ToFloat64(requestsTotal.WithLabelValues("/metrics", "metrics", "block", "preference", "shown", "shadow", "default")); after != before+1 {
 		t.Errorf("the headline counter went from %v to %v", before, after)
+	}
+}
+
+// TestRepliesAreCounted: every gated request counts once, by what its client got.
+func TestRepliesAreCounted(t *testing.T) {
+	t.Parallel()
+	const fromElsewhere, optedOut = "Sec-Fetch-Site: cross-site", "Cookie: metrics_optout=1"
+	for _, test := range []struct {
+		mode, options string
+		headers       []string
+		decision      string
+		reply, body   string
+	}{
+		{"enforce", "", nil, "collect", "shown", "from the upstream"},
+		{"enforce", "", []string{fromElsewhere}, "collect", "hidden", ""},
+		{"enforce", "", []string{optedOut}, "block", "blocked", ""},
+		{"enforce", "", []string{optedOut, fromElsewhere}, "block", "blocked", ""},
+		{"enforce", "reply hide", nil, "collect", "hidden", ""},
+		{"enforce", "reply show", []string{fromElsewhere}, "collect", "shown", "from the upstream"},
+		{"shadow", "", nil, "collect", "shown", "from the upstream"},
+		{"shadow", "reply hide", nil, "collect", "shown", "from the upstream"},
+		{"shadow", "", []string{optedOut, fromElsewhere}, "block", "shown", "from the upstream"},
+	} {
+		name := fmt.Sprintf("%s, %q, %q", test.mode, test.options, test.headers)
+		module := newGate(t, "metrics_gate "+test.mode+" {\nlabel replies\nroute POST /replied\n"+test.options+"\n}")
+		counted := func() map[string]float64 {
+			all := map[string]float64{}
+			for _, decision := range []string{"block", "collect"} {
+				for _, reply := range []string{"shown", "hidden", "blocked"} {
+					for _, reason := range []string{"default", "signal"} {
+						all[decision+" "+reply] += testutil.ToFloat64(requestsTotal.WithLabelValues("/replied", "metrics", decision, reason, reply, test.mode, "replies"))
+					}
+				}
+			}
+			return all
+		}
+		want := counted()
+		want[test.decision+" "+test.reply]++
+		r, w := request("POST", "/replied", "", headerOf(test.headers))
+		if err := module.ServeHTTP(w, r, new(upstream)); err != nil {
+			t.Fatal(err)
+		}
+		if got := counted(); !maps.Equal(got, want) {
+			t.Errorf("%s: counted %v, want %v", name, got, want)
+		}
+		if got := w.Body.String(); got != test.body {
+			t.Errorf("%s: the client got %q", name, got)
+		}
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/collectors"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // The collectors live as long as the process and are registered again on the
@@ -18,8 +20,8 @@ import (
 var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_requests_total",
-		Help: "Gated requests by configured route, decision and reason. In mode shadow, blocked means: would have been.",
-	}, []string{"route", "class", "decision", "reason", "mode", "gate"})
+		Help: "Gated requests by configured route, by decision and reason, and by what their clients got. In mode shadow, the decision block means: would have been blocked.",
+	}, []string{"route", "class", "decision", "reason", "reply", "mode", "gate"})
 
 	sessionsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_metrics_gate_sessions_total",
@@ -86,6 +88,23 @@ var (
 		Name: "caddy_metrics_gate_feed_connects_total",
 		Help: "Tries to follow a profile server's change feed, by outcome.",
 	}, []string{"outcome"})
+
+	keySetFetchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_metrics_gate_key_set_fetches_total",
+		Help: "Fetches of the key sets that sessions are verified with, by outcome.",
+	}, []string{"outcome"})
+
+	unableCollector = collectors.NewUnable(
+		"caddy_metrics_gate_unable_to_ask_seconds_total",
+		"Seconds in which somebody could not be asked whom gates rely on, by who it was; those of several together.",
+		func(tell collectors.Asked) {
+			profileClients.Each(func(client *profileclient.Client) {
+				standing := client.Standing()
+				tell(client, collectors.Profile, standing.ProfileFailed)
+				tell(client, collectors.Feed, standing.FeedFailed)
+			})
+			bearerSessions.Each(func(source *session.Bearer) { tell.Standing(source, source.Standing()) })
+		}, collectors.Profile, collectors.Feed, collectors.KeySet, collectors.Introspection)
 )
 
 // The events of a trace.
@@ -95,26 +114,31 @@ const (
 	traceWritten = "written"
 )
 
-// cacheEntries counts what the shared caches hold when it is scraped, so
-// that no request ever has to set a gauge.
+// cacheEntries counts what the caches hold when it is scraped, so that no
+// request ever has to set a gauge.
 type cacheEntries struct{ desc *prometheus.Desc }
 
 var cacheEntriesCollector = cacheEntries{prometheus.NewDesc(
 	"caddy_metrics_gate_cache_entries",
-	"Entries in the caches that all gates share.",
+	"Entries in the caches of all gates together.",
 	[]string{"cache"}, nil,
 )}
 
 func (c cacheEntries) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
 
 func (c cacheEntries) Collect(metrics chan<- prometheus.Metric) {
-	var preferences, named, tokens int
+	var preferences, named, tokens, own int
 	profileClients.Each(func(client *profileclient.Client) {
 		verified, unproven := client.Entries()
 		preferences, named = preferences+verified, named+unproven
 	})
 	bearerSessions.Each(func(source *session.Bearer) { tokens += source.Len() })
-	for cache, entries := range map[string]int{"preferences": preferences, "named_preferences": named, "tokens": tokens} {
+	for _, gate := range siblings.All[*Gate](siblings.Running()) {
+		if gate.watched.own != nil {
+			own += gate.watched.own.Len()
+		}
+	}
+	for cache, entries := range map[string]int{"preferences": preferences, "named_preferences": named, "tokens": tokens, "own_sessions": own} {
 		metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(entries), cache)
 	}
 }
@@ -147,7 +171,13 @@ func (f feedAge) Collect(metrics chan<- prometheus.Metric) {
 // registry.
 func registerMetrics(registry *prometheus.Registry) error {
 	return collectors.Register(registry, requestsTotal, sessionsTotal, upstreamTotal, detachedRequests, tripwireTotal, tracesTotal, lookupsTotal, lookupSeconds, writeBacksTotal,
-		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal)
+		signalsTotal, pagesTotal, choicesTotal, cacheEntriesCollector, feedAgeCollector, feedEventsTotal, feedConnectsTotal,
+		keySetFetchesTotal, unableCollector)
+}
+
+// countKeySetFetch counts one fetch of a key set.
+func countKeySetFetch(outcome token.FetchOutcome) {
+	keySetFetchesTotal.WithLabelValues(outcome.String()).Inc()
 }
 
 // profileObserver counts what profile clients do. Clients outlive

@@ -131,6 +131,7 @@ func (s *Session) source(held *pool.Leases, cacheEntries int) (session.Source, e
 	}
 	settings := s.JWT.settings(cacheEntries)
 	settings.OptOutClaim = s.JWT.OptOutClaim
+	config.OnKeySetFetch = countKeySetFetch
 	return bearer(held, config, settings, func(config token.Config) (*token.Verifier, error) {
 		return bearertoken.NewVerifier(gateID, "metrics_gate › session jwt", config)
 	})

@@ -193,7 +193,7 @@ func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 func TestLabel(t *testing.T) {
 	t.Parallel()
 	counted := func(label string) float64 {
-		return testutil.ToFloat64(requestsTotal.WithLabelValues("/labelled", "metrics", "block", "signal", "enforce", label))
+		return testutil.ToFloat64(requestsTotal.WithLabelValues("/labelled", "metrics", "block", "signal", "blocked", "enforce", label))
 	}
 	a, b, rest := counted("a"), counted("b"), counted("default")
 	for _, label := range []string{"label a", "label a", "label b", ""} {

@@ -17,7 +17,7 @@ func Example() {
 			Methods: []string{http.MethodPost}, Path: "/beacon",
 			Answer: &gate.Answer{Status: http.StatusOK, ContentType: "application/json", Body: `{"ok":true}`},
 		}},
-		Observer: gate.Observer{Decided: func(_ *http.Request, _ int, d policy.Decision) {
+		Observer: gate.Observer{Decided: func(_ *http.Request, _ int, d policy.Decision, _ bool) {
 			fmt.Println(d.Action, d.Reason)
 		}},
 	})

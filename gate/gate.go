@@ -268,9 +268,9 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 	}
 	v := g.engine.Gated(r, route, trace)
 	decision := v.decision
-	g.observer.Decided(r, route.index, decision)
 	blocks := decision.Action == policy.Block
 	hides := !blocks && !g.shadow && g.hides(r, route, &v)
+	g.observer.Decided(r, route.index, decision, hides)
 	if trace != nil {
 		configured := &g.configs[route.index]
 		trace.Route, trace.Class = configured.Path, configured.ClassOrDefault()

@@ -617,7 +617,7 @@ func TestShadowChangesNothing(t *testing.T) {
 	config.Shadow = true
 	config.Handshake = &Handshake{}
 	config.WriteBack = true
-	config.Observer.Decided = func(_ *http.Request, _ int, d policy.Decision) { decided = d }
+	config.Observer.Decided = func(_ *http.Request, _ int, d policy.Decision, _ bool) { decided = d }
 	config.Host.Conceal = func(*http.Request, string) { t.Error("shadow mode takes a line from the access log") }
 	g := newGate(t, config)
 	app := new(upstream)

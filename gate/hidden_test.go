@@ -317,7 +317,7 @@ func TestBlockedBodiesAreRead(t *testing.T) {
 		r, w := request("POST", "/beacon", strings.Repeat("x", size), map[string]string{"Metrics-Optout": "1"})
 		r.ContentLength = -1
 		var decided policy.Action
-		g.observer.Decided = func(_ *http.Request, _ int, d policy.Decision) { decided = d.Action }
+		g.observer.Decided = func(_ *http.Request, _ int, d policy.Decision, _ bool) { decided = d.Action }
 		if err := serve(t, g, w, r, new(upstream)); err != nil || decided != policy.Block {
 			t.Fatal(decided, err)
 		}

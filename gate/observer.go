@@ -20,8 +20,9 @@ type Observer struct {
 	// Decided is called for every gated request, with the index of its route
 	// in Gate.Routes, and for every page, with NoRoute: when it is decided and
 	// before anything is answered or passed on. In shadow mode it is what would
-	// have been done.
-	Decided func(r *http.Request, route int, decision policy.Decision)
+	// have been done. Hidden says that the request is collected and that its client
+	// gets the route's answer all the same.
+	Decided func(r *http.Request, route int, decision policy.Decision, hidden bool)
 
 	// Session is called for every session source that was asked, by its index
 	// in Config.Sessions. Config.Own comes after the last of them, and then the
@@ -62,7 +63,7 @@ type Observer struct {
 // orNobody has nobody told where nobody listens.
 func (o Observer) orNobody() Observer {
 	if o.Decided == nil {
-		o.Decided = func(*http.Request, int, policy.Decision) {}
+		o.Decided = func(*http.Request, int, policy.Decision, bool) {}
 	}
 	if o.Session == nil {
 		o.Session = func(int, session.Outcome) {}

@@ -111,7 +111,7 @@ func isPage(r *http.Request) bool {
 func (g *Gate) servePage(w http.ResponseWriter, r *http.Request, trace *Trace, next Next) error {
 	v := g.engine.Page(r, trace)
 	decision := v.decision
-	g.observer.Decided(r, NoRoute, decision)
+	g.observer.Decided(r, NoRoute, decision, false)
 	g.write(trace, TracePage, TraceShown)
 	ask := g.asksForReport(r, &v)
 	blocked := decision.Action == policy.Block

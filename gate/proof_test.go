@@ -374,7 +374,7 @@ func TestShadowProves(t *testing.T) {
 	config.ExperimentParams = []string{"forceExperiment"}
 	var mu sync.Mutex
 	var reasons []string
-	config.Observer.Decided = func(_ *http.Request, _ int, decision policy.Decision) {
+	config.Observer.Decided = func(_ *http.Request, _ int, decision policy.Decision, _ bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		reasons = append(reasons, decision.Reason.String())

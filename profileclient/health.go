@@ -19,7 +19,8 @@ type Standing struct {
 	// Profile is why lookups fail, and Feed why the feed cannot be followed; each
 	// is empty where all is well.
 	Profile, Feed Failure
-	// ProfileFailed and FeedFailed are for how long they did since New, in all.
+	// ProfileFailed and FeedFailed are for how long nothing of it worked since New,
+	// in all.
 	ProfileFailed, FeedFailed time.Duration
 	// Connected says that there is a connection to the feed.
 	Connected bool

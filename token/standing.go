@@ -48,7 +48,7 @@ type Standing struct {
 	Source string
 	// Failure is why asking fails, and empty where it does not.
 	Failure Failure
-	// Failed is for how long it did, in all.
+	// Failed is for how long asking did nothing but fail, in all.
 	Failed time.Duration
 
 	// KeySet says that a key set is fetched; the rest is about that.

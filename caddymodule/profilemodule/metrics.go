@@ -10,6 +10,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/collectors"
 	"github.com/metricsgate/metricsgate/profileserver"
 	"github.com/metricsgate/metricsgate/profileserver/prefstore"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // The collectors live as long as the process; see package collectors. Label
@@ -45,6 +46,19 @@ var (
 		Name: "caddy_profile_server_store_failures_total",
 		Help: "Requests that failed because the preference store did.",
 	})
+
+	keySetFetchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_profile_server_key_set_fetches_total",
+		Help: "Fetches of the key sets that tokens and security events are verified with, by outcome.",
+	}, []string{"outcome"})
+
+	unableCollector = collectors.NewUnable(
+		"caddy_profile_server_unable_to_ask_seconds_total",
+		"Seconds in which somebody could not be asked for keys or about tokens, by which of the two it was; those of several together.",
+		func(tell collectors.Asked) {
+			verifiers.Each(func(v *token.Verifier) { tell.Standing(v, v.Standing()) })
+			introspectors.Each(func(i *token.Introspector) { tell.Standing(i, i.Standing()) })
+		}, collectors.KeySet, collectors.Introspection)
 )
 
 // storeUp asks the stores when it is scraped, so that an alert does not have
@@ -91,7 +105,7 @@ func (s storeUp) Collect(metrics chan<- prometheus.Metric) {
 // configuration's registry.
 func registerMetrics(registry *prometheus.Registry) error {
 	return collectors.Register(registry, changesTotal, serverRequestsTotal, serverRequestSeconds, eventsTotal,
-		followers, storeFailuresTotal, storeUpCollector)
+		followers, storeFailuresTotal, storeUpCollector, keySetFetchesTotal, unableCollector)
 }
 
 // serverObserver counts what a profile server does, also with a DogStatsD

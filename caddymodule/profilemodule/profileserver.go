@@ -375,6 +375,7 @@ func (p *ProfileServer) checkKeys() error {
 }
 
 func acquireVerifier(held *pool.Leases, where string, config token.Config) (*token.Verifier, error) {
+	config.OnKeySetFetch = func(outcome token.FetchOutcome) { keySetFetchesTotal.WithLabelValues(outcome.String()).Inc() }
 	return verifiers.Acquire(held, config, func() (*token.Verifier, error) { return bearertoken.NewVerifier(moduleID, where, config) })
 }
 

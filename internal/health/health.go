@@ -1,5 +1,5 @@
 // Package health remembers since when something fails that others rely on, why,
-// and for how long it has in all.
+// and for how long in all nothing worked.
 package health
 
 import (
@@ -27,8 +27,14 @@ type Health struct {
 
 	mu     sync.Mutex // also keeps the reports in order
 	now    Failure
-	before time.Duration // of failures that are over
+	unable bool          // nothing has worked since now.Last
+	before time.Duration // of Total, without the time since now.Last
 }
+
+// untold is for how long a failure says that things fail, where nothing else does.
+// Whoever tries again without being asked does so more often; of the rest, nobody
+// was kept waiting.
+const untold = 10 * time.Minute
 
 // New makes a Health that is well. Something that fails now and then is failing:
 // calm is how long it must not have failed before it counts as well again. Report
@@ -45,7 +51,8 @@ func New(calm time.Duration, report func(error)) *Health {
 func (h *Health) Failed(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.now.Last, h.now.Err = time.Now(), err
+	h.before = h.total()
+	h.now.Last, h.now.Err, h.unable = time.Now(), err, true
 	if !h.failing.Swap(true) {
 		h.now.Since = h.now.Last
 		h.report(err)
@@ -59,8 +66,8 @@ func (h *Health) Answered() {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.before, h.unable = h.total(), false
 	if time.Since(h.now.Last) >= h.calm && h.failing.Swap(false) {
-		h.before += time.Since(h.now.Since)
 		h.now = Failure{}
 		h.report(nil)
 	}
@@ -76,12 +83,18 @@ func (h *Health) Failure() Failure {
 	return h.now
 }
 
-// Total is for how long it has failed in all, failures that are over included.
+// Total is for how long nothing worked, in all: from each failure to what came next,
+// be it an answer or another failure, and for no more than 10 minutes where nothing
+// did. So what fails now and then counts for little, although it is failing.
 func (h *Health) Total() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.now.Since.IsZero() {
+	return h.total()
+}
+
+func (h *Health) total() time.Duration {
+	if !h.unable {
 		return h.before
 	}
-	return h.before + time.Since(h.now.Since)
+	return h.before + min(time.Since(h.now.Last), untold)
 }

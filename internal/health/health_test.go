@@ -33,16 +33,25 @@ func TestHealth(t *testing.T) {
 		if failure := h.Failure(); failure.Since != began || failure.Last != time.Now() || failure.Err != second { //nolint:errorlint // the very one
 			t.Errorf("after a second failure: %+v", failure)
 		}
-		<-time.After(5 * time.Second)
+		<-time.After(4 * time.Second)
+		expect("while nothing works", true, 8*time.Second, 1)
 		h.Answered()
-		expect("an answer after a while", false, 9*time.Second, 2)
+		<-time.After(time.Second)
+		expect("after an answer", true, 8*time.Second, 1)
+		h.Answered()
+		expect("an answer after a while", false, 8*time.Second, 2)
 		<-time.After(time.Hour)
 		h.Answered()
-		expect("an hour later", false, 9*time.Second, 2)
+		expect("an hour later", false, 8*time.Second, 2)
 		h.Failed(first)
-		<-time.After(time.Second)
-		expect("again", true, 10*time.Second, 3)
-		if told[0] != first || told[1] != nil || told[2] != first { //nolint:errorlint // the very ones
+		<-time.After(time.Minute)
+		h.Failed(second)
+		expect("again", true, 68*time.Second, 3)
+		<-time.After(8 * time.Hour)
+		expect("a night in which nobody asks", true, 668*time.Second, 3)
+		h.Answered()
+		expect("in the morning", false, 668*time.Second, 4)
+		if told[0] != first || told[1] != nil || told[2] != first || told[3] != nil { //nolint:errorlint // the very ones
 			t.Errorf("told %v", told)
 		}
 	})

@@ -2,7 +2,7 @@
 // process on the registry that every new configuration brings. So counters
 // survive reloads, and the modules of several sites add up.
 //
-// It has no collectors of its own: each module says what it counts.
+// Each module says what it counts; here is what they have in common.
 package collectors
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Register registers the collectors, except those that another module of the
-// same configuration has registered already. Another collector of the same
-// name is an error, since it would swallow what ours counts.
+// Register registers the collectors, and the build's, except those that another
+// module of the same configuration has registered already. Another collector of
+// the same name is an error, since it would swallow what ours counts.
 func Register(registry *prometheus.Registry, collectors ...prometheus.Collector) error {
-	for _, collector := range collectors {
+	for _, collector := range append(collectors, buildInfo) {
 		err := registry.Register(collector)
 		if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && taken.ExistingCollector == collector {
 			continue
