@@ -275,15 +275,7 @@ func TestAlerts(t *testing.T) {
 			caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+file)), aGate(t))
 			ready(t, addr)
 			return stored(caddy, func() {
-				other, err := sql.Open("sqlite", file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { other.Close() })
-				other.SetMaxOpenConns(1)
-				if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
-					t.Fatal(err)
-				}
+				lock(t, file)
 				testcaddy.Until(t, "the store not to be writable", func() bool { return caddy.ProfileServerMetric("store_up") == 0 })
 			})
 		}},
@@ -359,6 +351,21 @@ func TestAlerts(t *testing.T) {
 		if name := rule.Alert + rule.Record; !tested[name] {
 			t.Errorf("no situation is about %s", name)
 		}
+	}
+}
+
+// lock has another process hold the lock of a store's file that writers need, as far
+// as SQLite can tell.
+func lock(t *testing.T, file string) {
+	t.Helper()
+	other, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -76,6 +76,29 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// What is to be done about a store depends on what is wrong with it.
+func TestStatusOfAStore(t *testing.T) {
+	t.Parallel()
+	file, addr := filepath.Join(t.TempDir(), "p.db"), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+file)))
+	ready(t, addr)
+	lock(t, file)
+	testcaddy.Until(t, "the store not to be writable", func() bool { return caddy.ProfileServerMetric("store_up") == 0 })
+	text, code := statusOf(t, caddy)
+	for _, want := range []string{
+		"WRONG  profile_server sqlite " + file + ": the store cannot be written, so no choice is recorded: another process keeps the file locked: ",
+		"\n       find out which holds it open",
+		"readable, not writable: another process keeps the file locked",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+	if code != 1 || strings.Contains(text, "check that its database answers") {
+		t.Errorf("exit %d\n%s", code, text)
+	}
+}
+
 // A status of nothing is a wrong configuration or a wrong address, and never well.
 func TestStatusOfNothing(t *testing.T) {
 	t.Parallel()

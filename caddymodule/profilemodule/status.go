@@ -2,8 +2,10 @@ package profilemodule
 
 import (
 	"context"
+	"errors"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
+	"github.com/metricsgate/metricsgate/profileserver/prefstore"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -14,17 +16,20 @@ func (p *ProfileServer) Report(ctx context.Context, s *status.Status) {
 	defer cancel()
 	report := status.ProfileServer{Store: p.Store.name(), Notified: p.store.Notified(), Followers: p.followers.Load()}
 	where := "profile_server " + report.Store
-	wrong := func(what, advice string, err error) string {
+	wrong := func(what string, err error) string {
 		if err == nil {
 			return ""
 		}
-		s.Wrong = append(s.Wrong, status.Problem{Where: where, What: what + ": " + err.Error(), Advice: advice})
-		return err.Error()
+		cause, advice := err.Error(), "check that its database answers, or that its disk has space and its file can be written"
+		if known, ok := errors.AsType[*prefstore.HealthError](err); ok {
+			cause, advice = known.State+": "+known.Err.Error(), known.Advice
+		}
+		s.Wrong = append(s.Wrong, status.Problem{Where: where, What: what + ": " + cause, Advice: advice})
+		return cause
 	}
-	const check = "check that its database answers, or that its disk has space and its file can be written"
 	_, err := p.store.Get(ctx, nobody)
-	report.ReadError = wrong("the store cannot be read, so gates learn no preference", check, err)
-	report.WriteError = wrong("the store cannot be written, so no choice is recorded", check, p.store.Ping(ctx))
+	report.ReadError = wrong("the store cannot be read, so gates learn no preference", err)
+	report.WriteError = wrong("the store cannot be written, so no choice is recorded", p.store.Ping(ctx))
 	standings := make([]*token.Standing, len(p.asked))
 	for i, verifier := range p.asked {
 		standings[i] = verifier.Standing()
