@@ -28,8 +28,8 @@ type scrapes struct{ before, after []testcaddy.Sample }
 
 // series are the scrapes, a minute apart, and what follows for as many minutes:
 // counters go on growing as they did between the scrapes, or not at all where
-// this happened once, and gauges stay. Only the age of a feed that nothing is
-// heard of grows by itself. What the first scrape lacks begins with the second,
+// this happened once, and gauges stay. Only seconds pass by themselves: the age of
+// a feed that nothing is heard of, and those in which somebody cannot be asked. What the first scrape lacks begins with the second,
 // and what the second lacks has ended, as Prometheus has it.
 func (s scrapes) series(once bool, minutes int) (all []map[string]string) {
 	before, after := byName(s.before), byName(s.after)
@@ -49,6 +49,8 @@ func (s scrapes) series(once bool, minutes int) (all []map[string]string) {
 		switch {
 		case metric == "caddy_metrics_gate_feed_age_seconds" && now > then+feedLost:
 			growth = 60
+		case strings.HasSuffix(metric, "_unable_to_ask_seconds_total") && now > then:
+			now, growth = then+60, 60
 		case once, !slices.ContainsFunc([]string{"_total", "_bucket", "_sum", "_count"}, func(end string) bool { return strings.HasSuffix(metric, end) }):
 		default:
 			growth = now - then
@@ -223,7 +225,7 @@ func TestAlerts(t *testing.T) {
 			})
 		}},
 		{name: "the profile server is away", fires: "MetricsGatePreferencesUnknown", at: []string{"1h"}, recorded: map[string]float64{
-			`instance:metrics_gate_unable_to_ask:bool5m`: 1,
+			`instance_cause:metrics_gate_unable_to_ask_seconds:increase1h{cause="profile"}`: 3600,
 		}, see: func(t *testing.T) scrapes {
 			e := start(t, nil)
 			e.profile.down()
@@ -254,6 +256,32 @@ func TestAlerts(t *testing.T) {
 			close(hold)
 			testcaddy.Until(t, "the rest to arrive", func() bool { return e.Metric("detached_requests") == 0 })
 			return scrapes{before, e.Samples()}
+		}},
+		{name: "the application fails", fires: "MetricsGateDetachedFailed", at: []string{"1h"}, see: func(t *testing.T) (s scrapes) {
+			e := start(t, nil, "reply hide")
+			uid := e.profile.account(allow)
+			e.behind.Close()
+			s.before = e.Samples()
+			for range beacons {
+				speak(t, e.addr, "POST /beacon HTTP/1.1\r\nHost: gate.test\r\nContent-Length: 0\r\nConnection: close\r\n"+session(uid)+"\r\n\r\n")
+			}
+			testcaddy.Until(t, "all to have failed", func() bool { return e.Metric("upstream_total", "class", "5xx") == beacons })
+			s.after = e.Samples()
+			return s
+		}},
+		{name: "the key set is away", fires: "MetricsGateKeySetAway", at: []string{"1h"}, see: func(t *testing.T) (s scrapes) {
+			oauth, addr := newOAuthServer(t), testcaddy.FreeAddr(t)
+			site := testcaddy.Site(addr, testcaddy.Gate("route POST /beacon", "session jwt {\njwks "+oauth.URL+"/v1/jwks\noptout_claim metrics\n}"))
+			caddy := testcaddy.Start(t, site)
+			testcaddy.Until(t, "the key set", func() bool { return caddy.Metric("key_set_fetches_total", "outcome", "ok") == 1 })
+			s.before = caddy.Samples()
+			oauth.down.Store(true)
+			if err := caddy.Reload(site); err != nil { // which fetches it anew
+				t.Fatal(err)
+			}
+			testcaddy.Until(t, "fetches to fail", func() bool { return caddy.Metric("key_set_fetches_total", "outcome", "bad_status") > 1 })
+			s.after = caddy.Samples()
+			return s
 		}},
 		{name: "nothing is heard of changes", fires: "MetricsGateFeedBehind", at: []string{"1h"}, see: func(t *testing.T) (s scrapes) {
 			addr, site := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
@@ -299,6 +327,30 @@ func TestAlerts(t *testing.T) {
 			return stored(caddy, func() {
 				choose(t, addr, testcaddy.NewUID(t), allow) // of which no notice comes
 				testcaddy.Until(t, "the store to notice", func() bool { return caddy.ProfileServerMetric("store_notified") == 0 })
+			})
+		}},
+		{name: "the issuer of events is away", fires: "ProfileServerUnableToAsk", at: []string{"1h"}, see: func(t *testing.T) scrapes {
+			oauth, addr := newOAuthServer(t), testcaddy.FreeAddr(t)
+			site := testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"), oauth.eventsBlock()))
+			caddy := testcaddy.Start(t, site, aGate(t))
+			keysFetched(t, addr)
+			return stored(caddy, func() {
+				oauth.down.Store(true)
+				if err := caddy.Reload(site, aGate(t)); err != nil { // which fetches its keys anew
+					t.Fatal(err)
+				}
+				testcaddy.Until(t, "fetches to fail", func() bool { return caddy.ProfileServerMetric("key_set_fetches_total", "outcome", "bad_status") > 1 })
+			})
+		}},
+		{name: "whoever is asked about tokens is away", fires: "ProfileServerUnableToAsk", at: []string{"1h"}, see: func(t *testing.T) scrapes {
+			oauth, addr := newOAuthServer(t), testcaddy.FreeAddr(t)
+			caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"),
+				"tokens introspect "+oauth.URL+"/v1/verify {\nclient "+testcaddy.TrustedRelier+"\n}")), aGate(t))
+			ready(t, addr)
+			return stored(caddy, func() {
+				oauth.down.Store(true)
+				opaque := oauth.issue(t, testcaddy.NewUID(t), testcaddy.TrustedRelier, "profile")
+				refused(t, addr, "reading without whoever issued the token", "GET", opaque, 503, 104)
 			})
 		}},
 		{name: "events of another issuer", fires: "ProfileServerEventsRefused", at: []string{"1h"}, see: func(t *testing.T) scrapes {

@@ -103,6 +103,17 @@ func TestProfileServerLogsAsItself(t *testing.T) {
 	caddy.Logged(own, "the key set cannot be fetched", "/keys")
 	caddy.Logged(own, "the key set cannot be fetched", "/events")
 	caddy.Logged(own, "nobody can be asked about tokens")
+	for _, cause := range []string{"key_set", "introspection"} {
+		if n := caddy.ProfileServerMetric("unable_to_ask_seconds_total", "cause", cause); n <= 0 {
+			t.Errorf("%v seconds are counted of %s", n, cause)
+		}
+	}
+	if n := caddy.ProfileServerMetric("key_set_fetches_total", "outcome", "unreachable"); n < 2 {
+		t.Errorf("%v fetches of key sets are counted as unreachable", n)
+	}
+	if n := caddy.Metric("build_info"); n != 1 {
+		t.Errorf("build_info is %v", n)
+	}
 	if lines := caddy.Log.Where(func(line string) bool { return strings.Contains(line, "metrics_gate") }); len(lines) > 0 {
 		t.Errorf("a gate that does not exist logs:\n%s", strings.Join(lines, "\n"))
 	}

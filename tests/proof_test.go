@@ -206,6 +206,9 @@ func TestPagesProve(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
+	if n := caddy.Metric("cache_entries", "cache", "own_sessions"); n < 1 {
+		t.Errorf("%v own sessions are counted as remembered", n)
+	}
 	caddy.Stop()
 	testcaddy.Start(t, sites...)
 	if got := strings.TrimSpace(elsewhere(addr, own)); got != proven {

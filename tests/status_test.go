@@ -49,6 +49,10 @@ func TestStatus(t *testing.T) {
 		t.Errorf("of the profile server: exit %d\n%s", code, text)
 	}
 
+	unable := func() float64 { return caddy.Metric("unable_to_ask_seconds_total", "cause", "profile") }
+	if n := unable(); n != 0 {
+		t.Errorf("%v seconds without a profile server are counted while it answers", n)
+	}
 	server.Stop()
 	other := testcaddy.NewUID(t)
 	send(t, behind, addr, "POST /metrics", "{}", testcaddy.Cookie(testcaddy.Session(other)))
@@ -70,6 +74,9 @@ func TestStatus(t *testing.T) {
 	if err := json.NewDecoder(response.Body).Decode(&answered); err != nil || response.StatusCode != http.StatusServiceUnavailable || len(answered.Wrong) != 1 ||
 		answered.Gates[0].Profile.Feed.Connected {
 		t.Errorf("the admin API answers %d %+v, %v", response.StatusCode, answered, err)
+	}
+	if n := unable(); n <= 0 {
+		t.Errorf("%v seconds without a profile server are counted", n)
 	}
 	if strings.Contains(text, uid) || strings.Contains(text, other) {
 		t.Errorf("an account is named:\n%s", text)
