@@ -416,7 +416,8 @@ func lock(t *testing.T, file string) {
 	}
 	t.Cleanup(func() { other.Close() })
 	other.SetMaxOpenConns(1)
-	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+	// Its owner may be writing at this moment.
+	if _, err := other.Exec("PRAGMA busy_timeout = 30000; BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
 }
