@@ -81,6 +81,7 @@ func TestCheckUnit(t *testing.T) {
 		"Type":            "oneshot",
 		"EnvironmentFile": "/etc/metrics-gate/check.env",
 		"StandardOutput":  "append:/var/log/metrics-gate-check.jsonl",
+		"StandardError":   "journal",
 		// Nothing has systemd take FAIL or INCONCLUSIVE for success, or a failure
 		// to start for another try.
 		"SuccessExitStatus": "", "Restart": "", "ExecStartPre": "", "ExecStartPost": "",
@@ -116,7 +117,7 @@ func TestCheckUnit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			variables := map[string]string{"SITE": "http://" + addr, "OPTIONS": "", "PATH": "/usr/local/bin:/usr/bin", "HOME": "/", "USER": "metrics-gate-check"}
+			variables := map[string]string{"SITE": "http://" + addr, "OPTIONS": "", "PATH": "/usr/local/bin:/usr/bin"}
 			for _, setting := range service["Environment"] {
 				variable, value, _ := strings.Cut(strings.Trim(setting, `"`), "=")
 				variables[variable] = value
@@ -167,6 +168,9 @@ func TestCheckUnit(t *testing.T) {
 			var told struct{ Verdict string }
 			if err != nil || !kept || strings.Count(line, "\n") != 1 || json.Unmarshal([]byte(line), &told) != nil {
 				t.Fatalf("%v; the evidence is\n%s%s", err, written, problems.String())
+			}
+			if problems.Len() > 0 {
+				t.Errorf("the journal gets\n%s", problems.String())
 			}
 			if code := check.ProcessState.ExitCode(); code != c.code || told.Verdict != c.verdict {
 				t.Errorf("exit %d with %s, want %d with %s\n%s", code, told.Verdict, c.code, c.verdict, line)
