@@ -43,7 +43,7 @@ grep -qF "## [${version#v}]" CHANGELOG.md || fail "CHANGELOG.md has no section #
 # Go reads the version of the main module from the only tag there is.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-git clone --quiet --no-tags . "$work/source"
+git -c advice.detachedHead=false clone --quiet --no-tags . "$work/source"
 git -C "$work/source" -c advice.detachedHead=false checkout --quiet "$commit"
 git -C "$work/source" -c tag.gpgSign=false tag "$version"
 time=$(git show --no-patch --format=%ct HEAD)
