@@ -21,9 +21,6 @@ import (
 
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
-	"github.com/metricsgate/metricsgate/profileclient"
-	"github.com/metricsgate/metricsgate/session"
-	credential "github.com/metricsgate/metricsgate/token"
 )
 
 func read(t *testing.T, path string) string {
@@ -300,38 +297,6 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if len(code) < 15 {
 		t.Errorf("only %d metrics were found", len(code))
 	}
-}
-
-// TestLabelValuesAreDocumented holds the closed sets against the list that an
-// operator writes alerts from.
-func TestLabelValuesAreDocumented(t *testing.T) {
-	t.Parallel()
-	rows := map[string]string{}
-	for _, match := range regexp.MustCompile("(?m)^\\| `(reason|outcome|reply|cause)`([a-z -]*) \\| (.*) \\|$").FindAllStringSubmatch(read(t, "docs/operate.md"), -1) {
-		rows[match[1]+match[2]] = match[3]
-	}
-	check := func(row string, count int, name func(int) string) {
-		for i := range count {
-			if !strings.Contains(rows[row], "`"+name(i)+"`") {
-				t.Errorf("docs/operate.md lacks %q of the label %s", name(i), row)
-			}
-		}
-		if got := strings.Count(rows[row], "`") / 2; got != count {
-			t.Errorf("docs/operate.md lists %d values of the label %s, there are %d", got, row, count)
-		}
-	}
-	check("reason", int(policy.ReasonCount), func(i int) string { return policy.Reason(i).String() })
-	check("outcome of sessions", int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() })
-	check("outcome of lookups", int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() })
-	check("outcome of write-backs", int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() })
-	check("outcome of signals", int(gate.ReportOutcomeCount), func(i int) string { return gate.ReportOutcome(i).String() })
-	check("outcome of feed connects", int(profileclient.FeedOutcomeCount), func(i int) string { return profileclient.FeedOutcome(i).String() })
-	check("outcome of key set fetches", int(credential.FetchOutcomeCount), func(i int) string { return credential.FetchOutcome(i).String() })
-	replies := []string{gate.TraceShown, gate.TraceHidden, gate.TraceBlocked}
-	check("reply", len(replies), func(i int) string { return replies[i] })
-	// Package collectors is none that this test may import.
-	causes := regexp.MustCompile(`(?m)^\t[A-Z]\w+ = "([a-z_]+)"$`).FindAllStringSubmatch(read(t, "caddymodule/internal/collectors/unable.go"), -1)
-	check("cause", len(causes), func(i int) string { return causes[i][1] })
 }
 
 // TestConfigFieldsAreDocumented makes sure that every JSON field has the

@@ -11,6 +11,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/internal/optoutapi"
+	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/profileclient"
+	"github.com/metricsgate/metricsgate/session"
+	credential "github.com/metricsgate/metricsgate/token"
 )
 
 // logged is a message that the code logs, or its beginning where the rest is only
@@ -43,6 +51,90 @@ func TestEveryLogMessageIsExplained(t *testing.T) {
 	if len(messages) < 40 {
 		t.Errorf("only %d messages were found", len(messages))
 	}
+}
+
+// TestEveryLabelValueIsExplained holds docs/troubleshooting.md against the closed
+// sets that labels take their values from.
+func TestEveryLabelValueIsExplained(t *testing.T) {
+	t.Parallel()
+	_, page, _ := strings.Cut(read(t, "docs/troubleshooting.md"), "\n## By label\n")
+	value := regexp.MustCompile("`([^`]+)`")
+	explained := map[string][]string{} // by heading, and by label where there are several
+	heading, label := "", ""
+	for line := range strings.Lines(page) {
+		cells := strings.Split(line, " | ")
+		switch {
+		case strings.HasPrefix(line, "### "):
+			heading = strings.ReplaceAll(strings.TrimSpace(strings.TrimPrefix(line, "### ")), "`", "")
+		case strings.HasPrefix(line, "| `") && label == "":
+			label = value.FindStringSubmatch(cells[0])[1]
+		case strings.HasPrefix(line, "| "):
+			for _, match := range value.FindAllStringSubmatch(cells[0], -1) {
+				explained[heading+": "+label] = append(explained[heading+": "+label], match[1])
+			}
+		case !strings.HasPrefix(line, "|"):
+			label = ""
+		}
+	}
+	names := func(from, count int, name func(int) string) (all []string) {
+		for i := from; i < count; i++ {
+			all = append(all, name(i))
+		}
+		return all
+	}
+	// quoted are the texts that a file of a package has which this test cannot ask.
+	quoted := func(file, pattern string) (all []string) {
+		for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(read(t, file), -1) {
+			if match[1] != "" {
+				all = append(all, match[1])
+			}
+		}
+		return all
+	}
+	for table, want := range map[string][]string{
+		"decision and reason: reason":                 names(0, int(policy.ReasonCount), func(i int) string { return policy.Reason(i).String() }),
+		"reply: reply":                                {gate.TraceShown, gate.TraceHidden, gate.TraceBlocked},
+		"class of upstream replies: class":            append(quoted("gate/hidden.go", `reply(?:Aborted|Dropped) += "(\w+)"`), quoted("gate/hidden.go", `"([2-5]xx)"`)...),
+		"outcome of sessions: outcome":                names(0, int(session.OutcomeCount), func(i int) string { return session.Outcome(i).String() }),
+		"outcome of lookups: outcome":                 names(0, int(profileclient.LookupOutcomeCount), func(i int) string { return profileclient.LookupOutcome(i).String() }),
+		"outcome of write-backs: outcome":             names(0, int(profileclient.WriteOutcomeCount), func(i int) string { return profileclient.WriteOutcome(i).String() }),
+		"outcome of signals: outcome":                 names(0, int(gate.ReportOutcomeCount), func(i int) string { return gate.ReportOutcome(i).String() }),
+		"outcome of feed connects: outcome":           names(0, int(profileclient.FeedOutcomeCount), func(i int) string { return profileclient.FeedOutcome(i).String() }),
+		"event of the feed: event":                    names(0, int(profileclient.FeedEventCount), func(i int) string { return profileclient.FeedEvent(i).String() }),
+		"outcome of key set fetches: outcome":         names(0, int(credential.FetchOutcomeCount), func(i int) string { return credential.FetchOutcome(i).String() }),
+		"cause: cause":                                quoted("caddymodule/internal/collectors/unable.go", `(?m)^\t[A-Z]\w+ = "([a-z_]+)"$`),
+		"event of traces: event":                      quoted("caddymodule/metrics.go", `trace\w+ += "(\w+)"`),
+		"result of pages: result":                     append(names(1, int(browser.ResultCount), func(i int) string { return browser.Result(i).String() }), quoted("caddymodule/adapter.go", `pagesTotal.WithLabelValues\("(\w+)"`)...),
+		"choice, and result of choices: choice":       names(1, int(browser.ChoiceCount), func(i int) string { return browser.Choice(i).String() }),
+		"choice, and result of choices: result":       names(1, int(browser.ChoiceResultCount), func(i int) string { return browser.ChoiceResult(i).String() }),
+		"cache: cache":                                quoted("caddymodule/metrics.go", `"(\w+)": +\w+[,}]`),
+		"value and source of changes: value":          {"true", "false", "null", "deleted"},
+		"value and source of changes: source":         {optoutapi.SourceUser, optoutapi.SourceBrowser, optoutapi.SourceAdmin},
+		"endpoint and method: endpoint":               append(quoted("profileserver/server.go", `Path\]?(?: =|:) +(?:endpoint)?\{"(\w+)"`), optoutapi.Preference, "other"),
+		"endpoint and method: method":                 append(methodsOf(quoted("profileserver/server.go", `(?s)\nfunc known(.*?)\n}\n`)), "other"),
+		"event and result of security events: event":  append(quoted("profileserver/events.go", `return (?:kind|"([\w-]+)"), \w+, true`), append(quoted("profileserver/events.go", `case "(metrics-[\w-]+)":`), "none")...),
+		"event and result of security events: result": {"changed", "unchanged", "ignored", "refused", "failed"},
+		"kind of sessions: kind":                      {"jwt", "introspect", "user", "fxa", "own"},
+	} {
+		got := explained[table]
+		slices.Sort(got)
+		slices.Sort(want)
+		if want = slices.Compact(want); !slices.Equal(got, want) {
+			t.Errorf("docs/troubleshooting.md, %s: %q are explained, and %q are counted", table, got, want)
+		}
+		delete(explained, table)
+	}
+	if len(explained) > 0 {
+		t.Errorf("docs/troubleshooting.md explains what no label has: %q", explained)
+	}
+}
+
+// methodsOf are the methods that a piece of code names.
+func methodsOf(code []string) (all []string) {
+	for _, match := range regexp.MustCompile(`http\.Method(\w+)`).FindAllStringSubmatch(strings.Join(code, ""), -1) {
+		all = append(all, strings.ToUpper(match[1]))
+	}
+	return all
 }
 
 // logMessages finds what the rooms log: the first argument of Debug, Info, Warn and
