@@ -103,7 +103,7 @@ lint: ## linters, of the Dockerfile too, tidy modules, known vulnerabilities
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 	cd tools/dockerlint && go mod tidy -diff && go run . ../../deploy/Dockerfile
-	cd tools/dashboard && go mod tidy -diff && go vet ./... && go test ./...
+	cd tools/dashboard && go mod tidy -diff && go vet ./... && go test -count 1 ./...
 	@report=$$(mktemp); \
 	if $(TOOL) govulncheck ./... > $$report 2>&1; then tail -n 1 $$report; \
 	elif grep -q 'fetching vulnerabilities' $$report; then \
