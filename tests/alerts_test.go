@@ -407,8 +407,8 @@ func TestAlerts(t *testing.T) {
 }
 
 // lock has another process hold the lock of a store's file that writers need, as far
-// as SQLite can tell.
-func lock(t *testing.T, file string) {
+// as SQLite can tell. A ROLLBACK gives it back.
+func lock(t *testing.T, file string) *sql.DB {
 	t.Helper()
 	other, err := sql.Open("sqlite", file)
 	if err != nil {
@@ -420,6 +420,7 @@ func lock(t *testing.T, file string) {
 	if _, err := other.Exec("PRAGMA busy_timeout = 30000; BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
+	return other
 }
 
 // aGate is a site with a gate, without which one alert fires wherever the others

@@ -2,7 +2,6 @@ package tests
 
 import (
 	"cmp"
-	"database/sql"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -195,11 +194,12 @@ func rehearse(t *testing.T, times int) *rehearsal {
 		gate := func(options ...string) string {
 			return "metrics_gate " + mode + " {\n" + strings.Join(append(options, testcaddy.SessionJWT(), profileAt(profileAddr, "max_age 20s")), "\n") + "\n}"
 		}
-		shop := gate("label shop", "route POST /api/beacon", "route GET /flags experiment {\nanswer 200 application/json `{}`\n}", "signal {\ngpc\n}")
+		shop := []string{"label shop", "route POST /api/beacon", "route GET /flags experiment {\nanswer 200 application/json `{}`\n}", "signal {\ngpc\n}"}
+		keys := "session jwt {\nheader X-Session\njwks " + oauth.URL + "/v1/jwks\nissuer " + testcaddy.SessionIssuer + "\naudience web\n}"
 		return []string{
 			testcaddy.Site(e.accounts, "metrics_gate_tripwire", gate("label accounts", "preset fxa", "handshake"), testcaddy.ProxyTo(behind.addr())),
-			testcaddy.Site(e.shop, "metrics_gate_tripwire", shop, testcaddy.ProxyTo(behind.addr())),
-			testcaddy.Site(e.legacy, "metrics_gate_tripwire", "route {", testcaddy.ProxyTo(behind.addr()), shop, "}"),
+			testcaddy.Site(e.shop, "metrics_gate_tripwire", gate(shop...), testcaddy.ProxyTo(behind.addr())),
+			testcaddy.Site(e.legacy, "metrics_gate_tripwire", "route {", testcaddy.ProxyTo(behind.addr()), gate(append(shop, keys)...), "}"),
 		}
 	}
 	edges := make([]edge, 2)
@@ -291,8 +291,13 @@ func rehearse(t *testing.T, times int) *rehearsal {
 
 	load(profile, testcaddy.Site(profileAddr, "respond 503"))
 	phase("no profile server", happens)
+	oauth.down.Store(true)
 	load(profile, serving)
 	ready(t, profileAddr)
+	testcaddy.Until(t, "its keys to be missed", func() bool { return profile.ProfileServerMetric("key_set_fetches_total", "outcome", "bad_status") > 0 })
+	r.seen(t)
+	r.seen(t)
+	oauth.down.Store(false)
 	keysFetched(t, profileAddr)
 
 	load(edges[1].Server, testcaddy.Site(edges[1].accounts, testcaddy.ProxyTo(behind.addr())),
@@ -302,10 +307,7 @@ func rehearse(t *testing.T, times int) *rehearsal {
 	})
 	load(edges[1].Server, sites(edges[1], "enforce")...)
 
-	other := testcaddy.Must(sql.Open("sqlite", file))
-	t.Cleanup(func() { other.Close() })
-	other.SetMaxOpenConns(1)
-	_ = testcaddy.Must(other.Exec("BEGIN IMMEDIATE"))
+	other := lock(t, file)
 	failed := make(chan int, 1)
 	go func() {
 		status, _, _ := tryChoose(profileAddr, "somebody", optOut)
