@@ -105,6 +105,7 @@ func TestOwnSessionsTime(t *testing.T) {
 		"a long life":                       {60 * 24 * time.Hour, 0, 60*24*time.Hour - 1, "expired " + alice},
 		"sealed by a clock a little ahead":  {0, 0, -time.Minute, "verified " + alice},
 		"by one that is far ahead it names": {0, 0, -time.Minute - time.Second, "expired " + alice},
+		"an hour ahead, too":                {0, 0, -time.Hour, "expired " + alice},
 		"and by one of another time":        {0, 0, -48 * time.Hour, knownToNobody},
 	} {
 		t.Run(name, func(t *testing.T) {
