@@ -34,8 +34,9 @@ type chaos struct {
 	processes sync.Map // of edges, by number
 	tokens    tokens
 	retired   retiredKey
-	owned     sync.Map // own sessions, by account
-	golden    sync.Map // answers, by route
+	owned     sync.Map    // own sessions, by account
+	ahead     atomic.Bool // one was sealed by a clock that was ahead, or may be
+	golden    sync.Map    // answers, by route
 
 	counts counts
 	wrong  atomic.Int64
@@ -87,6 +88,7 @@ const each = 8
 func (c *chaos) begin() {
 	c.counts.names = map[string]map[string]int{}
 	c.expect()
+	testcaddy.NewClock(c.t).Start().Stop() // which has it be built, before anything is looked at
 	c.fleet = newFleet(c.t, c.arrives)
 	kid, key, _ := c.fleet.keys.signing()
 	c.retired = retiredKey{kid, key}
@@ -120,11 +122,18 @@ func (c *chaos) begin() {
 	}
 	for _, p := range c.probes {
 		c.recovers(p)
-		for _, a := range c.accounts {
-			c.prove(p, a)
-		}
 	}
+	c.provesAll()
 	c.compareWithBare()
+}
+
+// provesAll has all accounts be proven anew.
+func (c *chaos) provesAll() {
+	c.ahead.Store(false)
+	c.owned.Clear()
+	for _, a := range c.accounts {
+		c.prove(c.probes[0], a)
+	}
 }
 
 func (c *chaos) newAccount(s subject) *account {

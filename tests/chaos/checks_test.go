@@ -51,6 +51,9 @@ func (c *chaos) calm(s *speaker, feed bool) {
 	for _, p := range c.probes {
 		c.recovers(p)
 	}
+	if c.ahead.Load() {
+		c.provesAll()
+	}
 	if feed {
 		c.isTold()
 	}

@@ -5,12 +5,13 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 )
 
 // fault is something that goes wrong, and ends.
 type fault struct {
 	kind, name string
-	of         string // nothing else goes wrong with it at the same time
+	of         string // nothing else goes wrong with it at the same time; everything, or a part of the fleet
 	begin      func(c *chaos, rng *rand.Rand) (end func())
 }
 
@@ -28,7 +29,8 @@ func (d *deck) draw(n int) (drawn []fault) {
 		d.rng.Shuffle(len(d.left), func(i, j int) { d.left[i], d.left[j] = d.left[j], d.left[i] })
 	}
 	d.left = slices.DeleteFunc(d.left, func(f fault) bool {
-		if len(drawn) == n || slices.ContainsFunc(drawn, func(other fault) bool { return other.of == f.of }) {
+		if len(drawn) == n || slices.ContainsFunc(drawn, func(other fault) bool { return other.of == f.of || other.of == everything }) ||
+			f.of == everything && len(drawn) > 0 {
 			return false
 		}
 		drawn = append(drawn, f)
@@ -40,6 +42,12 @@ func (d *deck) draw(n int) (drawn []fault) {
 
 func nothing() {}
 
+// everything is what a fault is of beside which there is no other.
+const everything = "everything"
+
+// fast is by how much a clock is ahead. A token that reliers use lives for an hour.
+const fast = 45 * time.Minute
+
 // faults are all kinds, each of one part of the fleet: which, chance says.
 func faults() (all []fault) {
 	one := func(kind, of string, begin func(c *chaos, rng *rand.Rand) func()) {
@@ -49,12 +57,12 @@ func faults() (all []fault) {
 		one("edge "+kind, "edge", func(c *chaos, rng *rand.Rand) func() {
 			e := pick(rng, c.fleet.edges[:])
 			c.down(e, end)
-			return func() { c.up(e) }
+			return func() { c.up(e, 0) }
 		})
 		one("profile server "+kind, "server", func(c *chaos, rng *rand.Rand) func() {
 			i := rng.IntN(len(c.fleet.servers))
 			end(c.fleet.servers[i].process)
-			return func() { c.fleet.startServer(i) }
+			return func() { c.fleet.startServer(i, 0) }
 		})
 	}
 	for kind, change := range map[string]func(*settings, *rand.Rand){
@@ -143,6 +151,27 @@ func faults() (all []fault) {
 		c.fleet.keys.rotate(rng.IntN(2) == 0)
 		return nothing
 	})
+	// A gate that is new to a server which refuses it takes that for one without a
+	// feed, and asks again after minutes; so nothing else happens meanwhile.
+	one("profile server's clock ahead", everything, func(c *chaos, rng *rand.Rand) func() {
+		i := rng.IntN(len(c.fleet.servers))
+		restart := func(ahead time.Duration) {
+			c.fleet.servers[i].process.Kill()
+			c.fleet.startServer(i, ahead)
+		}
+		restart(fast)
+		return func() { restart(0) }
+	})
+	one("edge's clock ahead", everything, func(c *chaos, rng *rand.Rand) func() {
+		e := pick(rng, c.fleet.edges[:])
+		restart := func(ahead time.Duration) {
+			c.down(e, func(p *process) { p.Kill() })
+			c.up(e, ahead)
+		}
+		c.ahead.Store(true) // what the edge seals and others open has a proof that is still to come
+		restart(fast)
+		return func() { restart(0) }
+	})
 	slices.SortFunc(all, func(a, b fault) int { return strings.Compare(a.name, b.name) }) // maps have no order
 	return all
 }
@@ -155,9 +184,9 @@ func (c *chaos) down(e *edge, end func(*process)) {
 	c.renew(e)
 }
 
-// up starts another.
-func (c *chaos) up(e *edge) {
-	c.fleet.startEdge(e)
+// up starts another, whose clock is ahead by some time.
+func (c *chaos) up(e *edge, ahead time.Duration) {
+	c.fleet.startEdge(e, ahead)
 	c.processes.Store(e.process.number, e.process)
 	c.renew(e)
 	e.settle()

@@ -134,7 +134,7 @@ func newFleet(t *testing.T, arrived func(*edge, *arrival)) *fleet {
 	f.toKeys = newLink(t, target{"tcp", "127.0.0.1:0"}, target{"tcp", f.keys.addr()})
 	for i := range f.servers {
 		f.servers[i] = &server{addr: testcaddy.FreeAddr(t), toStore: f.linkToStore()}
-		f.startServer(i)
+		f.startServer(i, 0)
 	}
 	certificate, key := certificate(t)
 	for i := range f.edges {
@@ -148,7 +148,7 @@ func newFleet(t *testing.T, arrived func(*edge, *arrival)) *fleet {
 	}
 	f.certificate, f.key = certificate, key
 	for _, e := range f.edges {
-		f.startEdge(e)
+		f.startEdge(e, 0)
 	}
 	return f
 }
@@ -171,13 +171,14 @@ func (f *fleet) linkToStore() *link {
 	return newLink(f.t, target{"unix", filepath.Join(folder, name)}, target{"unix", filepath.Join(through.Query().Get("host"), name)})
 }
 
-func (f *fleet) startServer(i int) {
+// startServer starts a profile server, whose clock is ahead by some time.
+func (f *fleet) startServer(i int, ahead time.Duration) {
 	s := f.servers[i]
 	dsn := testcaddy.Must(url.Parse(f.pooler.DSN))
 	query := dsn.Query()
 	query.Set("host", filepath.Dir(s.toStore.addr()))
 	dsn.RawQuery = query.Encode()
-	s.process = f.run(testcaddy.Site(s.addr, `profile_server {
+	s.process = f.run(ahead, testcaddy.Site(s.addr, `profile_server {
 		store postgres `+dsn.String()+`
 		tokens jwt {
 			key `+testcaddy.FromFile("ec.pub")+`
@@ -194,16 +195,22 @@ func (f *fleet) startServer(i int) {
 	}`))
 }
 
-func (f *fleet) startEdge(e *edge) {
+func (f *fleet) startEdge(e *edge, ahead time.Duration) {
 	now := time.Now() // it knows nothing, and so asks about everybody
 	e.whole.Store(&now)
-	e.process = f.run(f.edgeSites(e, f.starts+1)...)
+	e.process = f.run(ahead, f.edgeSites(e, f.starts+1)...)
 	e.current.Store(e.process)
 }
 
-func (f *fleet) run(sites ...string) *process {
+func (f *fleet) run(ahead time.Duration, sites ...string) *process {
 	f.starts++
-	return &process{number: f.starts, Server: testcaddy.Start(f.t, sites...)}
+	start := func(sites ...string) *testcaddy.Server { return testcaddy.Start(f.t, sites...) }
+	if ahead != 0 {
+		clock := testcaddy.NewClock(f.t)
+		clock.Forward(ahead)
+		start = clock.Start
+	}
+	return &process{number: f.starts, Server: start(sites...)}
 }
 
 // edgeSites are an edge's sites: each answer says which process gave it, and so

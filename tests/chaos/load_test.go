@@ -159,7 +159,7 @@ func (c *chaos) dispatch(s *sender, r *request) *answer {
 	if r.feed {
 		port, since = s.edge.feed, *s.edge.whole.Load()
 	}
-	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), since)
+	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), c.ahead.Load(), since)
 	r.mark, r.protocol, r.began = c.marks.Add(1), s.client.protocol, began
 	c.requests.Store(r.mark, r)
 	header.Set(markHeader, fmt.Sprint(r.mark))
