@@ -139,7 +139,7 @@ func newFleet(t *testing.T, arrived func(*edge, *arrival)) *fleet {
 	certificate, key := certificate(t)
 	for i := range f.edges {
 		app := newApplication(t)
-		e := &edge{number: i, port: freePort(t), feed: freePort(t), bare: freePort(t), app: app, settings: settings{entries: 100_000, mintKey: "ec.key", sessionKeys: []string{"first"}}}
+		e := &edge{number: i, port: freePort(t), feed: freePort(t), bare: freePort(t), app: app, settings: settings{entries: 100_000, mintKey: "ec.key", sessionKeys: []string{"first", "second", "third"}}}
 		app.arrived = func(a *arrival) { arrived(e, a) }
 		e.toApp = newLink(t, target{"tcp", "127.0.0.1:0"}, target{"tcp", app.addr()})
 		// As behind a load balancer: its own server, and the other where that is away.
@@ -216,7 +216,7 @@ func (f *fleet) run(ahead time.Duration, sites ...string) *process {
 // edgeSites are an edge's sites: each answer says which process gave it, and so
 // does each request that reaches the application.
 func (f *fleet) edgeSites(e *edge, process int) []string {
-	sessionKeys := make([]string, 0, 2)
+	sessionKeys := make([]string, 0, len(e.settings.sessionKeys))
 	for _, word := range e.settings.sessionKeys {
 		sessionKeys = append(sessionKeys, `"`+word+` secret that seals the sessions of the gate"`)
 	}
