@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/metricsgate/metricsgate/caddymodule"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -102,6 +103,12 @@ func validate(t *testing.T, file, config string) {
 	}
 	if err := caddy.Validate(&parsed); err != nil {
 		t.Errorf("%v\n%s", err, config)
+	}
+	// No example has a gate that nothing can come to; what has no gate is no error.
+	if sites, err := caddymodule.SitesOf(adapted); err == nil {
+		for _, unreachable := range sites.Unreachable() {
+			t.Errorf("%+v\n%s", unreachable, config)
+		}
 	}
 }
 

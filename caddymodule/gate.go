@@ -162,6 +162,9 @@ const (
 	ModeShadow  = gate.ModeShadow
 )
 
+// defaultLabel is what a gate is called that is not given a name.
+const defaultLabel = "default"
+
 const (
 	blockDrop   = "drop"
 	blockReject = "reject"
@@ -204,6 +207,9 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 	}
 	if err != nil {
 		return at(err, "metrics_gate")
+	}
+	if len(siblings.All[*Gate](app)) == 0 {
+		warnOfUnreachable(ctx) // for all of them, before Caddy has forgotten what is written
 	}
 	app.Join(g)
 	g.warn(ctx)
@@ -288,7 +294,7 @@ func (g *Gate) provision() error {
 }
 
 // label is what the gate is called.
-func (g *Gate) label() string { return cmp.Or(g.Label, "default") }
+func (g *Gate) label() string { return cmp.Or(g.Label, defaultLabel) }
 
 func (g *Gate) mode() string { return cmp.Or(g.Mode, ModeEnforce) }
 

@@ -28,14 +28,10 @@ func showsMetrics(ctx caddy.Context) bool {
 // metricsHandler is the name of Caddy's handler.
 const metricsHandler = "metrics"
 
-// servesMetrics looks through routes while Caddy provisions them one after the
-// other: those whose turn has not come are still as they are written.
+// servesMetrics looks through routes, whether or not their turn has come.
 func servesMetrics(routes caddyhttp.RouteList) bool {
 	return slices.ContainsFunc(routes, func(route caddyhttp.Route) bool {
-		return slices.ContainsFunc(route.Handlers, func(handler caddyhttp.MiddlewareHandler) bool {
-			inner, ok := handler.(*caddyhttp.Subroute)
-			return caddy.GetModuleName(handler) == metricsHandler || ok && servesMetrics(inner.Routes)
-		}) || slices.ContainsFunc(route.HandlersRaw, func(raw json.RawMessage) bool {
+		return slices.ContainsFunc(handlersOf(&route), func(raw json.RawMessage) bool {
 			var written map[string]json.RawMessage
 			var inner caddyhttp.RouteList
 			_ = json.Unmarshal(raw, &written) // what is no handler is refused when its turn comes

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,24 +30,29 @@ type Sites struct {
 // site is a server of the configuration.
 type site struct {
 	ports  []caddy.NetworkAddress
-	named  map[string]*caddyhttp.Route
+	routes map[string]*caddyhttp.Route // that are named
+	named  map[string][]block          // of them, those that are invoked
 	blocks []block
 }
 
-// block is a route of Caddy's, as it is written.
+// block is a route of Caddy's.
 type block struct {
 	group    string
-	matchers caddyhttp.RawMatcherSets
+	matchers []matcherSet
+	written  string // what the matchers are
 	terminal bool
 	steps    []step
 }
 
 // step is a handler, as far as it matters which way a request goes.
 type step struct {
-	gate  *gate.Gate
-	inner []block
-	strip string // of the path's beginning
-	ends  bool
+	name     string // of its module
+	gate     *gate.Gate
+	label    string // of the gate
+	inner    []block
+	strip    string // of the path's beginning
+	rewrites bool   // or may, in another way
+	ends     bool
 }
 
 // SitesOf reads a configuration in Caddy's JSON.
@@ -60,14 +66,20 @@ func SitesOf(config []byte) (*Sites, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	return sitesOf(&app)
+}
+
+// sitesOf reads an app that is provisioned, that is not, or of which a part is.
+func sitesOf(app *caddyhttp.App) (*Sites, error) {
 	s := new(Sites)
 	for name, server := range app.Servers {
-		one := &site{named: server.NamedRoutes}
+		one := &site{routes: server.NamedRoutes, named: map[string][]block{}}
 		for _, address := range server.Listen {
 			if parsed, err := caddy.ParseNetworkAddress(address); err == nil {
 				one.ports = append(one.ports, parsed)
 			}
 		}
+		var err error
 		if one.blocks, err = s.blocks(one, server.Routes, 0); err != nil {
 			return nil, fmt.Errorf("server %s: %w", name, err)
 		}
@@ -86,9 +98,11 @@ func (s *Sites) blocks(server *site, routes caddyhttp.RouteList, depth int) (blo
 	if depth > maxDepth {
 		return nil, errors.New("its named routes invoke one another without an end")
 	}
-	for _, route := range routes {
-		one := block{group: route.Group, matchers: route.MatcherSetsRaw, terminal: route.Terminal}
-		for _, raw := range route.HandlersRaw {
+	for i := range routes {
+		route := &routes[i]
+		matchers := matchersOf(route)
+		one := block{group: route.Group, matchers: matcherSetsOf(matchers), written: writtenOf(matchers), terminal: route.Terminal}
+		for _, raw := range handlersOf(route) {
 			next, err := s.step(server, raw, depth)
 			if err != nil {
 				return nil, err
@@ -100,10 +114,20 @@ func (s *Sites) blocks(server *site, routes caddyhttp.RouteList, depth int) (blo
 	return blocks, nil
 }
 
+// lookedInto are the handlers of which more than the name matters.
+var lookedInto = map[string]bool{
+	"metrics_gate": true, "subroute": true, "invoke": true, "rewrite": true,
+	"reverse_proxy": true, "file_server": true, "static_response": true, "error": true,
+}
+
 func (s *Sites) step(server *site, raw json.RawMessage, depth int) (next step, err error) {
-	var handler struct {
-		// Name is that of the module.
+	var module struct {
+		// Name is the module's.
 		Name string `json:"handler"`
+	}
+	var handler struct {
+		// Label is a gate's.
+		Label string `json:"label"`
 
 		// Routes are a subroute's.
 		Routes caddyhttp.RouteList `json:"routes"`
@@ -111,39 +135,72 @@ func (s *Sites) step(server *site, raw json.RawMessage, depth int) (next step, e
 		// Invoked is the named route of invoke.
 		Invoked string `json:"name"`
 
-		// Strip is what a rewrite takes off the path.
-		Strip string `json:"strip_path_prefix"`
-
 		// PassThru has a file_server go on where there is no file.
 		PassThru bool `json:"pass_thru"`
+
+		// Status is that of a static_response, which goes on after an early hint.
+		Status caddyhttp.WeakString `json:"status_code"`
 
 		// Then is what a reverse_proxy does with replies. A forward_auth is made of
 		// it, and goes on.
 		Then []json.RawMessage `json:"handle_response"`
 	}
-	if err := json.Unmarshal(raw, &handler); err != nil {
+	err = json.Unmarshal(raw, &module)
+	if next.name = module.Name; err == nil && lookedInto[next.name] {
+		err = json.Unmarshal(raw, &handler)
+	}
+	if err != nil {
 		return step{}, fmt.Errorf("a handler: %w", err)
 	}
-	switch handler.Name {
+	switch next.name {
 	case "metrics_gate":
+		next.label = cmp.Or(handler.Label, defaultLabel)
 		next.gate, err = gateOf(raw)
 		s.gates = append(s.gates, next.gate)
 	case "subroute":
 		next.inner, err = s.blocks(server, handler.Routes, depth+1)
 	case "invoke":
-		if named := server.named[handler.Invoked]; named != nil {
-			next.inner, err = s.blocks(server, caddyhttp.RouteList{*named}, depth+1)
-		}
+		next.inner, err = s.invoked(server, handler.Invoked, depth)
 	case "rewrite":
-		next.strip = handler.Strip
+		next.strip, next.rewrites = strips(raw)
 	case "reverse_proxy":
 		next.ends = len(handler.Then) == 0
+		next.rewrites = !next.ends
 	case "file_server":
 		next.ends = !handler.PassThru
-	case "static_response", "error":
+	case "static_response":
+		next.ends = handler.Status.Int() != http.StatusEarlyHints
+	case "error":
 		next.ends = true
+	default:
+		next.rewrites = !leavesAlone[caddy.ModuleID("http.handlers."+next.name)]
 	}
 	return next, err
+}
+
+// invoked are the blocks of a named route, which is read once, so that its gates
+// are the same wherever it is invoked.
+func (s *Sites) invoked(server *site, name string, depth int) ([]block, error) {
+	route := server.routes[name]
+	if blocks, read := server.named[name]; read || route == nil {
+		return blocks, nil
+	}
+	blocks, err := s.blocks(server, caddyhttp.RouteList{*route}, depth+1)
+	server.named[name] = blocks
+	return blocks, err
+}
+
+// strips returns the prefix that a rewrite takes off paths, and whether it may
+// change anything else.
+func strips(raw json.RawMessage) (prefix string, more bool) {
+	var words map[string]json.RawMessage
+	_ = json.Unmarshal(raw, &words) // whoever asks has read it
+	if _ = json.Unmarshal(words["strip_path_prefix"], &prefix); hasPlaceholder(prefix) {
+		return "", true
+	}
+	delete(words, "handler")
+	delete(words, "strip_path_prefix")
+	return prefix, len(words) > 0
 }
 
 // arrivedKey is where the context of a request has the URL that it came with.
@@ -206,7 +263,7 @@ func (s *Sites) Gates(host, port, method string, u *url.URL) (route string, sure
 			if !hasGate(server.blocks, host) {
 				continue // it is none of the gates' business
 			}
-			v := visit{host: host, method: method, arrived: u, now: *u}
+			v := visit{asked: asked{host: host, method: method}, arrived: u, now: *u}
 			if all |= v.through(server.blocks); v.route != "" {
 				route = v.route
 			}
@@ -240,9 +297,8 @@ func (s *Sites) serversAt(port string) []*site {
 func hostsOf(blocks []block) (hosts []caddyhttp.MatchHost) {
 	for _, block := range blocks {
 		for _, set := range block.matchers {
-			var named caddyhttp.MatchHost
-			if json.Unmarshal(set["host"], &named) == nil && named.Provision(caddy.Context{}) == nil {
-				hosts = append(hosts, named)
+			if set.hosts != nil {
+				hosts = append(hosts, set.hosts)
 			}
 		}
 		for _, step := range block.steps {
@@ -261,12 +317,8 @@ func hasGate(blocks []block, host string) bool {
 
 // isFor says whether no matcher of a block excludes a host.
 func (b *block) isFor(host string) bool {
-	return len(b.matchers) == 0 || slices.ContainsFunc(b.matchers, func(set caddy.ModuleMap) bool {
-		named, ok := set["host"]
-		if !ok {
-			return true
-		}
-		lets, _ := letsThrough(caddy.ModuleMap{"host": named}, host, http.MethodGet, "/")
+	return len(b.matchers) == 0 || slices.ContainsFunc(b.matchers, func(set matcherSet) bool {
+		lets, _ := (&matcherSet{hosts: set.hosts}).lets(asked{host: host})
 		return lets
 	})
 }
@@ -282,36 +334,50 @@ const (
 
 // visit is a request on its way.
 type visit struct {
-	host, method string
-	arrived      *url.URL
-	now          url.URL
-	route        string // that some gate has for it
+	asked
+	arrived *url.URL
+	now     url.URL
+	route   string // that some gate has for it
+
+	// target is a gate that it is to come to, and missed what keeps it from there.
+	target *gate.Gate
+	missed *obstacle
+	ender  string // the handler that answered last
 }
 
 // through says what may become of it in routes.
 func (v *visit) through(blocks []block) (all fate) {
-	taken := map[string]bool{} // groups, of which the first that takes it is the only one
-	for _, block := range blocks {
-		if taken[block.group] {
+	taken := map[string]*block{} // by group, of which the first that takes it is the only one
+	for i := range blocks {
+		block := &blocks[i]
+		if by := taken[block.group]; by != nil {
+			v.misses(obstacle{taken: true, by: by.written}, block)
 			continue
 		}
 		lets, certain := v.enters(block.matchers)
 		if !lets {
+			v.misses(obstacle{keptOut: true, own: block.has(v.target), by: block.written}, block)
 			continue
 		}
-		before := v.now
+		before, lost := v.now, v.lost
 		then := v.follow(block.steps)
 		if block.terminal && then&goesOn != 0 {
 			then ^= goesOn | ends
 		}
 		all |= then &^ goesOn
 		switch {
-		case !certain: // or it passes by
-			v.now = before
-		case then&goesOn == 0:
+		case then&goesOn == 0 && certain:
+			for later := i + 1; later < len(blocks); later++ {
+				v.misses(block.answers(&blocks[later], v.ender), &blocks[later])
+			}
 			return all
+		case then&goesOn == 0:
+			v.now, v.lost = before, lost // it passes by, as it was
+		case !certain:
+			v.lost = v.lost || v.now.Path != before.Path // or passes by
+			v.now = before
 		case block.group != "":
-			taken[block.group] = true
+			taken[block.group] = block
 		}
 	}
 	return all | goesOn
@@ -319,23 +385,29 @@ func (v *visit) through(blocks []block) (all fate) {
 
 // follow says what may become of it in the handlers of a block.
 func (v *visit) follow(steps []step) (all fate) {
-	for _, step := range steps {
+	for i, step := range steps {
 		then := goesOn
 		switch {
 		case step.gate != nil:
 			if route := routeOf(step.gate, v.method, &v.now, v.arrived); route != "" {
 				v.route, then = route, isGated
+			} else if v.lost {
+				then = isGated | goesOn
 			}
 		case step.inner != nil:
 			then = v.through(step.inner)
 		case step.ends:
-			then = ends
+			v.ender, then = cmp.Or(directives[step.name], step.name), ends
 		case step.strip != "":
-			v.now.RawPath = ""
-			v.now.Path = "/" + strings.TrimPrefix(strings.TrimPrefix(v.now.Path, step.strip), "/")
+			if prefix := step.strip; len(v.now.Path) >= len(prefix) && strings.EqualFold(v.now.Path[:len(prefix)], prefix) {
+				v.now.RawPath = ""
+				v.now.Path = "/" + strings.TrimPrefix(v.now.Path[len(prefix):], "/")
+			}
 		}
+		v.lost = v.lost || step.rewrites
 		all |= then &^ goesOn
 		if then&goesOn == 0 {
+			v.misses(obstacle{by: v.ender}, &block{steps: steps[i+1:]})
 			return all
 		}
 	}
@@ -344,15 +416,9 @@ func (v *visit) follow(steps []step) (all fate) {
 
 // enters says whether a block's matchers can let it through, and whether that is
 // certain.
-func (v *visit) enters(matchers caddyhttp.RawMatcherSets) (lets, certain bool) {
-	if len(matchers) == 0 {
-		return true, true
-	}
-	for _, set := range matchers {
-		may, sure := letsThrough(set, v.host, v.method, v.now.Path)
-		lets, certain = lets || may, certain || may && sure
-	}
-	return lets, certain
+func (v *visit) enters(matchers []matcherSet) (lets, certain bool) {
+	v.path = v.now.Path
+	return anyLets(matchers, v.asked)
 }
 
 // routeOf is the route that a gate has for a request, or nothing.

@@ -42,3 +42,40 @@ func TestPublicMetrics(t *testing.T) {
 		}
 	}
 }
+
+// A gate that nothing can come to is told of when its configuration is validated,
+// and when it starts; not when it is mended.
+func TestGateThatNothingReaches(t *testing.T) {
+	t.Parallel()
+	behind, addr := newContentServer(t), testcaddy.FreeAddr(t)
+	const told = "requests of this gate's routes cannot come to it"
+	proxy, gate := testcaddy.ProxyTo(behind.addr()), testcaddy.Gate("label beacons", "route POST /beacon", "signal {\ngpc\n}")
+	broken := testcaddy.Site(addr, "handle /beacon* {", proxy, "}", "handle {", gate, proxy, "}")
+
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(broken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := testcaddy.Command(t, "validate", "--config", file, "--adapter", "caddyfile")
+	for _, words := range []string{told, `"gate":"beacons"`, `"requests":["POST /beacon"]`, "takes them: path /beacon*", "write metrics_gate in that one as well"} {
+		if code != 0 || !strings.Contains(stderr, words) {
+			t.Errorf("caddy validate does not say %s, exit %d\n%s%s", words, code, stdout, stderr)
+		}
+	}
+
+	caddy := testcaddy.Start(t, broken)
+	caddy.Logged(`"level":"warn"`, told, `"gate":"beacons"`, `"requests":["POST /beacon"]`, "path /beacon*")
+	if a := send(t, behind, addr, "POST /beacon", "{}", "Sec-GPC: 1"); !a.collected() {
+		t.Error("what was said is not so: the gate was reached")
+	}
+	before := len(caddy.Log.Where(func(line string) bool { return strings.Contains(line, told) }))
+	if err := caddy.Reload(testcaddy.Site(addr, gate, "handle /beacon* {", proxy, "}", "handle {", proxy, "}")); err != nil {
+		t.Fatal(err)
+	}
+	if a := send(t, behind, addr, "POST /beacon", "{}", "Sec-GPC: 1"); a.collected() {
+		t.Error("the gate that was mended was not reached")
+	}
+	if after := len(caddy.Log.Where(func(line string) bool { return strings.Contains(line, told) })); after != before || before != 1 {
+		t.Errorf("told %d times, and then %d", before, after-before)
+	}
+}

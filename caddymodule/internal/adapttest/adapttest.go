@@ -79,7 +79,7 @@ func adaptAndValidate(t *testing.T, config string) string {
 	if err := json.Unmarshal(adapted, &parsed); err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Validate(&parsed); err != nil {
+	if err := Validate(&parsed); err != nil {
 		return "caddy validate: " + err.Error()
 	}
 	var indented bytes.Buffer

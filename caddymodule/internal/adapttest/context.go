@@ -11,6 +11,13 @@ import (
 // whole process.
 var provisioning sync.Mutex
 
+// Validate does what caddy validate does.
+func Validate(config *caddy.Config) error {
+	provisioning.Lock()
+	defer provisioning.Unlock()
+	return caddy.Validate(config)
+}
+
 // Context is the context of a configuration of its own, with its own apps and
 // metrics.
 func Context(tb testing.TB) caddy.Context {
