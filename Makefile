@@ -1,7 +1,7 @@
 # What a newcomer needs: make run, make test. Every few minutes: make check. What
 # CI runs: make lint test.
 
-.PHONY: help run build check test faults chaos spellings sdks screenshots dashboard lint fuzz bench bench-baseline bench-load bench-memory plots cover release
+.PHONY: help run build check test faults chaos spellings sdks screenshots dashboard audit lint fuzz bench bench-baseline bench-load bench-memory plots cover release
 
 build: ## builds ./caddy from this tree
 	go build -o caddy ./cmd/caddy
@@ -54,6 +54,10 @@ screenshots: ## docs/demo.png and docs/preference-page.png, as Chromium shows th
 dashboard: ## has the dashboard show what really happens, and draws it (docs/dashboard.svg); five minutes
 	./tests/setup.sh
 	go test -count 1 -run 'TestDashboard$$' ./tests -draw-dashboard
+
+audit: ## simulates a month, and writes what can be shown for it (docs/audit.md); two minutes
+	./tests/setup.sh
+	go test -count 1 -run TestAudit ./tests -simulate-month
 
 # Go runs one target of one package at a time.
 FUZZTIME ?= 1m

@@ -13,13 +13,11 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -159,11 +157,11 @@ func TestDashboard(t *testing.T) {
 
 // A rehearsal is Prometheus after it has seen everything happen.
 type rehearsal struct {
-	prometheus string // its address
-	from, to   time.Time
-	phases     []plot.Phase
-	targets    int
-	scrapes    testcaddy.Ledger[scrape]
+	prometheus
+	from, to time.Time
+	phases   []plot.Phase
+	targets  int
+	scrapes  testcaddy.Ledger[scrape]
 }
 
 // A scrape is of an instance, and over.
@@ -332,7 +330,7 @@ func rehearse(t *testing.T, times int) *rehearsal {
 
 // startPrometheus scrapes targets, by what their instances are to be called.
 func startPrometheus(t *testing.T, targets map[string]string) *rehearsal {
-	r, dir, configs := &rehearsal{prometheus: testcaddy.FreeAddr(t), targets: len(targets)}, t.TempDir(), []any{}
+	r, configs := &rehearsal{targets: len(targets)}, []any{}
 	for name, addr := range targets {
 		// Prometheus tells nobody when it has scraped.
 		between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -351,55 +349,12 @@ func startPrometheus(t *testing.T, targets map[string]string) *rehearsal {
 		t.Cleanup(between.Close)
 		configs = append(configs, map[string]any{"targets": []string{between.Listener.Addr().String()}, "labels": map[string]string{"instance": name}})
 	}
-	// JSON is YAML as well.
-	config, err := json.Marshal(map[string]any{
+	r.prometheus, _ = runPrometheus(t, t.TempDir(), map[string]any{
 		"global":         map[string]any{"scrape_interval": scraped.String(), "scrape_timeout": scraped.String(), "evaluation_interval": scraped.String()},
 		"rule_files":     []string{testcaddy.Must(filepath.Abs(rulesFile))},
 		"scrape_configs": []any{map[string]any{"job_name": "caddy", "static_configs": configs}},
 	})
-	file := filepath.Join(dir, "prometheus.yml")
-	if err := cmp.Or(err, os.WriteFile(file, config, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	said := &strings.Builder{}
-	command := exec.Command(testcaddy.Installed(t, "prometheus"), "--config.file", file, "--storage.tsdb.path", filepath.Join(dir, "data"),
-		"--web.listen-address", r.prometheus, "--log.level", "warn")
-	command.Stderr = said
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM)
-		if err := command.Wait(); err != nil {
-			t.Errorf("Prometheus: %v, %s", err, said)
-		}
-	})
-	testcaddy.Until(t, "Prometheus", func() bool {
-		response, err := http.Get("http://" + r.prometheus + "/-/ready")
-		if err != nil {
-			return false
-		}
-		response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	})
 	return r
-}
-
-// ask is Prometheus' HTTP API.
-func (r *rehearsal) ask(t *testing.T, path string, query url.Values, data any) {
-	t.Helper()
-	response, err := http.Get("http://" + r.prometheus + "/api/v1/" + path + "?" + query.Encode())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	answer := struct {
-		Error string
-		Data  any
-	}{Data: data}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("%v: %s, %s %v", query, response.Status, answer.Error, err)
-	}
 }
 
 // A timeSeries is what a query finds: numbers, each with its time.

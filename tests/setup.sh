@@ -2,11 +2,12 @@
 # Installs what the tests need and this machine lacks: Firefox (ESR) and Chromium,
 # for the tests of what a browser does and sees, PostgreSQL and PgBouncer, of
 # which tests start servers of their own, nginx, to stand in front of the gate,
-# Prometheus, which tests alerts and dashboard, systemd-analyze, which tests the
-# units, Node.js, for servers that stand behind it or that it asks and for the
-# SDKs that it is proven with, and the C compiler without which Go has no race
-# detector. On Debian it does so by itself where it may. "tests/setup.sh
-# spellings" brings what make spellings needs besides.
+# Prometheus, which tests alerts and dashboard and, with jq and curl, answers what
+# docs/audit.md asks, systemd-analyze, which tests the units, Node.js, for servers
+# that stand behind it or that it asks and for the SDKs that it is proven with, and
+# the C compiler without which Go has no race detector. On Debian it does so by
+# itself where it may. "tests/setup.sh spellings" brings what make spellings needs
+# besides.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,6 +20,8 @@ command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx)
 command -v promtool >/dev/null || missing+=(prometheus)
+command -v jq >/dev/null || missing+=(jq)
+command -v curl >/dev/null || missing+=(curl)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 # A compiler without the C library's headers is not enough. It can come with
 # arguments, such as "clang -m64".
