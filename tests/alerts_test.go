@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"cmp"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -61,16 +62,28 @@ func (s scrapes) series(once bool, minutes int) (all []map[string]string) {
 		}
 		add(name, fmt.Sprintf("%s %s+%sx%d", first, number(now), number(growth), minutes))
 	}
-	add(`up{instance="edge",job="caddy"}`, fmt.Sprintf("1+0x%d", minutes+1))
+	targets := map[string]bool{}
+	for _, sample := range slices.Concat(s.before, s.after) {
+		targets[instanceOf(sample)] = true
+	}
+	for instance := range targets {
+		add(fmt.Sprintf("up{instance=%q,job=\"caddy\"}", instance), fmt.Sprintf("1+0x%d", minutes+1))
+	}
 	return all
 }
+
+// instanceOf is the target that a sample is of, "edge" where there is only one.
+func instanceOf(sample testcaddy.Sample) string { return cmp.Or(sample.Labels["instance"], "edge") }
 
 // byName is the value of each series, with the labels of a target.
 func byName(samples []testcaddy.Sample) map[string]float64 {
 	all := map[string]float64{}
 	for _, sample := range samples {
-		labels := []string{`instance="edge"`, `job="caddy"`}
+		labels := []string{fmt.Sprintf("instance=%q", instanceOf(sample)), `job="caddy"`}
 		for name, value := range sample.Labels {
+			if name == "instance" {
+				continue
+			}
 			labels = append(labels, fmt.Sprintf("%s=%q", name, value))
 		}
 		slices.Sort(labels)

@@ -37,7 +37,7 @@ func Pooler(t testing.TB, dsn, mode string) *Bouncer {
 // URL, which may be another one.
 func (b *Bouncer) Restart(dsn string) {
 	b.t.Helper()
-	b.end(syscall.SIGTERM)
+	b.Stop()
 	_, behind := b.parse(dsn)
 	config := filepath.Join(b.folder, "pgbouncer.ini")
 	text := fmt.Sprintf(`[databases]
@@ -55,6 +55,9 @@ max_client_conn = 200
 	}
 	b.start(command(program(b.t, "pgbouncer"), config), "process up")
 }
+
+// Stop has it end all connections and stop.
+func (b *Bouncer) Stop() { b.end(syscall.SIGTERM) }
 
 func (b *Bouncer) parse(dsn string) (*url.URL, url.Values) {
 	b.t.Helper()

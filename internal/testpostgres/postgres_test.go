@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,28 @@ func TestClusterIsThereAgainAfterACrash(t *testing.T) {
 		if err := execute(t, c.DSN, `SELECT * FROM t`); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestADiskThatIsFull(t *testing.T) {
+	t.Parallel()
+	c := testpostgres.Start(t)
+	const fill = `INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 20000)`
+	for _, query := range []string{`CREATE TABLE t (x text)`, fill} {
+		if err := execute(t, c.DSN, query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.FillDisk("t")
+	if err := execute(t, c.DSN, fill); err == nil || !strings.Contains(err.Error(), "could not extend file") {
+		t.Errorf("written where there is no space: %v", err)
+	}
+	if err := execute(t, c.DSN, `SELECT count(*) FROM t`); err != nil {
+		t.Error(err)
+	}
+	c.MakeRoom()
+	if err := execute(t, c.DSN, fill); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -274,7 +274,7 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	p.feed.Begin(head, origin)
 	begun()
 	for missed := false; ; {
-		notified, err := p.tellUntil(ctx, conn, time.Now().Add(askEvery))
+		notified, err := p.tellFor(ctx, conn, askEvery)
 		if err != nil {
 			return err
 		}
@@ -308,10 +308,10 @@ var ErrNotNotified = errors.New("PostgreSQL's notices do not arrive, as behind a
 // not, it asks for them every second.
 func (p *Postgres) Notified() bool { return !p.deaf.Load() }
 
-// tellUntil tells the feed what notices say, until a time, and reports whether any
+// tellFor tells the feed what notices say, for so long, and reports whether any
 // came.
-func (p *Postgres) tellUntil(ctx context.Context, conn *pgx.Conn, deadline time.Time) (notified bool, err error) {
-	waiting, cancel := context.WithDeadline(ctx, deadline)
+func (p *Postgres) tellFor(ctx context.Context, conn *pgx.Conn, long time.Duration) (notified bool, err error) {
+	waiting, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
 	for {
 		heard, err := conn.WaitForNotification(waiting)
