@@ -70,6 +70,9 @@ func (p *planted) asks(command, optedOut, allowed string) (text string, code int
 	p.t.Helper()
 	var args []string
 	switch command {
+	case "validate":
+		stdout, stderr, code := testcaddy.Command(p.t, command, "--config", filepath.Join(p.Dir, "Caddyfile"), "--adapter", "caddyfile")
+		return stdout + stderr, code
 	case "check":
 		args = []string{"http://" + p.addr, "--route", p.request, "--cookie", p.cookie, "--optout-token", p.session(optedOut), "--allow-token", p.session(allowed)}
 	case "trace":
@@ -301,7 +304,7 @@ func plantedRows(t *testing.T) (rows []plantedRow) {
 	metric := regexp.MustCompile("`…_([a-z_]+)(?:\\{([^}]+)\\})?`")
 	label := regexp.MustCompile(`(\w+)="([^"]+)"`)
 	alert := regexp.MustCompile(`\[(\w+)\]\(#(\w+)\)`)
-	command := regexp.MustCompile("`(status|check|trace)` ([0-9]):((?:,? `[^`]+`)+)")
+	command := regexp.MustCompile("`(status|check|trace|validate)` ([0-9]):((?:,? `[^`]+`)+)")
 	words := func(cell string) (all []string) {
 		for _, match := range code.FindAllStringSubmatch(cell, -1) {
 			all = append(all, match[1])
