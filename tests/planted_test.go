@@ -238,8 +238,8 @@ func TestPlanted(t *testing.T) {
 				}); len(troubled) > 0 {
 					t.Errorf("the log has a line, and the table says that it has none: %s", troubled[0])
 				}
-				if row.metric != "" {
-					testcaddy.Until(t, row.metric+" to count it", func() bool { return row.counted(p) > before })
+				for i, m := range row.metrics {
+					testcaddy.Until(t, m.name+" to count it", func() bool { return row.counted(p)[i] > before[i] })
 				}
 				for _, command := range slices.Sorted(maps.Keys(row.asked)) {
 					want := row.asked[command]
@@ -271,12 +271,16 @@ func TestPlanted(t *testing.T) {
 
 // A plantedRow is one of the table in docs/operate.md.
 type plantedRow struct {
-	fault  string
-	log    []string // words of one line
-	after  []string // "at once", "15 s", "10 min", "1000 requests"
-	metric string   // its name without what all have in common
+	fault   string
+	log     []string // words of one line
+	after   []string // "at once", "15 s", "10 min", "1000 requests"
+	metrics []plantedMetric
+	asked   map[string]asked // by command
+}
+
+type plantedMetric struct {
+	name   string // without what all have in common
 	labels []string
-	asked  map[string]asked // by command
 }
 
 type asked struct {
@@ -288,11 +292,11 @@ func (r *plantedRow) inLog(line string) bool {
 	return !slices.ContainsFunc(r.log, func(words string) bool { return !strings.Contains(line, words) })
 }
 
-func (r *plantedRow) counted(p *planted) float64 {
-	if r.metric == "" {
-		return 0
+func (r *plantedRow) counted(p *planted) (all []float64) {
+	for _, m := range r.metrics {
+		all = append(all, p.Metric(m.name, m.labels...))
 	}
-	return p.Metric(r.metric, r.labels...)
+	return all
 }
 
 // plantedRows reads the table, and holds its alerts against the rules.
@@ -320,17 +324,18 @@ func plantedRows(t *testing.T) (rows []plantedRow) {
 		for after := range strings.SplitSeq(cells[2], ", or ") {
 			row.after = append(row.after, strings.ReplaceAll(after, ",", ""))
 		}
-		if found := metric.FindStringSubmatch(cells[3]); found != nil {
-			row.metric = found[1]
+		for _, found := range metric.FindAllStringSubmatch(cells[3], -1) {
+			m := plantedMetric{name: found[1]}
 			for _, match := range label.FindAllStringSubmatch(found[2], -1) {
-				row.labels = append(row.labels, match[1], match[2])
+				m.labels = append(m.labels, match[1], match[2])
 			}
+			row.metrics = append(row.metrics, m)
 		}
 		for _, match := range alert.FindAllStringSubmatch(cells[3], -1) {
 			if !slices.ContainsFunc(prometheusRules(t), func(rule prometheusRule) bool {
-				return rule.Alert == match[1] && strings.Contains(rule.Expr, row.metric)
+				return rule.Alert == match[1] && slices.ContainsFunc(row.metrics, func(m plantedMetric) bool { return strings.Contains(rule.Expr, m.name) })
 			}) {
-				t.Errorf("%s: no alert %s looks at %s", row.fault, match[1], row.metric)
+				t.Errorf("%s: the alert %s looks at none of its metrics", row.fault, match[1])
 			}
 		}
 		for _, match := range command.FindAllStringSubmatch(cells[4], -1) {
