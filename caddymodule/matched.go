@@ -91,7 +91,7 @@ func anyLets(sets []matcherSet, q asked) (lets, certain bool) {
 func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	certain = !m.others
 	if m.hosts != nil {
-		if q.host != "" && !m.hosts.Match(q.request(q.path)) {
+		if q.host != "" && !m.names(q) {
 			return false, true
 		}
 		certain = certain && q.host != ""
@@ -117,6 +117,13 @@ func (m *matcherSet) lets(q asked) (lets, certain bool) {
 		certain = certain && !some
 	}
 	return true, certain
+}
+
+// names says whether the set's hosts take that of a request. Nearly all of them are
+// plain names; Caddy's own matcher is for the others.
+func (m *matcherSet) names(q asked) bool {
+	return slices.ContainsFunc(m.hosts, func(host string) bool { return strings.EqualFold(host, q.host) }) ||
+		slices.ContainsFunc(m.hosts, func(host string) bool { return strings.Contains(host, "*") }) && m.hosts.Match(q.request(q.path))
 }
 
 // isIn says whether patterns take some of the paths that are asked for, and
