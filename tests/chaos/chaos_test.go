@@ -40,7 +40,7 @@ type chaos struct {
 
 	counts counts
 	wrong  atomic.Int64
-	faulty sync.Map // the faults that last, by name
+	faulty sync.Map // the faults that last, by kind
 }
 
 // minutes is how long CI runs it, at least.
@@ -174,15 +174,15 @@ func (c *chaos) round(number int, deck *deck) {
 	ends := make([]func(), len(faults))
 	for i, f := range faults {
 		c.pause(deck.rng, 300*time.Millisecond, time.Second)
-		said = append(said, fmt.Sprintf("%s at %v", f.name, c.since()))
-		c.faulty.Store(f.name, true)
+		said = append(said, fmt.Sprintf("%s at %v", f.kind, c.since()))
+		c.faulty.Store(f.kind, true)
 		ends[i] = f.begin(c, deck.rng)
 		c.counts.add("fault", f.kind)
 	}
 	c.pause(deck.rng, 500*time.Millisecond, 3*time.Second)
 	for i, end := range ends {
 		end()
-		c.faulty.Delete(faults[i].name)
+		c.faulty.Delete(faults[i].kind)
 		c.pause(deck.rng, 0, 500*time.Millisecond)
 	}
 	c.pause(deck.rng, 500*time.Millisecond, time.Second)
@@ -206,7 +206,7 @@ func (c *chaos) violation(format string, args ...any) {
 		return
 	}
 	var faults []string
-	c.faulty.Range(func(name, _ any) bool { faults = append(faults, name.(string)); return true })
+	c.faulty.Range(func(kind, _ any) bool { faults = append(faults, kind.(string)); return true })
 	c.t.Errorf("seed %d, %v, faults %q: %s", c.seed, c.since(), faults, fmt.Sprintf(format, args...))
 }
 

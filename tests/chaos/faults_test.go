@@ -10,9 +10,9 @@ import (
 
 // fault is something that goes wrong, and ends.
 type fault struct {
-	kind, name string
-	of         string // nothing else goes wrong with it at the same time; everything, or a part of the fleet
-	begin      func(c *chaos, rng *rand.Rand) (end func())
+	kind  string
+	of    string // nothing else goes wrong with it at the same time; everything, or a part of the fleet
+	begin func(c *chaos, rng *rand.Rand) (end func())
 }
 
 // deck deals faults by chance, each as often as any other.
@@ -51,7 +51,7 @@ const fast = 45 * time.Minute
 // faults are all kinds, each of one part of the fleet: which, chance says.
 func faults() (all []fault) {
 	one := func(kind, of string, begin func(c *chaos, rng *rand.Rand) func()) {
-		all = append(all, fault{kind, kind, of, begin})
+		all = append(all, fault{kind, of, begin})
 	}
 	for kind, end := range map[string]func(*process){"killed": func(p *process) { p.Kill() }, "restarted": func(p *process) { p.Stop() }} {
 		one("edge "+kind, "edge", func(c *chaos, rng *rand.Rand) func() {
@@ -173,7 +173,7 @@ func faults() (all []fault) {
 		restart(fast)
 		return func() { restart(0) }
 	})
-	slices.SortFunc(all, func(a, b fault) int { return strings.Compare(a.name, b.name) }) // maps have no order
+	slices.SortFunc(all, func(a, b fault) int { return strings.Compare(a.kind, b.kind) }) // maps have no order
 	return all
 }
 

@@ -113,15 +113,6 @@ func (c *client) send(method, url, body string, header http.Header) (*answer, er
 	return a, err
 }
 
-// add adds headers, written as "Name: value", and cookies.
-func add(header http.Header, lines ...string) {
-	for _, line := range lines {
-		if name, value, found := strings.Cut(line, ": "); found {
-			header.Add(name, value)
-		}
-	}
-}
-
 // sender is somebody who sends requests to one edge by one protocol.
 type sender struct {
 	edge   *edge
@@ -223,7 +214,9 @@ func (c *chaos) dress(s *sender, r *request) http.Header {
 	if r.signal.cookie != "" {
 		cookies = append(cookies, r.signal.cookie)
 	}
-	add(header, r.signal.header)
+	if name, value, found := strings.Cut(r.signal.header, ": "); found {
+		header.Set(name, value)
+	}
 	if len(cookies) > 0 {
 		header.Set("Cookie", strings.Join(cookies, "; "))
 	}
@@ -288,7 +281,6 @@ func (c *chaos) wrongWith(s *sender, r *request, a *answer, began time.Time) str
 	if a.status == http.StatusBadGateway && s.edge.toApp.wasWrong(began.Add(-settling)) && (r.route.class != "metrics") {
 		return "" // as without the gate
 	}
-	head := r.route.method == http.MethodHead
 	switch {
 	case r.route.class == "metrics":
 		if a.status != 200 || string(a.body) != r.route.answer || a.header.Get("Content-Type") != r.route.contentType {
@@ -308,10 +300,9 @@ func (c *chaos) wrongWith(s *sender, r *request, a *answer, began time.Time) str
 			return "the page is another"
 		}
 		return ""
-	case !head:
+	default:
 		return c.differs(r, a)
 	}
-	return ""
 }
 
 // differs compares an answer with that of the same site without a gate or, of
