@@ -105,7 +105,10 @@ func (c *chaos) tell(a *account, ahead time.Duration) bool {
 // held is what a profile server holds of an account, "" where it cannot say.
 func (c *chaos) held(s *server, a *account) choice {
 	token := testcaddy.RelierToken(s.addr, a.uid, "profile:metrics_optout", testcaddy.TrustedRelier)
-	_, _, body, _ := testcaddy.TryAskFor(s.addr, "GET /v1/metrics_optout", token, "")
+	status, _, body, err := testcaddy.TryAskFor(s.addr, "GET /v1/metrics_optout", token, "")
+	if err != nil || status != http.StatusOK {
+		return ""
+	}
 	for _, held := range []choice{optOut, allow, none} {
 		if body == `{"metrics_optout":`+string(held)+`}` {
 			return held

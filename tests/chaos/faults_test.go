@@ -104,8 +104,10 @@ func faults() (all []fault) {
 	for how, state := range map[string]state{"cut": cut, "stalled": stalled} {
 		links := map[string]func(c *chaos, rng *rand.Rand) *link{
 			"profile servers": func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.edges[:]).toProfile },
-			"database":        func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.servers[:]).toStore },
 			"key set":         func(c *chaos, _ *rand.Rand) *link { return c.fleet.toKeys },
+		}
+		if state == cut {
+			links["database"] = func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.servers[:]).toStore }
 		}
 		for what, link := range links {
 			one("way to the "+what+" "+how, "to the "+what, func(c *chaos, rng *rand.Rand) func() {
