@@ -59,6 +59,16 @@ max_client_conn = 200
 // Stop has it end all connections and stop.
 func (b *Bouncer) Stop() { b.end(syscall.SIGTERM) }
 
+// Ended says whether it has ended by itself.
+func (b *Bouncer) Ended() bool {
+	select {
+	case <-b.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 func (b *Bouncer) parse(dsn string) (*url.URL, url.Values) {
 	b.t.Helper()
 	u, err := url.Parse(dsn)
