@@ -22,9 +22,9 @@ check: ## builds, vets and runs the tests that need no browser and no database
 # chaos would be slow, and most of what it waits for a matter of that.
 test: ## every test, with the race detector; installs what they need
 	./tests/setup.sh
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m $$(go list ./... | grep -v /tests/chaos$$)
-	go test -timeout 20m ./tests/faults
-	go test -timeout 20m ./tests/chaos
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 30m $$(go list ./... | grep -v /tests/chaos$$)
+	go test -timeout 30m ./tests/faults
+	go test -timeout 30m ./tests/chaos
 
 # Under the race detector, where all else runs, a request costs eight times as
 # much; so make test sends the many without it.
