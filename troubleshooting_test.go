@@ -205,8 +205,8 @@ func beginning(text ast.Expr) string {
 		value, _ := strconv.Unquote(text.Value)
 		return value
 	case *ast.BinaryExpr:
-		if _, known := text.X.(*ast.BasicLit); known || beginning(text.X) != "" {
-			return beginning(text.X) + beginning(text.Y)
+		if known := beginning(text.X); known != "" {
+			return known + beginning(text.Y)
 		}
 	}
 	return ""

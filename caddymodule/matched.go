@@ -91,7 +91,7 @@ func anyLets(sets []matcherSet, q asked) (lets, certain bool) {
 func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	certain = !m.others
 	if m.hosts != nil {
-		if q.host != "" && !m.names(q) {
+		if q.host != "" && !takesHost(m.hosts, q.host) {
 			return false, true
 		}
 		certain = certain && q.host != ""
@@ -119,11 +119,12 @@ func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	return true, certain
 }
 
-// names says whether the set's hosts take that of a request. Nearly all of them are
-// plain names; Caddy's own matcher is for the others.
-func (m *matcherSet) names(q asked) bool {
-	return slices.ContainsFunc(m.hosts, func(host string) bool { return strings.EqualFold(host, q.host) }) ||
-		slices.ContainsFunc(m.hosts, func(host string) bool { return strings.Contains(host, "*") }) && m.hosts.Match(q.request(q.path))
+// takesHost says whether hosts take one, as Caddy's own matcher does. Nearly all of
+// them are plain names, for which it needs no request.
+func takesHost(hosts caddyhttp.MatchHost, host string) bool {
+	host = strings.Trim(host, "[]") // of an IPv6 address
+	return slices.ContainsFunc(hosts, func(known string) bool { return strings.EqualFold(known, host) }) ||
+		slices.ContainsFunc(hosts, func(known string) bool { return strings.Contains(known, "*") }) && hosts.Match((&asked{host: host}).request(""))
 }
 
 // isIn says whether patterns take some of the paths that are asked for, and

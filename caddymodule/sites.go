@@ -229,16 +229,9 @@ func gateOf(raw json.RawMessage) (*gate.Gate, error) {
 // Serves says whether the configuration names a host, on a server that listens to
 // the port. An empty port may be any.
 func (s *Sites) Serves(host, port string) bool {
-	for _, server := range s.serversAt(port) {
-		for _, named := range hostsOf(server.blocks) {
-			r := &http.Request{Host: host, Header: http.Header{}}
-			caddyhttp.NewTestReplacer(r) // which the matcher asks for
-			if named.Match(r) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.serversAt(port), func(server *site) bool {
+		return slices.ContainsFunc(hostsOf(server.blocks), func(named caddyhttp.MatchHost) bool { return takesHost(named, host) })
+	})
 }
 
 // noHost is a host that no configuration names.

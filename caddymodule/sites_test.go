@@ -134,6 +134,21 @@ func TestSitesServe(t *testing.T) {
 	}
 }
 
+// An access log may have the brackets of an IPv6 address.
+func TestSitesOfAnAddress(t *testing.T) {
+	t.Parallel()
+	sites, err := sitesOf(t, "http://[::1]:8080 {\nmetrics_gate {\npreset fxa\n}\n}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"::1", "[::1]"} {
+		_, sure := sites.Gates(host, "8080", "POST", &url.URL{Path: "/metrics"})
+		if serves := sites.Serves(host, "8080"); !serves || !sure {
+			t.Errorf("%s: served %t, gated %t", host, serves, sure)
+		}
+	}
+}
+
 func TestSitesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	if _, err := sitesOf(t, ":80 {\nrespond ok\n}"); err == nil || !strings.Contains(err.Error(), "has no metrics_gate") {
