@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -73,10 +72,7 @@ func newProfile(t testing.TB) *profile {
 // up has it listen, also again after down.
 func (p *profile) up() {
 	p.t.Helper()
-	listener, err := net.Listen("tcp", p.addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	listener := testcaddy.ListenAgain(p.t, p.addr)
 	server := &http.Server{Handler: p, ReadHeaderTimeout: testcaddy.Patience}
 	p.server = server
 	go func() { _ = server.Serve(listener) }()

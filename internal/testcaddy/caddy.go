@@ -531,19 +531,34 @@ func init() {
 	panic("every block of ports is taken by another run of these tests")
 }
 
-// FreeAddr is a loopback address that nothing listens on.
+// FreeAddr is a loopback address that nothing listens on. It is found by asking for
+// a connection: a listener, once closed, would be kept for a moment by a child process
+// that starts at that time, and the port with it.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	own := ownBlock.Addr().(*net.TCPAddr).Port
 	for range blockSize {
 		addr := fmt.Sprintf("127.0.0.1:%d", own+1+int(lastPort.Add(1))%(blockSize-1))
-		if listener, err := net.Listen("tcp", addr); err == nil {
-			listener.Close()
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
 			return addr
 		}
+		conn.Close()
 	}
 	t.Fatal("no free port")
 	return ""
+}
+
+// ListenAgain listens where somebody listened a moment ago. A child process that
+// starts at that time may still keep the port.
+func ListenAgain(t testing.TB, addr string) (listener net.Listener) {
+	t.Helper()
+	Until(t, "nobody to listen at "+addr, func() (free bool) {
+		var err error
+		listener, err = net.Listen("tcp", addr)
+		return err == nil
+	})
+	return listener
 }
 
 // Site is a site of the Caddyfile at an address, whatever Host it is asked for.

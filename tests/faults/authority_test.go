@@ -77,10 +77,7 @@ func newAuthority(t testing.TB) *authority {
 }
 
 func (a *authority) listen() {
-	listener, err := net.Listen("tcp", a.addr)
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	listener := testcaddy.ListenAgain(a.t, a.addr)
 	server := &http.Server{Handler: a, ReadHeaderTimeout: testcaddy.Patience}
 	a.server = server
 	go func() { _ = server.Serve(listener) }()
