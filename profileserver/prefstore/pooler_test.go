@@ -42,7 +42,7 @@ func TestBehindAPooler(t *testing.T) {
 			readIDs(t, f, i+1)
 		}
 	}
-	until(t, "the store says that it is not notified", func() bool { return !pooled.Notified() })
+	until(t, "the store says that it is not notified", func() bool { return !pooled.Notified() && told.Load() > 0 })
 	if err := pooled.Ping(t.Context()); err != nil || !direct.Notified() || told.Load() != 1 {
 		t.Errorf("%v; the one at the database is notified: %v; told %d times", err, direct.Notified(), told.Load())
 	}
@@ -51,6 +51,31 @@ func TestBehindAPooler(t *testing.T) {
 	}
 	if err := connectAndMigrate(t.Context(), testpostgres.Pooler(t, testpostgres.Database(t), "transaction").DSN); err != nil {
 		t.Errorf("migrating: %v", err)
+	}
+}
+
+// TestSomeNoticesByChance: who is deaf stays so when a notice comes now and then, and
+// hears again once they have come for long.
+func TestSomeNoticesByChance(t *testing.T) {
+	t.Parallel()
+	var h hearing
+	for second, step := range []struct{ notified, missed, deaf bool }{
+		{deaf: false},
+		{missed: true, deaf: true},
+		{notified: true, deaf: true},
+		{notified: true, missed: true, deaf: true},
+		{deaf: true},
+		{missed: true, deaf: true},
+	} {
+		if h.judge(step.notified, step.missed); h.deaf.Load() != step.deaf {
+			t.Fatalf("in second %d: deaf %t", second, !step.deaf)
+		}
+	}
+	for second := range notByChance {
+		h.judge(false, false)
+		if h.judge(true, false); h.deaf.Load() != (second < notByChance-1) {
+			t.Fatalf("after %d seconds with notices: deaf %t", second+1, h.deaf.Load())
+		}
 	}
 }
 

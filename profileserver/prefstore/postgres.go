@@ -30,7 +30,7 @@ type Postgres struct {
 	limits string // of a transaction, as a statement
 	pooler pooler
 
-	deaf     atomic.Bool // no notices arrive: the database is asked
+	hearing  hearing
 	tellDeaf sync.Once
 
 	// writing lets one writer of this instance through; the database does so
@@ -278,11 +278,8 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 		if err != nil {
 			return err
 		}
-		// A change that was there a moment ago, and of which no notice came since:
-		// a pooler gave the connection that listens to others.
-		if notified {
-			p.deaf.Store(false)
-		} else if missed && !p.deaf.Swap(true) {
+		p.hearing.judge(notified, missed)
+		if p.hearing.deaf.Load() {
 			p.tellDeaf.Do(func() { p.health(ErrNotNotified) })
 		}
 		head, err := headOf(ctx, conn, origin)
@@ -306,7 +303,34 @@ var ErrNotNotified = errors.New("PostgreSQL's notices do not arrive, as behind a
 
 // Notified reports whether the store is notified of changes as they are made. If
 // not, it asks for them every second.
-func (p *Postgres) Notified() bool { return !p.deaf.Load() }
+func (p *Postgres) Notified() bool { return !p.hearing.deaf.Load() }
+
+// hearing tells whether notices arrive.
+type hearing struct {
+	deaf   atomic.Bool
+	inTurn int // seconds in which notices came, since one in which they should have
+}
+
+// notByChance is how many of those seconds it takes to be no longer deaf. Behind a
+// pooler in transaction mode some notices do arrive: while it asks, the connection
+// that listens is served by one that others listened by.
+const notByChance = 60
+
+// judge learns whether any notice came in the last second, and whether one was missed
+// before: a change was there already, of which none had come. One that was missed and
+// does not come in another second either is lost, as a pooler loses them, which gives
+// the connection that listens to others.
+func (h *hearing) judge(notified, missed bool) {
+	switch {
+	case notified:
+		if h.inTurn++; h.inTurn == notByChance {
+			h.deaf.Store(false)
+		}
+	case missed:
+		h.inTurn = 0
+		h.deaf.Store(true)
+	}
+}
 
 // tellFor tells the feed what notices say, for so long, and reports whether any
 // came.
