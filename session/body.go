@@ -2,9 +2,6 @@ package session
 
 import (
 	"bytes"
-	"compress/flate"
-	"compress/gzip"
-	"compress/zlib"
 	"errors"
 	"io"
 	"mime"
@@ -12,20 +9,27 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zlib"
 )
 
 // readBody returns the body of a request, without what it is encoded in and as
 // UTF-8, and whether it could be read to its end within the limit. In r.Body it
-// leaves what was there.
-func readBody(r *http.Request, limit int) (document []byte, kind contentType, ok bool) {
+// leaves what was there. What it returns may be in the unpacker's memory.
+func readBody(r *http.Request, limit int, unpack *unpacker) (document []byte, kind contentType, ok bool) {
 	switch {
 	case r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect: // which has a tunnel there
 		return nil, 0, true
 	case r.ContentLength > int64(limit):
 		return nil, 0, false
 	}
-	raw, err := readBounded(r.Body, r.ContentLength, limit)
+	// Clients only announce how long a body is, so more memory is taken as more of
+	// it arrives.
+	raw, err := readBounded(make([]byte, 0, min(max(r.ContentLength, 512), 16<<10)+1), r.Body, limit)
 	r.Body = &replay{head: raw, err: err, body: r.Body}
 	switch {
 	case !ended(raw, err, limit):
@@ -37,7 +41,7 @@ func readBody(r *http.Request, limit int) (document []byte, kind contentType, ok
 	if charset == unknownCharset {
 		return nil, 0, false
 	}
-	document, ok = inflate(raw, r.Header["Content-Encoding"], limit)
+	document, ok = unpack.inflate(raw, r.Header["Content-Encoding"], limit)
 	if charset == latin1 {
 		document = toUTF8(document)
 	}
@@ -115,31 +119,52 @@ func toUTF8(text []byte) []byte {
 	return decoded
 }
 
+// unpacker is what inflating needs, to be used again: it takes longer to make than
+// to use.
+type unpacker struct {
+	source   bytes.Reader
+	gzip     gzip.Reader
+	document []byte
+}
+
+var unpackers = sync.Pool{New: func() any { return &unpacker{document: make([]byte, 0, 32<<10)} }}
+
+// maxUnpacked bounds what is kept of memory that a large body has made larger.
+const maxUnpacked = 128 << 10
+
+// done hands the memory to the next one.
+func (u *unpacker) done() {
+	u.source.Reset(nil) // is somebody's
+	if cap(u.document) <= maxUnpacked {
+		unpackers.Put(u)
+	}
+}
+
 // inflate undoes the Content-Encoding, or what SDKs compress without saying so.
 // It knows one layer of gzip or deflate, as body-parser does; anything else, and
 // what inflates to more than is read of a body, is not understood. Bytes behind
 // the compressed data are refused as well: another reader might take them for
 // more of it.
-func inflate(raw []byte, encodings []string, limit int) ([]byte, bool) {
+func (u *unpacker) inflate(raw []byte, encodings []string, limit int) ([]byte, bool) {
 	encoding := strings.ToLower(textproto.TrimString(strings.Join(encodings, ",")))
 	if encoding == "" || encoding == "identity" {
 		if encoding = encodingOf(raw); encoding == "" {
 			return raw, true
 		}
 	}
-	source := bytes.NewReader(raw)
-	var inflater io.Reader
+	u.source.Reset(raw)
+	var inflater io.Reader = &u.gzip
 	var err error
 	switch encoding {
 	case "gzip", "x-gzip":
-		inflater, err = gzip.NewReader(source)
+		err = u.gzip.Reset(&u.source)
 	case "deflate":
 		// RFC 9110, section 8.4.1.2: it means zlib, and some clients send the
 		// raw data without that wrapper.
 		if isZlib(raw) {
-			inflater, err = zlib.NewReader(source)
+			inflater, err = zlib.NewReader(&u.source)
 		} else {
-			inflater = flate.NewReader(source)
+			inflater = flate.NewReader(&u.source)
 		}
 	default:
 		return nil, false
@@ -147,8 +172,8 @@ func inflate(raw []byte, encodings []string, limit int) ([]byte, bool) {
 	if err != nil {
 		return nil, false
 	}
-	document, err := readBounded(inflater, 0, limit)
-	return document, ended(document, err, limit) && source.Len() == 0
+	u.document, err = readBounded(u.document[:0], inflater, limit)
+	return u.document, ended(u.document, err, limit) && u.source.Len() == 0
 }
 
 // encodingOf tells compressed data by its first bytes, as no text begins: of
@@ -171,14 +196,12 @@ func isZlib(raw []byte) bool {
 }
 
 // readBounded reads until an error, which is io.EOF at the end, or until it
-// has read more than the limit, and then there is no error. The first
-// buffer fits the expected size where that is known and modest; clients only
-// announce it, so more memory is taken as more arrives.
-func readBounded(body io.Reader, expected int64, limit int) ([]byte, error) {
-	read := make([]byte, 0, min(max(expected, 512), 8<<10)+1)
+// has read more than the limit, and then there is no error. It begins in the
+// memory that it is given.
+func readBounded(read []byte, body io.Reader, limit int) ([]byte, error) {
 	for len(read) <= limit {
 		if len(read) == cap(read) {
-			read = slices.Grow(read, len(read))
+			read = slices.Grow(read, min(len(read)+1, limit+1-len(read)))
 		}
 		n, err := body.Read(read[len(read):min(cap(read), limit+1)])
 		read = read[:len(read)+n]

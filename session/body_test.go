@@ -224,6 +224,50 @@ func TestEncodingsThatAreNotUnderstood(t *testing.T) {
 	}
 }
 
+// TestDamageIsSeen changes each bit of compressed bodies, cuts them everywhere and
+// adds to them: what is learnt is what Go's own packages inflate, with one reader
+// for each, but for flags of gzip that are reserved (RFC 1952, section 2.3.1.2).
+func TestDamageIsSeen(t *testing.T) {
+	t.Parallel()
+	inflate := map[string]func(io.Reader) (io.ReadCloser, error){
+		"gzip":     func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) },
+		"deflate":  zlib.NewReader,
+		"deflate ": func(r io.Reader) (io.ReadCloser, error) { return flate.NewReader(r), nil },
+	}
+	for encoding, inflate := range inflate {
+		packed := encoders[encoding]([]byte(`{"uid":"a","events":[{"uid":"uid"},{"uid":"aaaaaaaaaaaaaaaa"}]}`))
+		damaged := [][]byte{packed, slices.Concat(packed, packed), slices.Concat(packed, []byte{0})}
+		for i := range packed {
+			damaged = append(damaged, packed[:i])
+			for bit := range 8 {
+				changed := bytes.Clone(packed)
+				changed[i] ^= 1 << bit
+				damaged = append(damaged, changed)
+			}
+		}
+		for _, body := range damaged {
+			if encoding == "deflate " && len(body) > 1 && body[0]&0x0f == 8 && (int(body[0])<<8|int(body[1]))%31 == 0 {
+				continue // has become zlib
+			}
+			source, want := bytes.NewReader(body), notLearnt
+			if reader, err := inflate(source); err == nil {
+				if document, err := io.ReadAll(reader); err == nil && source.Len() == 0 && len(document) > 0 {
+					want = oracle(document, []string{"uid"})
+				}
+			}
+			switch {
+			case len(body) == 0:
+				want = nobody
+			case encoding == "gzip" && len(body) > 3 && body[3]>>5 != 0:
+				want = notLearnt
+			}
+			if got := read(t, anyName, body, strings.TrimSpace(encoding)); got != want {
+				t.Errorf("%s: %x names %s, want %s", encoding, body, got, want)
+			}
+		}
+	}
+}
+
 func TestNoBodyIsNoName(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]io.ReadCloser{

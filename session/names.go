@@ -135,7 +135,9 @@ func (n *Names) Read(r *http.Request) (named []string, learnt bool) {
 		s.pairs([]byte(r.URL.RawQuery), n.query)
 	}
 	if n.body != nil || n.form != nil {
-		document, kind, ok := readBody(r, n.limit)
+		unpack := unpackers.Get().(*unpacker)
+		defer unpack.done()
+		document, kind, ok := readBody(r, n.limit, unpack)
 		s.unlearnt = s.unlearnt || !ok
 		if len(document) > 0 {
 			n.readDocument(&s, document, kind)

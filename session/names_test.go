@@ -20,6 +20,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 	"github.com/metricsgate/metricsgate/session"
 )
 
@@ -550,6 +551,16 @@ func BenchmarkNames(b *testing.B) {
 			}
 		})
 	}
+	b.Run("batch", func(b *testing.B) {
+		events := namesOf(session.NamesConfig{Body: []string{"batch[].userId"}})
+		packed := stub.Batch(stub.UID(1))
+		b.ReportAllocs()
+		for b.Loop() {
+			if named, learnt := events.Read(post(bytes.NewReader(packed), len(packed), "gzip")); !learnt || len(named) != 1 {
+				b.Fatal(named, learnt)
+			}
+		}
+	})
 	b.Run("oracle", func(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		b.ReportAllocs()

@@ -4,9 +4,13 @@
 package stub
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"hash/fnv"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -45,7 +49,10 @@ func Preference(uid string) string {
 }
 
 // Session is a token that proves the account for a month.
-func Session(uid string) string { return SessionBy(uid, Secret, time.Now().Add(30*24*time.Hour)) }
+func Session(uid string) string { return SessionBy(uid, Secret, InAMonth()) }
+
+// InAMonth is when sessions expire.
+func InAMonth() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
 
 // SessionBy is a token for the account that is signed with the secret and
 // expires when said.
@@ -75,4 +82,28 @@ func Beacon(uid string) string {
 	}
 	b.WriteString(`],"utm_source":"none"}`)
 	return b.String()
+}
+
+// BatchEvents is how many events a Batch has.
+const BatchEvents = 50
+
+// Batch is events such as analytics.js sends together, of 600 bytes each. Each
+// names the account; the whole is compressed by gzip.
+func Batch(uid string) []byte {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(w, `{"batch":[`)
+	for i := range BatchEvents {
+		if i > 0 {
+			_, _ = io.WriteString(w, ",")
+		}
+		fmt.Fprintf(w, `{"timestamp":"2026-11-28T03:04:%02d.%03dZ","integrations":{},"userId":"%s","anonymousId":"%s","event":"Step viewed","type":"track",`+
+			`"properties":{"step":"step-%d","duration":%d},"context":{"page":{"path":"/step/%d","referrer":"https://content.example.org/","search":"",`+
+			`"title":"Step %d of yours","url":"https://content.example.org/step/%d"},"userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",`+
+			`"locale":"en-US","library":{"name":"analytics.js","version":"next-1.84.3"}},"messageId":"ajs-next-1764299045%03d-%s"}`,
+			i, 19*i, uid, UID(-1), i, 137*i, i, i, i, 19*i, UID(i))
+	}
+	_, _ = io.WriteString(w, `]}`)
+	_ = w.Close()
+	return packed.Bytes()
 }
