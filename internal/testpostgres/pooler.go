@@ -5,16 +5,23 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
 
-// Bouncer is a PgBouncer in front of a server.
+// Bouncer is a PgBouncer in front of a server. Where it ends by itself it is started
+// again, as a service manager does: before 1.21 it ends where the server tells a
+// connection something by itself, such as a notice, of which a statement is being
+// cancelled (https://github.com/pgbouncer/pgbouncer/issues/822).
 type Bouncer struct {
 	// DSN is the URL of the database through it.
 	DSN string
 
 	mode string
+
+	mu      sync.Mutex // held while it is started or ended
+	keepers sync.WaitGroup
 	server
 }
 
@@ -37,7 +44,6 @@ func Pooler(t testing.TB, dsn, mode string) *Bouncer {
 // URL, which may be another one.
 func (b *Bouncer) Restart(dsn string) {
 	b.t.Helper()
-	b.Stop()
 	_, behind := b.parse(dsn)
 	config := filepath.Join(b.folder, "pgbouncer.ini")
 	text := fmt.Sprintf(`[databases]
@@ -53,20 +59,54 @@ max_client_conn = 200
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		b.t.Fatal(err)
 	}
-	b.start(command(program(b.t, "pgbouncer"), config), "process up")
+	binary := program(b.t, "pgbouncer")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.end(syscall.SIGTERM)
+	if err := b.keep(binary, config); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// keep starts it, and again where it ends by itself.
+func (b *Bouncer) keep(binary, config string) error {
+	if err := b.start(command(binary, config), "process up"); err != nil {
+		return err
+	}
+	ended := b.ended
+	b.keepers.Go(func() {
+		<-ended
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.ended != ended {
+			return // somebody ended it
+		}
+		b.t.Log("PgBouncer ended by itself, and is started again")
+		if err := b.keep(binary, config); err != nil {
+			b.t.Error(err)
+		}
+	})
+	return nil
 }
 
 // Stop has it end all connections and stop.
-func (b *Bouncer) Stop() { b.end(syscall.SIGTERM) }
+func (b *Bouncer) Stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.end(syscall.SIGTERM)
+}
 
-// Ended says whether it has ended by itself.
-func (b *Bouncer) Ended() bool {
-	select {
-	case <-b.ended:
-		return true
-	default:
-		return false
-	}
+// Crash has it end at once, by itself as it were.
+func (b *Bouncer) Crash() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_ = b.process.Kill()
+}
+
+func (b *Bouncer) remove() {
+	b.Stop()
+	b.keepers.Wait()
+	b.server.remove()
 }
 
 func (b *Bouncer) parse(dsn string) (*url.URL, url.Values) {

@@ -180,8 +180,10 @@ func Either(database, session string, a, b *Cluster) string {
 func (c *Cluster) Restart() {
 	c.t.Helper()
 	c.Stop()
-	c.start(command(program(c.t, "postgres"), "-D", filepath.Join(c.folder, "data"), "-k", c.folder,
-		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "lc_messages=C"), "ready to accept")
+	if err := c.start(command(program(c.t, "postgres"), "-D", filepath.Join(c.folder, "data"), "-k", c.folder,
+		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "lc_messages=C"), "ready to accept"); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // Stop has the server end all sessions and stop, as an administrator would.

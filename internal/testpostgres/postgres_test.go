@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,6 +50,28 @@ func TestClusterIsThereAgainAfterACrash(t *testing.T) {
 		if err := execute(t, c.DSN, `SELECT * FROM t`); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestPoolerThatEndsIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	dsn := testpostgres.Database(t)
+	b := testpostgres.Pooler(t, dsn, "transaction")
+	for range 2 {
+		b.Crash()
+		for deadline := time.Now().Add(time.Minute); ; {
+			err := execute(t, b.DSN, `SELECT 1`)
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.Stop()
+	if err := execute(t, b.DSN, `SELECT 1`); err == nil {
+		t.Error("one that was stopped answers")
 	}
 }
 

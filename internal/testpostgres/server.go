@@ -22,11 +22,10 @@ type server struct {
 }
 
 // start starts the program, and returns when it says in its log that it is ready.
-func (s *server) start(command *exec.Cmd, readyWords string) {
-	s.t.Helper()
+func (s *server) start(command *exec.Cmd, readyWords string) error {
 	log, err := command.StderrPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		return err
 	}
 	ready, ended := make(chan error, 2), make(chan struct{})
 	go func() {
@@ -54,9 +53,10 @@ func (s *server) start(command *exec.Cmd, readyWords string) {
 		ready <- fmt.Errorf("%s ended: %w: %s", command.Path, command.Wait(), &said)
 	}()
 	if err := <-ready; err != nil {
-		s.t.Fatal(err)
+		return err
 	}
 	s.ended = ended
+	return nil
 }
 
 func (s *server) end(how syscall.Signal) {

@@ -86,11 +86,6 @@ func (c *chaos) recovers(p *sender) {
 		{"an allowing account's", []credential{{kind: signed, account: c.allowing()}}},
 	} {
 		testcaddy.Until(c.t, want.what+" beacon to arrive at "+p.edge.String(), func() bool {
-			// PgBouncer 1.18 ends where two that it serves cancel what they asked
-			// ("server_proto: server in bad state"); a service manager starts it again.
-			if c.fleet.pooler.Ended() {
-				c.fleet.pooler.Restart(c.fleet.dsn)
-			}
 			return c.t.Failed() || c.arrivesNow(p, &request{credentials: want.credentials})
 		})
 	}

@@ -104,10 +104,8 @@ func faults() (all []fault) {
 	for how, state := range map[string]state{"cut": cut, "stalled": stalled} {
 		links := map[string]func(c *chaos, rng *rand.Rand) *link{
 			"profile servers": func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.edges[:]).toProfile },
+			"database":        func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.servers[:]).toStore },
 			"key set":         func(c *chaos, _ *rand.Rand) *link { return c.fleet.toKeys },
-		}
-		if state == cut {
-			links["database"] = func(c *chaos, rng *rand.Rand) *link { return pick(rng, c.fleet.servers[:]).toStore }
 		}
 		for what, link := range links {
 			one("way to the "+what+" "+how, "to the "+what, func(c *chaos, rng *rand.Rand) func() {
@@ -137,6 +135,10 @@ func faults() (all []fault) {
 	}
 	one("pooler restarted", "to the database", func(c *chaos, _ *rand.Rand) func() {
 		c.fleet.pooler.Restart(c.fleet.dsn)
+		return nothing
+	})
+	one("pooler crashed", "to the database", func(c *chaos, _ *rand.Rand) func() {
+		c.fleet.pooler.Crash()
 		return nothing
 	})
 	one("disk full", "to the database", func(c *chaos, _ *rand.Rand) func() {
