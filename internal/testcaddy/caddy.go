@@ -465,36 +465,51 @@ func (s *Server) Resident() int64 {
 	return kilobytes << 10
 }
 
-// Goroutines is how many run in the process.
-func (s *Server) Goroutines() int {
-	s.t.Helper()
-	return s.profiled("goroutine?debug=1", "goroutine profile: total ")
+// Held is what a process holds.
+type Held struct {
+	// Goroutines and Handles, files and connections, do not count connections that
+	// wait for their next request. They are kept for minutes and up to a bound: as
+	// many as there were at once when it was busiest, and nobody's leak.
+	Goroutines, Handles int
+	// Heap is how many bytes are in use, when what is not has been freed.
+	Heap int
+	// Stacks are those of the goroutines.
+	Stacks string
 }
 
-// Heap is how many bytes are in use there, when what is not has been freed.
-func (s *Server) Heap() int {
-	s.t.Helper()
-	return s.profiled("heap?gc=1&debug=1", "# HeapAlloc = ")
-}
+// sameStack are the goroutines of one stack in a profile: how many, and where.
+var sameStack = regexp.MustCompile(`(?m)^(\d+) @ .*\n((?:#.*\n)*)`)
 
-// profiled is the number behind these words of a profile.
-func (s *Server) profiled(profile, words string) (n int) {
-	s.t.Helper()
-	_, rest, found := strings.Cut(s.AdminGet("/debug/pprof/"+profile), words)
-	if _, err := fmt.Sscan(rest, &n); !found || err != nil {
-		s.t.Fatalf("the profile %s does not say %q", profile, words)
-	}
-	return n
-}
-
-// Handles is how many files and connections the process has open.
-func (s *Server) Handles() int {
+// Held is what Caddy holds.
+func (s *Server) Held() (held Held) {
 	s.t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return len(open)
+	held.Handles = len(open)
+	held.Stacks = s.AdminGet("/debug/pprof/goroutine?debug=1")
+	for _, same := range sameStack.FindAllStringSubmatch(held.Stacks, -1) {
+		goroutines, _ := strconv.Atoi(same[1])
+		stack := same[2]
+		held.Goroutines += goroutines
+		if !strings.Contains(stack, "bufio.(*Reader).Peek") {
+			continue
+		}
+		switch {
+		case strings.Contains(stack, "net/http.(*conn).serve"):
+			held.Goroutines -= goroutines
+			held.Handles -= goroutines
+		case strings.Contains(stack, "net/http.(*persistConn).readLoop"):
+			held.Goroutines -= 2 * goroutines // one more writes
+			held.Handles -= goroutines
+		}
+	}
+	_, heap, _ := strings.Cut(s.AdminGet("/debug/pprof/heap?gc=1&debug=1"), "# HeapAlloc = ")
+	if _, err := fmt.Sscan(heap, &held.Heap); err != nil {
+		s.t.Fatal("the profile of the heap does not say how much is in use")
+	}
+	return held
 }
 
 // Has says whether the sample has the labels, given as key, value, key, value.

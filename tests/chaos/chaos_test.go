@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"crypto/ecdsa"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -33,10 +32,8 @@ type chaos struct {
 	requests  sync.Map // by mark
 	processes sync.Map // of edges, by number
 	tokens    tokens
-	retired   retiredKey
-	owned     sync.Map    // own sessions, by account
-	ahead     atomic.Bool // one was sealed by a clock that was ahead, or may be
-	golden    sync.Map    // answers, by route
+	owned     sync.Map // own sessions, by account
+	golden    sync.Map // answers, by route
 
 	counts counts
 	wrong  atomic.Int64
@@ -90,9 +87,7 @@ func (c *chaos) begin() {
 	c.expect()
 	testcaddy.NewClock(c.t).Start().Stop() // which has it be built, before anything is looked at
 	c.fleet = newFleet(c.t, c.arrives)
-	kid, key, _ := c.fleet.keys.signing()
-	c.retired = retiredKey{kid, key}
-	c.fleet.keys.rotate(true)
+	c.fleet.keys.rotate(true) // so that one is withdrawn
 	for _, e := range c.fleet.edges {
 		c.processes.Store(e.process.number, e.process)
 	}
@@ -123,17 +118,10 @@ func (c *chaos) begin() {
 	for _, p := range c.probes {
 		c.recovers(p)
 	}
-	c.provesAll()
-	c.compareWithBare()
-}
-
-// provesAll has all accounts be proven anew.
-func (c *chaos) provesAll() {
-	c.ahead.Store(false)
-	c.owned.Clear()
 	for _, a := range c.accounts {
 		c.prove(c.probes[0], a)
 	}
+	c.compareWithBare()
 }
 
 func (c *chaos) newAccount(s subject) *account {
@@ -184,6 +172,9 @@ func (c *chaos) round(number int, deck *deck) {
 		end()
 		c.faulty.Delete(faults[i].kind)
 		c.pause(deck.rng, 0, 500*time.Millisecond)
+	}
+	for _, p := range c.probes {
+		c.recovers(p)
 	}
 	c.pause(deck.rng, 500*time.Millisecond, time.Second)
 	close(stop)
@@ -268,18 +259,17 @@ func (c *counts) request(protocol string, r *request) {
 // tokens are what was signed so far: signing costs time.
 type tokens struct{ known sync.Map }
 
-func (t *tokens) get(uid string, rotations int, kind string, sign func() string) string {
-	key := fmt.Sprint(uid, " ", rotations, " ", kind)
-	if known, found := t.known.Load(key); found {
-		return known.(string)
-	}
-	made := sign()
-	t.known.Store(key, made)
-	return made
+type token struct {
+	uid     string
+	key     signingKey
+	expired bool
 }
 
-// retiredKey signed once, and is in no key set any more.
-type retiredKey struct {
-	kid string
-	key *ecdsa.PrivateKey
+func (t *tokens) get(wanted token) string {
+	if known, found := t.known.Load(wanted); found {
+		return known.(string)
+	}
+	made := wanted.key.sign(wanted.uid, wanted.expired)
+	t.known.Store(wanted, made)
+	return made
 }

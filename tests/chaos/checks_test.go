@@ -28,7 +28,7 @@ func (c *chaos) arrives(e *edge, a *arrival) {
 	if n := r.arrivals.Add(1); n > 1 && r.route.method == http.MethodPost {
 		c.fail(s, r, r.began, "it arrives %d times", n)
 	}
-	if r.judged.verdict == never && r.judged.holds(c.fleet.keys) {
+	if r.judged.verdict == never && r.judged.holds(c.fleet.keys, a.process) {
 		c.fail(s, r, r.began, "it arrives, with the decision %q", a.decision)
 	}
 	if want := map[bool]string{true: "collect"}[r.route.class != ""]; a.decision != want && r.route.kind != "page" {
@@ -48,12 +48,6 @@ func (c *chaos) arrives(e *edge, a *arrival) {
 // calm is a moment in which nothing is wrong and nobody sends: everything has to
 // have recovered, and the counts have to fit.
 func (c *chaos) calm(s *speaker, feed bool) {
-	for _, p := range c.probes {
-		c.recovers(p)
-	}
-	if c.ahead.Load() {
-		c.provesAll()
-	}
 	if feed {
 		c.isTold()
 	}
@@ -74,8 +68,8 @@ func (c *chaos) calm(s *speaker, feed bool) {
 	c.requests.Clear()
 }
 
-// recovers waits until an edge does its work again: who allowed, and nobody, are
-// measured, and it knows the keys of today.
+// recovers waits until an edge does its work again, while the load is on: who
+// allowed, and nobody, are measured, and it knows the keys of today.
 func (c *chaos) recovers(p *sender) {
 	rotations := c.fleet.keys.count()
 	for _, want := range []struct {
@@ -85,17 +79,28 @@ func (c *chaos) recovers(p *sender) {
 		{"nobody's", nil},
 		{"an allowing account's", []credential{{kind: signed, account: c.allowing()}}},
 	} {
+		var sent []*request
 		testcaddy.Until(c.t, want.what+" beacon to arrive at "+p.edge.String(), func() bool {
-			return c.t.Failed() || c.arrivesNow(p, &request{credentials: want.credentials})
+			r := &request{credentials: want.credentials}
+			c.beacon(p, r)
+			sent = append(sent, r)
+			c.pause(p.rng, between, 10*between)
+			return c.t.Failed() || slices.ContainsFunc(sent, func(r *request) bool { return r.arrivals.Load() > 0 })
 		})
 	}
 	p.edge.sure.Store(rotations)
 }
 
-// arrivesNow sends a beacon, and says whether it arrived.
-func (c *chaos) arrivesNow(p *sender, r *request) bool {
+// beacon sends one that names nobody.
+func (c *chaos) beacon(p *sender, r *request) *answer {
 	r.route, r.signal, r.body = &routes[0], &signals[0], []byte(plainBody)
-	if c.dispatch(p, r) == nil {
+	return c.dispatch(p, r)
+}
+
+// arrivesNow sends a beacon, and says whether it arrived. It is for a time without
+// other load.
+func (c *chaos) arrivesNow(p *sender, r *request) bool {
+	if c.beacon(p, r) == nil {
 		return false
 	}
 	testcaddy.Until(c.t, "what is on its way to arrive", func() bool { return p.edge.process.Metric("detached_requests") == 0 })
@@ -212,34 +217,30 @@ func (c *chaos) balances(e *edge) {
 	}
 }
 
-// growth is what a process holds.
-type growth struct {
-	goroutines, handles, heap int
-}
-
-// How much more a process may hold than when it was first quiet. A cache fills, and
-// connections are kept for a while.
+// How much more a process may hold than when it was first quiet. A cache fills.
 const (
-	moreGoroutines = 40
-	moreHandles    = 40
+	moreGoroutines = 15
+	moreHandles    = 20
 	moreHeap       = 32 << 20
 )
 
 func (c *chaos) hasNotGrown(name string, p *process) {
-	held := func() growth { return growth{p.Goroutines(), p.Handles(), p.Heap()} }
-	if !p.measured {
-		p.measured, p.at = true, held()
+	if p.atFirst == nil {
+		held := p.Held()
+		p.atFirst = &held
 		return
 	}
 	deadline := time.Now().Add(testcaddy.Patience)
 	for {
-		now := held()
-		if now.goroutines <= p.at.goroutines+moreGoroutines && now.handles <= p.at.handles+moreHandles && now.heap <= p.at.heap+moreHeap {
+		held, first := p.Held(), p.atFirst
+		goroutines, handles, heap := held.Goroutines-first.Goroutines, held.Handles-first.Handles, held.Heap-first.Heap
+		if goroutines <= moreGoroutines && handles <= moreHandles && heap <= moreHeap {
 			c.counts.add("growth", "looked for")
 			return
 		}
 		if time.Now().After(deadline) {
-			c.violation("%s held %+v when it was first quiet, and holds %+v", name, p.at, now)
+			c.violation("%s, process %d, holds %d goroutines, %d handles and %d bytes more than when it was first quiet; its goroutines:\n%s",
+				name, p.number, goroutines, handles, heap, held.Stacks)
 			return
 		}
 	}
@@ -269,6 +270,7 @@ func (c *chaos) expect() {
 		n.expect("signal", signals[1+i].kind)
 	}
 	n.expect("signal", "report")
+	n.expect("request", "proof", "sign-out")
 	for _, f := range faults() {
 		n.expect("fault", f.kind)
 	}

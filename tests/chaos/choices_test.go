@@ -122,8 +122,7 @@ var formField = regexp.MustCompile(`name="(etag|account)" value="([^"]*)"`)
 // submit saves a choice on the preference page of an edge.
 func (c *chaos) submit(s *sender, a *account, wanted choice) bool {
 	address := "https://localhost:" + s.edge.port + "/.well-known/metrics-gate/preference"
-	kid, key, rotations := c.fleet.keys.signing()
-	token := c.tokens.get(a.uid, rotations, "", func() string { return session(a.uid, kid, key) })
+	token := c.session(a)
 	headers := func() http.Header {
 		return http.Header{"Cookie": {"session=" + token}, "Sec-Fetch-Site": {"same-origin"}, "Content-Type": {"application/x-www-form-urlencoded"}}
 	}
@@ -171,13 +170,13 @@ func (c *chaos) speak(rng *rand.Rand, s *speaker, stop <-chan struct{}) {
 			return
 		case <-pace.C:
 		}
-		kid, key, rotations := c.fleet.keys.signing()
-		token := c.tokens.get(s.account.uid, rotations, "", func() string { return session(s.account.uid, kid, key) })
+		rotations := c.fleet.keys.count()
+		token := c.session(s.account)
 		header := http.Header{"Cookie": {"session=" + token}, "Sec-Fetch-Site": {"same-origin"}, "Content-Type": {"application/json"}}
-		sure := sender.edge.sure.Load() == int64(rotations)
+		sure := sender.edge.sure.Load() == rotations
 		answer, err := sender.client.send("POST", "https://localhost:"+sender.edge.port+"/.well-known/metrics-gate/signal", `{"metrics_optout":true}`, header)
 		process := sender.edge.current.Load()
-		if err == nil && sure && process != nil && answer.process == process.number && int64(rotations) == sender.edge.sure.Load() {
+		if err == nil && sure && process != nil && answer.process == process.number && c.fleet.keys.count() == rotations {
 			s.told = process
 			c.counts.add("signal", "report")
 		}

@@ -48,6 +48,10 @@ const everything = "everything"
 // fast is by how much a clock is ahead. A token that reliers use lives for an hour.
 const fast = 45 * time.Minute
 
+// inARow is how many reloads make what one of them leaves behind more than a process
+// may have grown by.
+const inARow = moreGoroutines + 5
+
 // faults are all kinds, each of one part of the fleet: which, chance says.
 func faults() (all []fault) {
 	one := func(kind, of string, begin func(c *chaos, rng *rand.Rand) func()) {
@@ -84,6 +88,16 @@ func faults() (all []fault) {
 			return nothing
 		})
 	}
+	one("reloads in a row", "edge", func(c *chaos, rng *rand.Rand) func() {
+		e := pick(rng, c.fleet.edges[:])
+		for i := range inARow {
+			if e.settings.comment++; i%2 == 0 {
+				e.settings.entries++ // so that nothing is taken over
+			}
+			c.reload(e)
+		}
+		return nothing
+	})
 	for i, broken := range []func(sites string) string{
 		func(sites string) string { return strings.Replace(sites, "handshake", "handshake off", 1) },
 		func(sites string) string { return strings.Replace(sites, "ec.key", "no.key", 1) + "\n}" },
@@ -173,7 +187,6 @@ func faults() (all []fault) {
 			c.down(e, func(p *process) { p.Kill() })
 			c.up(e, ahead)
 		}
-		c.ahead.Store(true) // what the edge seals and others open has a proof that is still to come
 		restart(fast)
 		return func() { restart(0) }
 	})

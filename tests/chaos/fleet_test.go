@@ -120,11 +120,11 @@ type tally struct {
 type process struct {
 	*testcaddy.Server
 
-	number   int
-	tally    tally
-	cutOff   atomic.Bool // an application was out of reach meanwhile
-	at       growth      // what it held when it was first quiet
-	measured bool
+	number  int
+	ahead   bool // its clock
+	tally   tally
+	cutOff  atomic.Bool     // an application was out of reach meanwhile
+	atFirst *testcaddy.Held // when it was quiet; nil: it was not yet
 }
 
 func newFleet(t *testing.T, arrived func(*edge, *arrival)) *fleet {
@@ -210,7 +210,7 @@ func (f *fleet) run(ahead time.Duration, sites ...string) *process {
 		clock.Forward(ahead)
 		start = clock.Start
 	}
-	return &process{number: f.starts, Server: start(sites...)}
+	return &process{number: f.starts, ahead: ahead != 0, Server: start(sites...)}
 }
 
 // edgeSites are an edge's sites: each answer says which process gave it, and so

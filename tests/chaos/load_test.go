@@ -133,11 +133,14 @@ func (c *chaos) load(s *sender, stop <-chan struct{}) {
 			return
 		case <-pace.C:
 		}
-		if n := s.rng.IntN(100); n < 2 {
+		switch n := s.rng.IntN(100); {
+		case n < 2:
 			c.prove(s, pick(s.rng, c.accounts))
-			continue
+		case n < 3:
+			c.signOut(s, pick(s.rng, c.accounts))
+		default:
+			c.dispatch(s, c.invent(s.rng))
 		}
-		c.dispatch(s, c.invent(s.rng))
 	}
 }
 
@@ -150,7 +153,7 @@ func (c *chaos) dispatch(s *sender, r *request) *answer {
 	if r.feed {
 		port, since = s.edge.feed, *s.edge.whole.Load()
 	}
-	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), c.ahead.Load(), since)
+	r.judged = judge(r, s.edge.sure.Load(), c.fleet.keys.count(), sent, since)
 	r.mark, r.protocol, r.began = c.marks.Add(1), s.client.protocol, began
 	c.requests.Store(r.mark, r)
 	header.Set(markHeader, fmt.Sprint(r.mark))
@@ -182,26 +185,26 @@ func (c *chaos) dispatch(s *sender, r *request) *answer {
 func (c *chaos) dress(s *sender, r *request) http.Header {
 	header := http.Header{}
 	var cookies []string
-	kid, key, rotations := c.fleet.keys.signing()
+	key, before, _ := c.fleet.keys.signing()
 	for i := range r.credentials {
 		credential := &r.credentials[i]
 		var raw string
 		uid := credential.account.uid
 		switch credential.kind {
 		case proven:
-			cookie := c.ownSession(credential.account)
-			if cookie != "" {
-				cookies = append(cookies, cookie)
+			if own, found := c.ownSession(credential.account); found {
+				cookies = append(cookies, own.cookie)
+				credential.ahead = own.ahead
 				continue
 			}
 			credential.kind = signed // nobody has proven it yet
 			fallthrough
 		case signed:
-			raw = c.tokens.get(uid, rotations, "", func() string { return session(uid, kid, key) })
+			raw = c.tokens.get(token{uid, key, false})
 		case expired:
-			raw = c.tokens.get(uid, rotations, "expired", func() string { return session(uid, kid, key, testcaddy.Expired) })
-		case retired:
-			raw = c.tokens.get(uid, 0, "retired", func() string { return session(uid, c.retired.kid, c.retired.key) })
+			raw = c.tokens.get(token{uid, key, true})
+		case withdrawn:
+			raw = c.tokens.get(token{uid, before, false})
 		case junk:
 			raw = fmt.Sprint("junk", s.rng.IntN(1000))
 		}
@@ -232,29 +235,62 @@ func (c *chaos) dress(s *sender, r *request) http.Header {
 	return header
 }
 
+// session is an account's, of the key that signs now.
+func (c *chaos) session(a *account) string {
+	key, _, _ := c.fleet.keys.signing()
+	return c.tokens.get(token{a.uid, key, false})
+}
+
 // prove is a page that proves its account, as the handshake's script does.
 func (c *chaos) prove(s *sender, a *account) {
-	kid, key, rotations := c.fleet.keys.signing()
-	token := c.tokens.get(a.uid, rotations, "", func() string { return session(a.uid, kid, key) })
-	header := http.Header{"Sec-Fetch-Site": {"same-origin"}, "Content-Type": {"application/json"}}
 	began := time.Now()
-	got, err := s.client.send("POST", "https://localhost:"+s.edge.port+"/.well-known/metrics-gate/signal", `{"answered":false,"proof":"Bearer `+token+`"}`, header)
-	if err != nil {
-		if !s.edge.excuses(began) {
-			c.violation("%v by %s: a proof of %v has no answer: %v", s.edge, s.client.protocol, a, err)
-		}
+	value, by := c.report(s, a, `"Bearer `+c.session(a)+`"`)
+	if p, found := c.processes.Load(by); found && value != "" && value != "0" {
+		c.owned.Store(a, ownSession{ownCookie + "=" + value, began, p.(*process).ahead})
+		c.counts.add("request", "proof")
+	}
+}
+
+// signOut is a page on which somebody is signed out whom the gate knows.
+func (c *chaos) signOut(s *sender, a *account) {
+	if _, known := c.ownSession(a); !known {
 		return
 	}
+	value, by := c.report(s, a, "null")
+	if by == 0 {
+		return
+	}
+	if value != "0" {
+		c.violation("%v by %s: %v has signed out, and its session becomes %q", s.edge, s.client.protocol, a, value)
+	}
+	c.counts.add("request", "sign-out")
+}
+
+// report says what a page found of who is signed in. It returns the own session that
+// the browser is given, "" for none, and the process that answered, 0 for none.
+func (c *chaos) report(s *sender, a *account, proof string) (own string, by int) {
+	header := http.Header{"Sec-Fetch-Site": {"same-origin"}, "Content-Type": {"application/json"}}
+	if held, found := c.ownSession(a); found {
+		header.Set("Cookie", held.cookie)
+	}
+	began := time.Now()
+	got, err := s.client.send("POST", "https://localhost:"+s.edge.port+"/.well-known/metrics-gate/signal", `{"answered":false,"proof":`+proof+`}`, header)
+	if err != nil {
+		if !s.edge.excuses(began) {
+			c.violation("%v by %s: a report of %v has no answer: %v", s.edge, s.client.protocol, a, err)
+		}
+		return "", 0
+	}
 	if got.status != http.StatusNoContent && got.status != http.StatusOK {
-		c.violation("%v by %s: a proof of %v is answered %d %q", s.edge, s.client.protocol, a, got.status, got.body)
+		c.violation("%v by %s: a report of %v is answered %d %q", s.edge, s.client.protocol, a, got.status, got.body)
 	}
 	for _, line := range got.header["Set-Cookie"] {
 		cookie, _, _ := strings.Cut(line, ";")
-		if value, found := strings.CutPrefix(cookie, ownCookie+"="); found && value != "" && value != "0" {
-			c.owned.Store(a, ownSession{cookie, began})
-			c.counts.add("request", "proof")
+		if value, found := strings.CutPrefix(cookie, ownCookie+"="); found {
+			own = value
 		}
 	}
+	return own, got.process
 }
 
 const ownCookie = "__Host-metrics_gate"
@@ -263,14 +299,15 @@ const ownCookie = "__Host-metrics_gate"
 type ownSession struct {
 	cookie string
 	at     time.Time
+	ahead  bool // the clock of who sealed it was
 }
 
 // ownSession is an account's, while it counts as verified.
-func (c *chaos) ownSession(a *account) string {
-	if held, found := c.owned.Load(a); found && time.Since(held.(ownSession).at) < 8*time.Minute {
-		return held.(ownSession).cookie
+func (c *chaos) ownSession(a *account) (held ownSession, found bool) {
+	if value, known := c.owned.Load(a); known {
+		held = value.(ownSession)
 	}
-	return ""
+	return held, time.Since(held.at) < 8*time.Minute
 }
 
 // scriptTag is what the handshake puts into a page.
@@ -290,7 +327,7 @@ func (c *chaos) wrongWith(s *sender, r *request, a *answer, began time.Time) str
 	case r.route.class == "experiment":
 		collected := string(a.body) == collectedReply
 		blocked := string(a.body) == r.route.answer && a.header.Get("Content-Type") == r.route.contentType
-		if a.status != 200 || !collected && !blocked || collected && r.judged.verdict == never && r.judged.holds(c.fleet.keys) {
+		if a.status != 200 || !collected && !blocked || collected && r.judged.verdict == never && r.judged.holds(c.fleet.keys, a.process) {
 			return "neither the control group's answer nor, where it may be, the application's"
 		}
 		return ""

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -126,11 +127,16 @@ type judged struct {
 	// rotations is how often the key of sessions had changed, where the verdict
 	// depends on that the edge knows it; otherwise 0.
 	rotations int64
+	// process is that by whose clock it was judged, where that matters; otherwise 0.
+	process int
 }
 
-// holds says whether the verdict is still good: since then, neither has the
-// account begun to choose something else, nor has the key changed.
-func (j *judged) holds(keys *keySet) bool {
+// holds says whether the verdict is still good for what a process did: since then,
+// neither has the account begun to choose something else, nor has the key changed.
+func (j *judged) holds(keys *keySet, process int) bool {
+	if j.process != 0 && j.process != process {
+		return false
+	}
 	if j.account == nil {
 		return true
 	}
@@ -138,23 +144,43 @@ func (j *judged) holds(keys *keySet) bool {
 	return lapses == j.lapses && (j.rotations == 0 || j.rotations == keys.count())
 }
 
-// judge says what may become of a request that is sent now, to a gate that knows all
-// that was acknowledged before a time. The edge was last seen
-// to know the key of sessions after so many changes of it. Where there were more
-// since, it may refuse a session, and ignores what it refuses beside something good.
-// Where clocks are not the same, an own session may only name its account.
-func judge(r *request, seen, rotations int64, ahead bool, before time.Time) judged {
+// judge says what may become of a request that is sent now, to a process of an edge,
+// or nil where it is down, whose gate knows all that was acknowledged before a time.
+// The edge was last seen to know the key of sessions after so many changes of it.
+// Where there were more since, it may refuse a session, and ignores what it refuses
+// beside something good.
+func judge(r *request, seen, rotations int64, at *process, before time.Time) judged {
 	if r.route.class == "" {
 		return judged{verdict: passes}
 	}
+	if !slices.ContainsFunc(r.credentials, func(c credential) bool { return c.kind == proven }) {
+		return judgeAt(r, seen, rotations, false, before)
+	}
+	if at == nil {
+		return judged{verdict: may} // by whose clock, nobody knows
+	}
+	j := judgeAt(r, seen, rotations, at.ahead, before)
+	j.process = at.number
+	return j
+}
+
+// judgeAt does so for a process whose clock may be ahead.
+func judgeAt(r *request, seen, rotations int64, ahead bool, before time.Time) judged {
 	metrics, sure, alone := r.route.class == "metrics", seen == rotations, len(r.credentials) == 1
+	refused := func(c credential) bool { return c.kind == junk || c.kind == withdrawn && sure }
+	// What was sealed by another clock is too old, or its proof is still to come.
+	lapsed := func(c credential) bool { return c.kind == expired || c.kind == proven && c.ahead != ahead }
+	verifies := func(c credential) bool { return !lapsed(c) && !refused(c) }
+	if slices.ContainsFunc(r.credentials, refused) && !slices.ContainsFunc(r.credentials, verifies) {
+		return judged{verdict: never, why: "a credential does not verify, and none does"}
+	}
 	relied := rotations
 	if alone {
 		relied = 0
 	}
 	forbids := func(a *account, rotations int64, why string) *judged {
 		if out, lapses := a.isOut(before); out {
-			return &judged{never, why, a, lapses, rotations}
+			return &judged{verdict: never, why: why, account: a, lapses: lapses, rotations: rotations}
 		}
 		return nil
 	}
@@ -162,9 +188,9 @@ func judge(r *request, seen, rotations int64, ahead bool, before time.Time) judg
 	for _, c := range r.credentials {
 		switch c.kind {
 		case proven:
-			mayAllow = mayAllow || c.account.mayAllow()
-			if ahead && !metrics {
-				break // it only names, by one clock or the other
+			mayAllow = mayAllow || !lapsed(c) && c.account.mayAllow()
+			if lapsed(c) && !metrics {
+				break // it only names
 			}
 			if j := forbids(c.account, 0, "the gate's own session is of an account that opted out"); j != nil {
 				return *j
@@ -176,10 +202,10 @@ func judge(r *request, seen, rotations int64, ahead bool, before time.Time) judg
 					return *j
 				}
 			}
-		case retired:
-			mayAllow = mayAllow || c.account.mayAllow()
+		case withdrawn:
+			mayAllow = mayAllow || !sure && c.account.mayAllow()
 			if alone {
-				if j := forbids(c.account, 0, "a session of an old key is of an account that opted out"); j != nil {
+				if j := forbids(c.account, 0, "a session of the key before is of an account that opted out"); j != nil {
 					return *j
 				}
 			}
@@ -189,10 +215,7 @@ func judge(r *request, seen, rotations int64, ahead bool, before time.Time) judg
 					return *j
 				}
 			}
-		case junk:
-			if alone {
-				return judged{verdict: never, why: "a credential does not verify"}
-			}
+		case junk: // which is nobody's
 		}
 	}
 	if r.signal.optedOut && !mayAllow {

@@ -42,20 +42,21 @@ type credential struct {
 	kind     credentialKind
 	account  *account
 	inHeader bool
+	ahead    bool // of the gate's own: the clock of who sealed it was
 }
 
 type credentialKind int
 
 const (
-	signed  credentialKind = iota // a JSON Web Token
-	proven                        // the gate's own session, of a page that proved its account
-	expired                       // a token that is too old
-	retired                       // a token of a key that is no longer there
-	junk                          // what is no token
+	signed    credentialKind = iota // a JSON Web Token
+	proven                          // the gate's own session, of a page that proved its account
+	expired                         // a token that is too old
+	withdrawn                       // a token of the key before, which is in the set no more
+	junk                            // what is no token
 )
 
 func (k credentialKind) String() string {
-	return [...]string{"JWT", "own", "expired", "old key's", "unverifiable"}[k]
+	return [...]string{"JWT", "own", "expired", "withdrawn key's", "unverifiable"}[k]
 }
 
 // signal is what the browser says with a request.
@@ -123,11 +124,11 @@ func (c *chaos) invent(rng *rand.Rand) *request {
 	token := func(a *account, inHeader bool) credential {
 		switch n := rng.IntN(10); {
 		case n < 2:
-			return credential{expired, a, inHeader}
+			return credential{kind: expired, account: a, inHeader: inHeader}
 		case n < 3:
-			return credential{retired, a, inHeader}
+			return credential{kind: withdrawn, account: a, inHeader: inHeader}
 		default:
-			return credential{signed, a, inHeader}
+			return credential{kind: signed, account: a, inHeader: inHeader}
 		}
 	}
 	switch n := rng.IntN(100); {

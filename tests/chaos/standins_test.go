@@ -90,9 +90,26 @@ type keySet struct {
 	server *httptest.Server
 
 	mu        sync.Mutex
-	kid       int
-	key       *ecdsa.PrivateKey
+	key       signingKey
+	withdrawn signingKey // the one before
 	rotations int
+}
+
+// signingKey is a key and its name.
+type signingKey struct {
+	kid     int
+	private *ecdsa.PrivateKey
+}
+
+func (k signingKey) name() string { return fmt.Sprint("key", k.kid) }
+
+// sign makes a session of an account.
+func (k signingKey) sign(uid string, expired bool) string {
+	claims := testcaddy.Claims(uid, map[string]any{"exp": 4_000_000_000})
+	if expired {
+		claims = testcaddy.Claims(uid, testcaddy.Expired)
+	}
+	return testcaddy.Sign(jwt.SigningMethodES256, k.private, map[string]any{"kid": k.name()}, claims)
 }
 
 func newKeySet(t *testing.T) *keySet {
@@ -106,21 +123,23 @@ func newKeySet(t *testing.T) *keySet {
 func (k *keySet) addr() string { return k.server.Listener.Addr().String() }
 
 func (k *keySet) rotate(renamed bool) {
-	key := testcaddy.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	private := testcaddy.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.key = key
+	k.withdrawn = k.key
+	k.key.private = private
 	k.rotations++
 	if renamed {
-		k.kid++
+		k.key.kid++
 	}
 }
 
-// signing is the key that signs now, and how often it has changed so far.
-func (k *keySet) signing() (kid string, key *ecdsa.PrivateKey, rotations int) {
+// signing is the key that signs now, the one before, and how often it has changed
+// so far.
+func (k *keySet) signing() (key, withdrawn signingKey, rotations int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return fmt.Sprint("key", k.kid), k.key, k.rotations
+	return k.key, k.withdrawn, k.rotations
 }
 
 // count is how often the key has changed so far.
@@ -130,16 +149,11 @@ func (k *keySet) count() int64 {
 }
 
 func (k *keySet) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	kid, key, _ := k.signing()
-	point := testcaddy.Must(key.PublicKey.Bytes())[1:] // behind the form's byte
+	key, _, _ := k.signing()
+	point := testcaddy.Must(key.private.PublicKey.Bytes())[1:] // behind the form's byte
 	coordinate := func(raw []byte) string { return base64.RawURLEncoding.EncodeToString(raw) }
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{
-		"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": kid, "x": coordinate(point[:32]), "y": coordinate(point[32:]),
+		"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": key.name(), "x": coordinate(point[:32]), "y": coordinate(point[32:]),
 	}}})
-}
-
-// session is a token of this key.
-func session(uid, kid string, key *ecdsa.PrivateKey, others ...map[string]any) string {
-	return testcaddy.Sign(jwt.SigningMethodES256, key, map[string]any{"kid": kid}, testcaddy.Claims(uid, append([]map[string]any{{"exp": 4_000_000_000}}, others...)...))
 }
