@@ -157,7 +157,7 @@ func (c *chaos) round(number int, deck *deck) {
 	}
 	work.Go(func() { c.speak(c.rng(fmt.Sprint("report", number)), speaker, stop) })
 
-	faults := deck.draw(1 + deck.rng.IntN(3))
+	faults := deck.draw(2 + deck.rng.IntN(2))
 	var said []string
 	ends := make([]func(), len(faults))
 	for i, f := range faults {

@@ -168,7 +168,16 @@ func faults() (all []fault) {
 	})
 	one("session's key changed", "key set", func(c *chaos, rng *rand.Rand) func() {
 		c.fleet.keys.rotate(rng.IntN(2) == 0)
-		return nothing
+		if rng.IntN(2) == 0 {
+			return nothing // the edges find out, within half a minute
+		}
+		return func() {
+			for _, e := range c.fleet.edges {
+				if e.current.Load() != nil {
+					c.reload(e) // which has the keys fetched anew
+				}
+			}
+		}
 	})
 	// A gate that is new to a server which refuses it takes that for one without a
 	// feed, and asks again after minutes; so nothing else happens meanwhile.
