@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -70,6 +71,30 @@ func TestServingDoesNotAllocate(t *testing.T) {
 		}
 		if allocations > allowed && !raceEnabled {
 			t.Errorf("%s: %v allocations, %v are allowed", name, allocations, allowed)
+		}
+	}
+}
+
+// TestPresetsCostOthersNothing: with the routes of all presets, what is neither
+// gated nor a page passes without an allocation.
+func TestPresetsCostOthersNothing(t *testing.T) {
+	var presets strings.Builder
+	for _, name := range gate.PresetNames() {
+		presets.WriteString("preset " + name)
+		if name == "countly" || name == "sentry" { // one meets Snowplow's, the other always needs a prefix
+			presets.WriteString(" /" + name)
+		}
+		presets.WriteString("\n")
+	}
+	module := newGate(t, "metrics_gate {\n"+presets.String()+"}")
+	w := &discardingWriter{header: http.Header{}}
+	for _, c := range [][2]string{{"GET", "/assets/app.bundle.js"}, {"GET", "/api/users"}, {"POST", "/api/users/7"}, {"HEAD", "/i.png"}} {
+		r, _ := request(c[0], c[1], "", map[string]string{"Sec-Fetch-Dest": "empty"})
+		passed := 0
+		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { passed++; return nil })
+		allocations := testing.AllocsPerRun(100, func() { _ = module.ServeHTTP(w, r, next) })
+		if passed != 101 || allocations > 0 && !raceEnabled {
+			t.Errorf("%s %s: %d of 101 passed, %v allocations", c[0], c[1], passed, allocations)
 		}
 	}
 }

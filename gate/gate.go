@@ -225,12 +225,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request, next Next) erro
 func (g *Gate) gatedRoute(r *http.Request, page bool) *gatedRoute {
 	route := g.routes.matchURL(r.Method, r.URL)
 	if route == nil && !page && g.host.Original != nil {
-		if method, u := g.host.Original(r); u != nil {
+		if method, u := g.host.Original(r); u != nil && g.routes.lookUp(r.Method, r.URL) == nil {
 			route = g.routes.matchURL(method, u)
 		}
-	}
-	if route == nil || route.essential {
-		return nil
 	}
 	return route
 }

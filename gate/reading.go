@@ -18,24 +18,26 @@ import (
 //   - A backslash is a slash or is not, and so is an escaped slash.
 //   - What follows two slashes at the beginning is a host or is not.
 
-// isPlain says whether every server reads the path alike, but for the case of
-// its letters and a slash at its end.
-func isPlain(u *url.URL) bool {
-	if u.RawPath != "" || u.Path == "" || u.Path[0] != '/' {
+// isPlain says whether every server reads a path alike that has nothing escaped,
+// but for the case of its letters and a slash at its end.
+func isPlain(path string) bool {
+	if path == "" || path[0] != '/' {
 		return false
 	}
-	for i := range len(u.Path) {
-		switch u.Path[i] {
-		case ';', '\\':
+	for i := range len(path) {
+		if !separates[path[i]] {
+			continue
+		}
+		if path[i] != '/' || i+1 < len(path) && (path[i+1] == '/' || path[i+1] == '.') {
 			return false
-		case '/', '.':
-			if i > 0 && u.Path[i-1] == '/' {
-				return false
-			}
 		}
 	}
 	return true
 }
+
+// separates are the letters that servers may take for the end of a segment, or of
+// its name.
+var separates = [256]bool{'/': true, ';': true, '\\': true}
 
 // resolved is the path of a URL as most servers read it: dots are resolved, and
 // several slashes are one. It keeps a slash at the end, and makes one of a dot

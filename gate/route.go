@@ -287,31 +287,78 @@ func (g *gatedRoute) meets(other *gatedRoute) bool {
 }
 
 // routeTable finds the route of a request. Most requests are not gated, so the
-// way to "no" is short: most paths end as no route's path does.
+// way to "no" is short, however many routes there are.
 type routeTable struct {
-	routes []*gatedRoute // in the order in which they are tried
+	routes   []*gatedRoute // in the order in which they are tried
+	outlines [32]outline   // of gated ones, by the first letter of their methods
+}
 
-	// initials are the first letters of the methods, endings how the paths end,
-	// see both. A route for everything below a path takes any ending, and so
-	// does / alone, since all the rest may be a host.
-	initials  [32]bool
-	endings   [256]bool
-	anyEnding bool
+// outline is how the paths of some gated routes begin and end. Of what is
+// essential it says nothing.
+type outline struct {
+	begin, end hashes
+	beginBelow hashes // of those that take everything below their path
+}
+
+// hashes are a set of parts of paths. Zero stands for a part that cannot be told
+// or, in a route, for any.
+type hashes [4]uint64
+
+func (h *hashes) has(hash uint8) bool { return h[hash>>6]&(1<<(hash&63)) != 0 }
+
+func (h *hashes) add(hash uint8) {
+	if hash == 0 {
+		*h = hashes{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}
+	}
+	h[0] |= 1
+	h[hash>>6] |= 1 << (hash & 63)
 }
 
 // add puts a route into the table: behind those with as many literals.
 func (t *routeTable) add(route *gatedRoute) {
 	t.routes = append(t.routes, route)
 	slices.SortStableFunc(t.routes, func(a, b *gatedRoute) int { return cmp.Compare(b.literals, a.literals) })
+	if route.essential {
+		return
+	}
 	for _, method := range route.methods {
-		t.initials[initial(method)] = true
+		t.outlines[initial(method)].add(route)
 		if method == http.MethodGet {
-			t.initials[initial(http.MethodHead)] = true
-			t.initials[initial(http.MethodConnect)] = true
+			t.outlines[initial(http.MethodHead)].add(route)
+			t.outlines[initial(http.MethodConnect)].add(route)
 		}
 	}
-	t.endings[ending(route.path)] = true
-	t.anyEnding = t.anyEnding || route.below || route.path == "/"
+}
+
+func (o *outline) add(route *gatedRoute) {
+	begin := beginning(route.path)
+	if strings.HasPrefix(route.path, "/*") || route.below && route.path == "/" {
+		begin = 0
+	}
+	if route.below {
+		o.beginBelow.add(begin)
+		return
+	}
+	o.begin.add(begin)
+	o.end.add(ending(route.path))
+}
+
+// mayTake is the short way to "no". Most paths end as no route's does; where a
+// route takes everything below its path, most begin as no route's does.
+func (o *outline) mayTake(u *url.URL) bool {
+	exact, below := o.end.has(0), o.beginBelow.has(0) // whether there are any
+	switch {
+	case !exact && !below:
+		return false
+	case u.RawPath != "":
+		return true
+	// What is behind a semicolon may not be the path's end.
+	case exact && (o.end.has(ending(u.Path)) || strings.IndexByte(u.Path, ';') >= 0):
+		begin := beginning(u.Path)
+		return o.begin.has(begin) || o.beginBelow.has(begin)
+	default:
+		return below && o.beginBelow.has(beginning(u.Path))
+	}
 }
 
 // has says whether the table has a route of this method and path.
@@ -322,6 +369,11 @@ func (t *routeTable) has(method string, route *gatedRoute) bool {
 	})
 }
 
+// match is lookUp of a path that has nothing escaped.
+func (t *routeTable) match(method, urlPath string) *gatedRoute {
+	return t.lookUp(method, &url.URL{Path: urlPath})
+}
+
 // initial is the first letter of a method, in either case.
 func initial(method string) uint8 {
 	if method == "" {
@@ -330,38 +382,50 @@ func initial(method string) uint8 {
 	return method[0] & 31
 }
 
-// ending is a hash of a path's last two bytes, in either case of letters. Few
-// ways of writing a path change them; where one may, or where letters have
+// ending is a hash of how a path's last segment ends, in either case of letters.
+// Few ways of writing a path change that; where one may, or where letters have
 // cases beyond ASCII, it is zero.
-func ending(path string) uint8 {
+func ending(path string) (hash uint8) {
 	last := len(path) - 1
-	if last < 1 || path[last] == '/' || path[last] == '.' || path[last] >= utf8.RuneSelf || path[last-1] >= utf8.RuneSelf ||
-		path[last] == '\\' || path[last-1] == '\\' {
+	if last < 1 || path[last] == '/' || path[last] == '.' {
 		return 0
 	}
-	return max(1, path[last]|0x20^(path[last-1]|0x20)<<3)
+	for i := last; i >= max(0, last-3) && path[i] != '/'; i-- {
+		if path[i] >= utf8.RuneSelf || path[i] == '\\' {
+			return 0
+		}
+		hash = hash*31 + (path[i] | 0x20)
+	}
+	return max(1, hash)
 }
 
-// match is matchURL of a path that has nothing escaped.
-func (t *routeTable) match(method, urlPath string) *gatedRoute {
-	return t.matchURL(method, &url.URL{Path: urlPath})
+// beginning is a hash of how a path's first segment begins, in the same way. Only
+// of a path that every server reads alike it can be told.
+func beginning(path string) (hash uint8) {
+	if !isPlain(path) {
+		return 0
+	}
+	for i := 1; i < min(len(path), 4) && path[i] != '/'; i++ {
+		if path[i] >= utf8.RuneSelf {
+			return 0
+		}
+		hash = hash*31 + (path[i] | 0x20)
+	}
+	return max(1, hash)
 }
 
-// matchURL returns the route of a request, or nil.
+// matchURL returns the route that gates a request, or nil.
 func (t *routeTable) matchURL(method string, u *url.URL) *gatedRoute {
-	if !t.initials[initial(method)] {
+	if !t.outlines[initial(method)].mayTake(u) {
 		return nil
 	}
-	if !t.anyEnding && u.RawPath == "" {
-		// What is behind a semicolon may not be the path's end.
-		if end := ending(u.Path); end != 0 && !t.endings[end] && strings.IndexByte(u.Path, ';') < 0 {
-			return nil
-		}
+	if route := t.lookUp(method, u); route != nil && !route.essential {
+		return route
 	}
-	return t.lookUp(method, u)
+	return nil
 }
 
-// lookUp is matchURL without its short ways to "no". A route for GET is one for
+// lookUp returns the route of a request, which may be essential, or nil. A route for GET is one for
 // HEAD as well, and for CONNECT, of which proxies make the GET that opens a
 // WebSocket (RFC 8441), unless these have their own.
 func (t *routeTable) lookUp(method string, u *url.URL) *gatedRoute {
@@ -375,7 +439,7 @@ func (t *routeTable) lookUp(method string, u *url.URL) *gatedRoute {
 // read is lookUp for one method. Where servers read the path differently, what
 // one of them may take for a gated route is gated.
 func (t *routeTable) read(method string, u *url.URL) *gatedRoute {
-	if isPlain(u) {
+	if u.RawPath == "" && isPlain(u.Path) {
 		return t.spelt(method, u.Path)
 	}
 	route := t.spelt(method, resolved(u))

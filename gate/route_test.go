@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -83,7 +85,7 @@ func TestGatedPaths(t *testing.T) {
 		{"CONNECT", "/metrics", 0},
 	} {
 		status := 0
-		if route := g.routes.match(test.method, test.path); route != nil {
+		if route := g.routes.matchURL(test.method, &url.URL{Path: test.path}); route != nil {
 			status = route.answer.status
 		}
 		if status != test.status {
@@ -156,7 +158,7 @@ func TestRoutesWithStars(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := ""
-		switch route := table.matchURL(c.method, u); {
+		switch route := table.lookUp(c.method, u); {
 		case route != nil && route.essential:
 			got = "essential"
 		case route != nil:
@@ -205,18 +207,42 @@ func TestOwnRouteTakesThePlaceOfThePresets(t *testing.T) {
 	}
 }
 
-// FuzzRouteEnding holds the short ways to "not gated" against the long one.
-func FuzzRouteEnding(f *testing.F) {
-	var table routeTable
-	for _, path := range []string{"/metrics", "/b", "/ünicode/É", "/x/Flags", "/x/*/k", "/k"} {
-		table.add((&Route{Methods: []string{"GET", "PATCH"}, Path: path}).prepare())
+// What a request came with counts only where what it was rewritten to is of no
+// route, not even of one that is essential.
+func TestRewrittenToWhatIsEssential(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, Config{
+		Routes: []Route{{Methods: []string{"POST"}, Path: "/metrics"}, {Methods: []string{"POST"}, Path: "/keep", Class: ClassEssential}},
+		Host:   Host{Original: func(*http.Request) (string, *url.URL) { return "POST", &url.URL{Path: "/metrics"} }},
+	})
+	for path, want := range map[string]bool{"/keep": false, "/other": true} {
+		if _, gated := g.RouteOf(httptest.NewRequest("POST", path, nil)); gated != want {
+			t.Errorf("/metrics that was rewritten to %s is gated: %v", path, gated)
+		}
+	}
+}
+
+// FuzzShortWay holds the short ways to "not gated" against the long one.
+func FuzzShortWay(f *testing.F) {
+	var tables [2]routeTable // without and with routes for everything below a path
+	for i, paths := range [][]string{
+		{"/metrics", "/b", "/ünicode/É", "/x/Flags", "/x/*/k", "/k", "/Kelvin", "/\u212a"},
+		{"/Submit/*", "/v1/*", "/b/*", "/\u212a/*", "/x/*/k/*", "/.well-known/*", "/metrics"},
+	} {
+		for _, path := range paths {
+			tables[i].add((&Route{Methods: []string{"GET", "PATCH"}, Path: path}).prepare())
+		}
+		tables[i].add((&Route{Methods: []string{"GET"}, Path: "/v1/keep/*", Class: ClassEssential}).prepare())
+		tables[i].add((&Route{Methods: []string{"GET"}, Path: "/script.js", Class: ClassEssential}).prepare())
 	}
 	for _, path := range []string{
 		"/metrics", "/METRICS/", "//metrics", "/x/../metrics", "/metrics/x/..", "/metrics/.", "/metricſ", "/\u212a",
 		"/ÜNICODE/é", "/x/flags", "/", "", ".", "/b/", "/B", "metrics", "/metrics.js", "/static/app.js",
 		"/metrics;a.js", "/;a/metrics", "/metrics;/static/app.js", "//h", "/\\h", "//host/metrics", "/x\\k", "/x\\y\\k", "/k\\", "/x/y/k",
 		"/x/y%2fz/k", "/a%2fb/../k", "/k%2f", "/x%5ck", "/k%3bx", "/%2e%2e/k", "http:k", "*",
-		"/.#", `\00`, "/..//b",
+		"/.#", `\00`, "/..//b", "bk", "/kelvin", "/script.js",
+		"/submit/x", "/SUBMIT/x/y", "/submit", "/x/../submit/x", "//host/submit/x", "/a;/submit/x", `/a\..\submit\x`, "/v1", "/v1/", "/V1/keep/x",
+		"/v1/keep/../x", "/v2/x", "/\u212a/x", "/k/x", "/x/y/k/z", "/%76%31/x", "/.well-known/x", "/./.WELL-known/x", "/v1x", "/b/", "/b/x.js", "v1/x",
 	} {
 		f.Add("GET", path)
 		f.Add("pAtCh", path)
@@ -228,8 +254,14 @@ func FuzzRouteEnding(f *testing.F) {
 			urls = append(urls, u)
 		}
 		for _, u := range urls {
-			if got, want := table.matchURL(method, u), table.lookUp(method, u); got != want {
-				t.Errorf("%s %+v: %v, want %v", method, u, got, want)
+			for i := range tables {
+				want := tables[i].lookUp(method, u)
+				if want != nil && want.essential {
+					want = nil
+				}
+				if got := tables[i].matchURL(method, u); got != want {
+					t.Errorf("%s %+v: %v, want %v", method, u, got, want)
+				}
 			}
 		}
 	})

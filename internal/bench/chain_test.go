@@ -41,10 +41,13 @@ func profiles(tb testing.TB, delay time.Duration) (addr string, lookups *atomic.
 	return server.Listener.Addr().String(), lookups
 }
 
-// gate is the gate of the benchmarks, with a profile server there.
-func gate(profile string) string {
+// beacons is the route of the beacons of the benchmarks.
+const beacons = "route POST /metrics"
+
+// gateFor is a gate for those routes, with a profile server there.
+func gateFor(routes, profile string) string {
 	return `metrics_gate {
-		route POST /metrics
+		` + routes + `
 		session jwt {
 			cookie session
 			secret ` + stub.Secret + `
@@ -161,7 +164,7 @@ func (e *exchange) by(b *testing.B, server *caddyhttp.Server, status int) func(n
 func BenchmarkChain(b *testing.B) {
 	profile, _ := profiles(b, 0)
 	app := "reverse_proxy " + upstream(b)
-	all := servers(b, "respond 204", gate(profile)+"respond 204", app, app, gate(profile)+app)
+	all := servers(b, "respond 204", gateFor(beacons, profile)+"respond 204", app, app, gateFor(beacons, profile)+app)
 	var uids []string
 	for user := range 10_000 {
 		if uid := stub.UID(user); stub.Preference(uid) != "true" {
@@ -193,7 +196,7 @@ func BenchmarkChain(b *testing.B) {
 // (-cpu), and by 64.
 func BenchmarkThroughput(b *testing.B) {
 	profile, _ := profiles(b, 0)
-	all := servers(b, "respond 204", gate(profile)+"respond 418")
+	all := servers(b, "respond 204", gateFor(beacons, profile)+"respond 418")
 	const users = 1000
 	exchanges := func() (own []*exchange) {
 		for user := 0; len(own) < users; user++ {
@@ -231,7 +234,7 @@ func BenchmarkThroughput(b *testing.B) {
 func BenchmarkOneColdUser(b *testing.B) {
 	const requests = 10_000
 	profile, lookups := profiles(b, 20*time.Millisecond)
-	server := servers(b, gate(profile)+"respond 204")[0]
+	server := servers(b, gateFor(beacons, profile)+"respond 204")[0]
 	user, most := 0, int64(0)
 	for b.Loop() {
 		before := lookups.Load()
