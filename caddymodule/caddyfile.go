@@ -232,10 +232,7 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 		return grammar.ErrUsage
 	}
 	route.Methods = strings.Split(methods, ",")
-	if d.NextArg() {
-		route.Class = d.Val()
-	}
-	err := grammar.Options{
+	options := grammar.Options{
 		"answer": {Usage: "<status> [<content-type>] [<body>]", Parse: func(d *caddyfile.Dispenser) error {
 			args := d.RemainingArgs()
 			if len(args) < 1 || len(args) > 3 {
@@ -265,11 +262,18 @@ func (g *Gate) parseRoute(d *caddyfile.Dispenser) error {
 			route.Names = new(session.NamesConfig)
 			return nil
 		}},
-	}.Parse(d, "metrics_gate › route")
-	if err != nil {
+	}
+	if d.NextArg() {
+		if _, isOption := options[d.Val()]; isOption {
+			d.Prev() // which the block refuses
+		} else {
+			route.Class = d.Val()
+		}
+	}
+	if err := options.Parse(d, "metrics_gate › route "+route.Path); err != nil {
 		return err
 	}
-	err = route.Validate()
+	err := route.Validate()
 	for i := 0; err == nil && i < len(g.Routes); i++ {
 		err = route.ValidateAfter(&g.Routes[i])
 	}

@@ -13,6 +13,12 @@ if [ ! -x ./caddy ]; then
 	exit 1
 fi
 
+# Two Caddys can listen to the same ports, and each would get some of the requests.
+if ! ./caddy metrics-gate status --address localhost:2019 2>&1 | grep -q 'performing request'; then
+	echo "examples/run.sh: a Caddy runs here already (its admin API is at localhost:2019); end it with Ctrl-C where it was started, or with ./caddy stop" >&2
+	exit 1
+fi
+
 # session prints the token of one account, good for a day. The issuer and the
 # audience are those that Caddyfile.example asks for; client id and scope let
 # its holder read and write the own preference at the profile server.

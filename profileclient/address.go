@@ -18,7 +18,8 @@ type address struct {
 	path, query string // query with its question mark
 	perAccount  bool
 
-	changes string // the change feed, which only one URL for all has
+	changes   string // the change feed, which only one URL for all has
+	completed string // what was added to the URL that was written, in words
 }
 
 func parseAddress(text string, api API, allowHTTP bool) (address, error) {
@@ -49,11 +50,14 @@ func parseAddress(text string, api API, allowHTTP bool) (address, error) {
 		}
 		return address{path: path, query: query, perAccount: true}, nil
 	}
-	resource := optoutapi.Preference
+	resource, completed := optoutapi.Preference, " (profile_server has that below /v1)"
 	if api == FxA {
-		resource = "profile"
+		resource, completed = "profile", ""
 	}
-	return address{path: u.JoinPath(resource).String(), changes: u.JoinPath(optoutapi.Changes).String()}, nil
+	return address{
+		path: u.JoinPath(resource).String(), changes: u.JoinPath(optoutapi.Changes).String(),
+		completed: ", to which /" + resource + " is added" + completed,
+	}, nil
 }
 
 // of returns the URL for an account, or false where the account has none.

@@ -228,7 +228,11 @@ func (c *Client) read(ctx context.Context, response *http.Response) (policy.Pref
 		return policy.Unknown, fail(LookupRedirect, fmt.Sprintf("it redirects with status %d, which is not followed; "+
 			"write the URL that answers itself", status))
 	default:
-		failed := fail(LookupBadStatus, fmt.Sprintf("it answers with status %d, not 200 or 204", status))
+		what := fmt.Sprintf("it answers with status %d, not 200 or 204", status)
+		if status == http.StatusNotFound {
+			what += "; check the URL" + c.address.completed
+		}
+		failed := fail(LookupBadStatus, what)
 		failed.notFound = status == http.StatusNotFound
 		return policy.Unknown, failed
 	}

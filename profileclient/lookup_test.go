@@ -61,6 +61,29 @@ func TestCallerWhoComesLate(t *testing.T) {
 	}
 }
 
+// TestWrongURL: a URL that leads nowhere is told of with what was added to it.
+func TestWrongURL(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"https://profile.test":       "check the URL, to which /metrics_optout is added (profile_server has that below /v1)",
+		"https://profile.test/{uid}": "status 404, not 200 or 204; check the URL",
+	} {
+		var told error
+		client, err := New(Config{
+			URL: url, Auth: Forward(), Transport: &canned{status: http.StatusNotFound},
+			Observer: Observer{Health: func(err error) { told = err }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		client.Lookup(t.Context(), Account{UID: "ann", Token: "token"}, time.Now())
+		if told == nil || !strings.HasSuffix(told.Error(), want) {
+			t.Errorf("%s: %v, want %s", url, told, want)
+		}
+	}
+}
+
 // TestNotFound: whom the server does not know chose nothing where they are only
 // named, if it is configured so, and could not be learnt where they are proven.
 func TestNotFound(t *testing.T) {

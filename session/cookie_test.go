@@ -69,7 +69,7 @@ func TestCookieFindsWhatWasSent(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		names := rapid.SampledFrom([]string{"session", "Session", "session2", "a"})
-		values := rapid.StringMatching(`[!#-+\--:<-\[\]-~]{0,3}`) // RFC 6265, cookie-octet
+		values := rapid.StringMatching(`[!#$&-+\--:<-\[\]-~]{0,3}`) // RFC 6265, cookie-octet, but for the % of escapes, which are undone
 		lines := []string{""}
 		var sent []string
 		for range rapid.IntRange(0, 8).Draw(t, "cookies") {

@@ -54,6 +54,9 @@ func (p *place) add(path string) error {
 		key := strings.TrimRight(step, "[]")
 		brackets := step[len(key):]
 		depth := len(brackets) / 2
+		if key == "$" && i == 0 {
+			return fmt.Errorf("%q begins with a $, as JSONPath does, and would look for a member of this name; leave the $ and the point away", path)
+		}
 		if brackets != strings.Repeat("[]", depth) || strings.ContainsAny(key, "[]") || strings.ContainsFunc(key, unicode.IsControl) ||
 			key == "" && (i > 0 || depth == 0) || holdsQuery && name == "" {
 			return fmt.Errorf("%q is not a path; write one such as uid, data.uid, events[].user_id, [].uid or requests[]?uid", path)

@@ -110,6 +110,22 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestDemoTwice starts the example a second time. Linux would let both listen, and
+// what a page sends would end at either.
+func TestDemoTwice(t *testing.T) {
+	t.Parallel()
+	s := testcaddy.New(t)
+	copyDemo(t, s.Dir)
+	s.Run(exec.Command("./examples/run.sh"))
+
+	again := exec.CommandContext(t.Context(), "./examples/run.sh")
+	again.Dir = s.Dir
+	out, err := again.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "a Caddy runs here already") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // copyDemo copies what make run needs into a folder, with ports of its own in
 // place of the ones that are written in the example, and returns the gates'
 // addresses.

@@ -63,6 +63,22 @@ func TestUnitFiles(t *testing.T) {
 	}
 }
 
+// TestServiceIsValidatedFirst: Caddy tells systemd that it is ready also where it
+// refuses its configuration, so the unit has it read by validate before.
+func TestServiceIsValidatedFirst(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../deploy/systemd/metrics-gate.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, start, _ := strings.Cut(string(text), "\nExecStart=/usr/local/bin/caddy run ")
+	start, _, _ = strings.Cut(start, "\n")
+	before := "\nExecStartPre=/usr/local/bin/caddy validate " + start + "\n"
+	if start == "" || !strings.Contains(string(text), before) {
+		t.Errorf("the unit lacks %q", before)
+	}
+}
+
 // TestCheckUnit runs the very command of metrics-gate-check.service, with what
 // systemd would give it and nothing else: each run is a line of evidence, and
 // whatever is no PASS fails the unit.

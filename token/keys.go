@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -119,12 +120,22 @@ func pemKeys(texts [][]byte) (finder, error) {
 	return func(_ map[string]any, algorithm string) ([]any, error) { return byAlgorithm[algorithm], nil }, nil
 }
 
-// checkSecret refuses PEM because a public key that is taken for a secret is
-// one that everybody knows.
+// isPath knows the path of a file from a secret: base64 has none of the
+// characters that it asks for beside the slash, and base64url has no slash.
+var isPath = regexp.MustCompile(`^/[\w./-]*[._-][\w./-]*$`)
+
+// checkSecret refuses what only stands for a secret, because it is taken for
+// one: a public key, the name of a file and a misspelt placeholder are something
+// that others know.
 func checkSecret(secret []byte) error {
 	switch {
 	case isPEM(secret):
 		return errors.New("this is PEM, and so a key rather than a secret; write it as a key")
+	case isPath.Match(secret):
+		return errors.New("this is the path of a file, and not what is in it; write {file./path}")
+	case bytes.HasPrefix(secret, []byte("{")) && bytes.HasSuffix(secret, []byte("}")):
+		return errors.New("this looks like a placeholder or JSON, and would be taken as it stands; " +
+			"write {env.NAME}, or {file./path} of a file that holds nothing but the secret")
 	case len(secret) < minSecretBytes:
 		return fmt.Errorf("it has %d bytes; write at least %d random ones (openssl rand -hex 32)", len(secret), minSecretBytes)
 	}

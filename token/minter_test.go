@@ -191,6 +191,7 @@ func TestRefusedMinters(t *testing.T) {
 		want     string
 	}{
 		"no key":           {nil, time.Minute, "key: it has 0 bytes; write at least 32"},
+		"path of a secret": {[]byte("/run/secrets/metrics_gate_key"), time.Minute, "key: this is the path of a file"},
 		"short secret":     {secret[:31], time.Minute, "key: it has 31 bytes; write at least 32"},
 		"no lifetime":      {secret, 0, "lifetime: 0s is too short; write at least 1s"},
 		"public key":       {publicPEM(rsaKey), time.Minute, "key: this is not a private key"},

@@ -359,6 +359,8 @@ func TestRefusedConfigs(t *testing.T) {
 		"two key sets":         {token.Config{JWKS: []byte("{}"), JWKSURL: "https://id.example.org/"}, "2 sources"},
 		"short secret":         {token.Config{Secret: secret[:31]}, "secret: it has 31 bytes; write at least 32"},
 		"public key as secret": {token.Config{Secret: publicPEM(rsaKey)}, "secret: this is PEM"},
+		"path as secret":       {token.Config{Secret: []byte("/etc/metrics-gate/session.secret")}, "secret: this is the path of a file, and not what is in it; write {file./path}"},
+		"no placeholder":       {token.Config{Secret: []byte("{file:/etc/metrics-gate/session.secret}")}, "secret: this looks like a placeholder or JSON"},
 		"negative leeway":      {token.Config{Secret: secret, Leeway: -1}, "leeway: -1ns is negative"},
 
 		"private key":      {token.Config{PEM: [][]byte{publicPEM(rsaKey), privatePEM(rsaKey)}}, "PEM key 2: this is a private key"},

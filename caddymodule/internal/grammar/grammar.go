@@ -38,6 +38,9 @@ type Option struct {
 // Parse reads the block that follows the current token, if there is one. In
 // errors, where is the path of words that leads to it.
 func (o Options) Parse(d *caddyfile.Dispenser, where string) error {
+	if d.NextArg() {
+		return d.Errf("%s: unexpected %q; write each option on a line of its own, in a block of { and }", where, d.Val())
+	}
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		word := d.Val()
