@@ -2,6 +2,8 @@ package tests
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +65,58 @@ func TestSmallestGate(t *testing.T) {
 		}
 	}
 	caddy.Logged(`"level":"warn"`, "there is no profile", "metrics_gate › preset posthog")
+}
+
+// TestOnYourMachine goes the way that docs/applications.md shows, command by
+// command, with ports that nobody else uses.
+func TestOnYourMachine(t *testing.T) {
+	t.Parallel()
+	testcaddy.Installed(t, "openssl")
+	behind := newContentServer(t)
+	s := testcaddy.New(t)
+	gate := testcaddy.FreeAddr(t)
+	_, section, found := strings.Cut(string(testcaddy.Must(os.ReadFile("../docs/applications.md"))), "\n## All of it on your machine\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	own := strings.NewReplacer("localhost:8080", gate, "localhost:8090", testcaddy.FreeAddr(t), "localhost:3000", behind.addr(),
+		"metrics-gate check ", "metrics-gate check --address "+s.Admin+" ", "metrics-gate trace ", "metrics-gate trace --address "+s.Admin+" ")
+	var config string
+	var commands []string
+	for i, fenced := range strings.Split(section, "\n```") {
+		language, text, _ := strings.Cut(fenced, "\n")
+		switch {
+		case i%2 == 0: // what stands between
+		case language == "caddyfile":
+			config = text + "\n"
+		case language == "sh":
+			commands = append(commands, own.Replace(text))
+		}
+	}
+	if !found || config == "" || len(commands) != 3 {
+		t.Fatalf("docs/applications.md has no Caddyfile, or not three lists of commands: %q", commands)
+	}
+	typed := func(text string) string {
+		shell := exec.CommandContext(t.Context(), "sh", "-ec", text)
+		shell.Dir, shell.Env = s.Dir, append(testcaddy.Environment(s.Dir), "PATH="+s.Dir+":"+os.Getenv("PATH"))
+		out, err := shell.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, text, out)
+		}
+		return string(out)
+	}
+	if err := os.Symlink(testcaddy.Binary, filepath.Join(s.Dir, "caddy")); err != nil {
+		t.Fatal(err)
+	}
+	typed(commands[0])
+	if err := os.WriteFile(filepath.Join(s.Dir, "Caddyfile"), []byte("{\n\tadmin "+s.Admin+"\n}\n"+own.Replace(config)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Run(exec.Command("./caddy", "run"))
+	if out := typed(commands[1]); !strings.HasSuffix(strings.TrimSpace(out), "\nPASS") {
+		t.Errorf("check says\n%s", out)
+	}
+	if out := typed(commands[2]); !strings.Contains(out, "opted out (true)") || !strings.Contains(out, "block, because of preference") {
+		t.Errorf("trace says\n%s", out)
+	}
 }
 
 // What banners write, in the words that they were seen to use, is read by the
