@@ -21,7 +21,8 @@ Reads preferences from CSV into a store, or writes them out; moves a store to
 another; shows or forgets one account's. The first line of CSV names the columns:
 
   uid         the account
-  preference  true (opted out), false (explicitly allowed) or null
+  preference  true (opted out), false (explicitly allowed) or null, which takes
+              a choice back; an empty one is refused
   changed     when the choice was made, such as 2026-11-24T12:00:00Z, or its
               milliseconds since 1970; without it, an import takes the time
               of the file, or now where it reads standard input

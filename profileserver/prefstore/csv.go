@@ -1,6 +1,8 @@
 package prefstore
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -65,20 +67,28 @@ func whole(value string) string {
 }
 
 func readUID(row *Row, value string) error {
-	if row.UID = whole(value); !policy.IsUID(row.UID) {
+	switch row.UID = whole(value); {
+	case !policy.IsUID(row.UID):
 		return errors.New("write the account's id, which is 1 to 255 bytes of UTF-8 without control characters")
+	case strings.TrimSpace(row.UID) != row.UID:
+		// Nobody has such an id, so nobody would be opted out by it.
+		return errors.New("this begins or ends with a blank; write the account's id alone")
 	}
 	return nil
 }
 
 func readPreference(row *Row, value string) error {
-	switch value {
-	case "", "null":
+	switch strings.ToLower(value) { // spreadsheets write TRUE
+	case "null":
 		row.Preference = policy.Unset
 	case "false":
 		row.Preference = policy.Allowed
 	case "true":
 		row.Preference = policy.OptedOut
+	case "":
+		// Most often that is a value that somebody did not have, and as null it
+		// would take an opt-out back.
+		return errors.New("there is nothing; write null where the account took its choice back or made none (in PostgreSQL, COPY … WITH (FORMAT csv, HEADER, NULL 'null')), or leave the row out where nobody knows")
 	default:
 		return errors.New("write true for opted out, false for explicitly allowed, or null where no choice was made")
 	}
@@ -144,14 +154,30 @@ func WriteCSV(w io.Writer, rows iter.Seq2[Row, error]) (written int64, err error
 // is never closed would have the rest of the file read as one value.
 const maxRecord = 64 << 10
 
+// foreign is what a file begins with that is no CSV, and what to do about it.
+var foreign = []struct{ begins, advice string }{
+	{"\x1f\x8b", "this is compressed by gzip; unpack it, as zcat does"},
+	{"PK\x03\x04", "this is a workbook, or another zip archive; have the spreadsheet save it as CSV, in UTF-8 and with commas"},
+	{"\xff\xfe", "this is UTF-16; save it in UTF-8"},
+	{"\xfe\xff", "this is UTF-16; save it in UTF-8"},
+}
+
 // ReadCSV reads rows from CSV (RFC 4180). Its header line names the columns,
-// in any order: uid and preference (true, false or null; empty is null), and,
-// where they are known, changed (RFC 3339, or milliseconds since 1970) and
-// source (user, browser or admin). It ends with the first error, which names
+// in any order: uid and preference (true, false or null), and, where they are
+// known, changed (RFC 3339, or milliseconds since 1970) and source (user,
+// browser or admin). An empty preference is refused, since null takes a choice back. It ends with the first error, which names
 // the line and the column, and nobody's uid.
 func ReadCSV(r io.Reader) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		limited := &io.LimitedReader{R: r}
+		buffered := bufio.NewReader(r)
+		beginning, _ := buffered.Peek(4) // what fails here, fails again below
+		for _, f := range foreign {
+			if bytes.HasPrefix(beginning, []byte(f.begins)) {
+				yield(Row{}, errors.New(f.advice))
+				return
+			}
+		}
+		limited := &io.LimitedReader{R: buffered}
 		reader := csv.NewReader(limited)
 		reader.ReuseRecord = true
 		next := func() ([]string, error) {
@@ -205,7 +231,11 @@ func columnsOf(header []string) (order []column, err error) {
 		at := slices.IndexFunc(columns, func(c column) bool { return c.name == name })
 		if at < 0 || slices.ContainsFunc(order, func(c column) bool { return c.name == name }) {
 			// Where the header is missing, this is a uid, so it is not repeated.
-			return nil, fmt.Errorf("column %d has an unknown name, or the name of an earlier one; %s", i+1, advice)
+			reason := "has none of the names uid, preference, changed and source, or has one a second time"
+			if len(header) == 1 && strings.ContainsAny(name, ";\t|") {
+				reason = "is the only one, and looks divided by something else than commas: have the spreadsheet save it with commas"
+			}
+			return nil, fmt.Errorf("column %d %s; %s", i+1, reason, advice)
 		}
 		order = append(order, columns[at])
 	}

@@ -36,7 +36,8 @@ func TestReadCSV(t *testing.T) {
 			{"a", policy.OptedOut, noon, SourceBrowser}, {"b", policy.Allowed, noon, SourceUser}, {"c", policy.Unset, noon, SourceAdmin},
 		}},
 		{"in another order", "preference,source,uid\ntrue,,a\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
-		{"what may be empty", "uid,preference,changed,source\na,,,\n", []Row{{UID: "a", Preference: policy.Unset}}},
+		{"what may be empty", "uid,preference,changed,source\na,null,,\n", []Row{{UID: "a", Preference: policy.Unset}}},
+		{"as spreadsheets write it", "uid,preference\na,TRUE\nb,False\n", []Row{{UID: "a", Preference: policy.OptedOut}, {UID: "b", Preference: policy.Allowed}}},
 		{"the two that are required", "uid,preference\na,true\n", []Row{{UID: "a", Preference: policy.OptedOut}}},
 		{"from a spreadsheet", "\ufeffuid,preference\r\n\"a,\"\"b\"\"\",true\r\n\r\n", []Row{{UID: `a,"b"`, Preference: policy.OptedOut}}},
 		{"without a last line end", "uid,preference\na,true", []Row{{UID: "a", Preference: policy.OptedOut}}},
@@ -65,13 +66,22 @@ func TestReadCSVSaysWhatIsWrong(t *testing.T) {
 	const header = "uid,preference,changed,source\n"
 	for _, test := range []struct{ name, text, want string }{
 		{"nothing", "", "line 1: there is no column uid; write a header line such as uid,preference,changed,source"},
-		{"no header", "somebody,true\n", "line 1: column 1 has an unknown name"},
-		{"a name twice", "uid,preference,uid\n", "line 1: column 3 has an unknown name, or the name of an earlier one"},
+		{"no header", "somebody,true\n", "line 1: column 1 has none of the names uid, preference, changed and source"},
+		{"a name twice", "uid,preference,uid\n", "line 1: column 3 has none of the names uid, preference, changed and source, or has one a second time; write a header line"},
+		{"semicolons", "uid;preference\nsomebody;true\n", "line 1: column 1 is the only one, and looks divided by something else than commas: have the spreadsheet save it with commas; write"},
+		{"tabs", "uid\tpreference\nsomebody\ttrue\n", "line 1: column 1 is the only one, and looks divided by"},
+		{"gzip", "\x1f\x8b\b\x00\x00", "this is compressed by gzip; unpack it"},
+		{"a workbook", "PK\x03\x04\x14\x00", "this is a workbook, or another zip archive; have the spreadsheet save it as CSV"},
+		{"UTF-16", "\xff\xfeu\x00i\x00d\x00", "this is UTF-16; save it in UTF-8"},
+		{"UTF-16, big end first", "\xfe\xff\x00u\x00i\x00d", "this is UTF-16"},
 		{"no preference", "uid,changed\n", "line 1: there is no column preference"},
 		{"no uid", header + "a,true,,\n,true,,\n", "line 3, column uid: write the account's id"},
 		{"a long uid", header + strings.Repeat("somebody", 32) + ",true,,\n", "line 2, column uid: write the account's id"},
 		{"a uid over two lines", header + "\"some\nbody\",true,,\n", "line 2, column uid: write the account's id"},
-		{"another preference", header + "somebody,True,,\n", "line 2, column preference: write true for opted out, false for explicitly allowed, or null"},
+		{"a blank before a uid", header + " somebody,true,,\n", "line 2, column uid: this begins or ends with a blank; write the account's id alone"},
+		{"a blank behind a uid", header + "somebody\u00a0,true,,\n", "line 2, column uid: this begins or ends with a blank"},
+		{"a preference that is missing", header + "somebody,,,\n", "line 2, column preference: there is nothing; write null where the account took its choice back or made none"},
+		{"another preference", header + "somebody,yes,,\n", "line 2, column preference: write true for opted out, false for explicitly allowed, or null"},
 		{"unknown", header + "somebody,unknown,,\n", "line 2, column preference: write true"},
 		{"a date alone", header + "somebody,true,2026-11-24,\n", "line 2, column changed: write a time since 1970 such as 2026-11-24T12:00:00Z"},
 		{"before there was time", header + "somebody,true,1969-12-31T23:59:59Z,\n", "line 2, column changed: write a time since 1970"},
@@ -131,12 +141,18 @@ type refusing struct{}
 
 func (refusing) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
+// isID says whether a text is an id of the kind that there is: any, but without
+// blanks at its ends.
+func isID(text string) bool {
+	return policy.IsUID(text) && strings.TrimSpace(text) == text
+}
+
 // TestWhatIsWrittenCanBeRead writes rows of any kind and reads them.
 func TestWhatIsWrittenCanBeRead(t *testing.T) {
 	t.Parallel()
 	rows := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Row {
 		return Row{
-			UID:        rapid.OneOf(rapid.String().Filter(policy.IsUID), rapid.StringMatching(`['=+@＝-]{1,4}a?`)).Draw(t, "uid"),
+			UID:        rapid.OneOf(rapid.String().Filter(isID), rapid.StringMatching(`['=+@＝-]{1,4}a?`)).Draw(t, "uid"),
 			Preference: rapid.SampledFrom([]policy.Preference{policy.Unset, policy.Allowed, policy.OptedOut}).Draw(t, "preference"),
 			Changed:    time.UnixMilli(rapid.Int64Range(0, lastTime.UnixMilli()).Draw(t, "changed")).UTC(),
 			Source:     rapid.SampledFrom([]string{SourceUser, SourceBrowser, SourceAdmin}).Draw(t, "source"),
