@@ -25,7 +25,7 @@ var mayImport = map[string]string{
 	"caddymodule/command":       "caddymodule gate session survey browser/firefox profileserver/prefstore token policy " + caddysOwn,
 	"caddymodule/profilemodule": "profileserver profileserver/prefstore browser token policy " + caddysOwn,
 
-	"caddymodule/internal/bearertoken": "token caddymodule/internal/grammar caddymodule/internal/located caddymodule/internal/placeholder",
+	"caddymodule/internal/bearertoken": "token caddymodule/internal/grammar caddymodule/internal/located caddymodule/internal/placeholder caddymodule/internal/pool",
 	"caddymodule/internal/collectors":  "token internal/build",
 	"caddymodule/internal/grammar":     "caddymodule/internal/placeholder",
 	"caddymodule/internal/located":     "token",

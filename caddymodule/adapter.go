@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/metricsgate/metricsgate/browser"
@@ -46,6 +47,13 @@ func (g *Gate) host() gate.Host {
 				return handlerErr.StatusCode
 			}
 			return http.StatusInternalServerError
+		},
+		Unreached: func(err error) error {
+			// It holds the network's error, and does not unwrap to it.
+			if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
+				return dial
+			}
+			return nil
 		},
 		Conceal: func(r *http.Request, route string) {
 			if !g.LogBlocked {

@@ -266,6 +266,9 @@ func (g *Gate) provision() error {
 		default:
 			proofKind, config.Proof = configured.kind(), proof
 			config.Own, err = options.own(source.(session.Prover), configured.block())
+			for _, key := range options.SessionKey {
+				bearertoken.LogSecrets(&g.leases, gateID, "metrics_gate › session_key", []byte(key))
+			}
 		}
 		problems = append(problems, at(err, where))
 	}

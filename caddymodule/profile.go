@@ -258,7 +258,7 @@ var profileClients = pool.New[*profileclient.Client]()
 // running configuration uses, with all that it has cached, or a new one.
 func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Client, error) {
 	settings := p.settings(onlyNamed)
-	return profileClients.Acquire(held, settings, func() (*profileclient.Client, error) {
+	client, err := profileClients.Acquire(held, settings, func() (*profileclient.Client, error) {
 		auth, err := settings.auth()
 		if err != nil {
 			return nil, err
@@ -267,7 +267,6 @@ func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Clie
 		if settings.API == apiFxA {
 			api = profileclient.FxA
 		}
-		bearertoken.LogSecrets(gateID, "metrics_gate › profile › auth", []byte(settings.MintKey), []byte(settings.Bearer))
 		return profileclient.New(profileclient.Config{
 			URL:         settings.URL,
 			AllowHTTP:   settings.AllowHTTP,
@@ -286,6 +285,10 @@ func (p *Profile) client(onlyNamed bool, held *pool.Leases) (*profileclient.Clie
 			NotFoundIsUnset: settings.NotFoundIsUnset,
 		})
 	})
+	if err == nil {
+		bearertoken.LogSecrets(held, gateID, "metrics_gate › profile › auth", []byte(settings.MintKey), []byte(settings.Bearer))
+	}
+	return client, err
 }
 
 func (s *profileSettings) auth() (profileclient.Auth, error) {

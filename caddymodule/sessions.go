@@ -132,9 +132,11 @@ func (s *Session) source(held *pool.Leases, cacheEntries int) (session.Source, e
 	settings := s.JWT.settings(cacheEntries)
 	settings.OptOutClaim = s.JWT.OptOutClaim
 	config.OnKeySetFetch = countKeySetFetch
-	return bearer(held, config, settings, func(config token.Config) (*token.Verifier, error) {
-		return bearertoken.NewVerifier(gateID, "metrics_gate › session jwt", config)
-	})
+	source, err := bearer(held, config, settings, token.NewVerifier)
+	if err == nil {
+		bearertoken.LogKeys(held, gateID, "metrics_gate › session jwt", config)
+	}
+	return source, err
 }
 
 // bearer returns the source of these settings: the one that a running

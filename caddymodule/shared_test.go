@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -30,19 +31,29 @@ func sharedGateText(issuer, age string) string {
 	return strings.NewReplacer("%issuer", issuer, "%age", age).Replace(sharedGate)
 }
 
+// knows are the leases of what a gate knows: of tokens and of preferences. Behind
+// each is that of the secret it is known by.
+func knows(t *testing.T, g *Gate) (tokens, preferences pool.Lease) {
+	t.Helper()
+	if len(g.leases) != 4 {
+		t.Fatalf("%d leases", len(g.leases))
+	}
+	return g.leases[0], g.leases[2]
+}
+
 // TestSameSettingsShareState is what keeps a cache warm over a reload.
 func TestSameSettingsShareState(t *testing.T) {
 	t.Parallel()
-	one := newGate(t, sharedGateText("a", "41s"))
-	two := newGate(t, sharedGateText("a", "41s"))
-	if len(one.leases) != 2 || one.leases[0] != two.leases[0] || one.leases[1] != two.leases[1] {
+	tokens, preferences := knows(t, newGate(t, sharedGateText("a", "41s")))
+	sameTokens, samePreferences := knows(t, newGate(t, sharedGateText("a", "41s")))
+	if tokens != sameTokens || preferences != samePreferences {
 		t.Error("two gates with the same settings do not share what they know")
 	}
-	other := newGate(t, sharedGateText("b", "42s"))
-	if one.leases[1] == other.leases[1] {
+	otherTokens, otherPreferences := knows(t, newGate(t, sharedGateText("b", "42s")))
+	if preferences == otherPreferences {
 		t.Error("gates with another max_age share their preferences")
 	}
-	if one.leases[0] == other.leases[0] {
+	if tokens == otherTokens {
 		t.Error("gates with another issuer share their verified tokens")
 	}
 }
@@ -53,13 +64,10 @@ func TestSameSettingsShareState(t *testing.T) {
 func TestFailedConfigurationLeavesTheRunningOneWhole(t *testing.T) {
 	t.Parallel()
 	running := newGate(t, sharedGateText("whole", "43s"))
-	references := func() (counts []int) {
-		for _, lease := range running.leases {
-			counts = append(counts, lease.References())
-		}
-		return counts
-	}
-	if got := references(); len(got) != 2 || got[0] != 1 || got[1] != 1 {
+	tokens, preferences := knows(t, running)
+	references := func() [2]int { return [2]int{tokens.References(), preferences.References()} }
+	once := [2]int{1, 1}
+	if got := references(); got != once {
 		t.Fatalf("the running gate holds %v", got)
 	}
 	same := sharedGateText("whole", "43s")
@@ -89,7 +97,7 @@ func TestFailedConfigurationLeavesTheRunningOneWhole(t *testing.T) {
 		if (err == nil) != (stage == "never ran") {
 			t.Errorf("%s: error %v", stage, err)
 		}
-		if got := references(); got[0] != 1 || got[1] != 1 {
+		if got := references(); got != once {
 			t.Errorf("%s: the running gate's state is counted as %v", stage, got)
 		}
 	}

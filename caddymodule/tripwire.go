@@ -134,7 +134,7 @@ func (t *Tripwire) wiresOf(gates []*Gate) (wires []*wire) {
 
 // ServeHTTP looks at the request before what follows if that is to be refused,
 // and else afterwards.
-func (t *Tripwire) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (t *Tripwire) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	if t.Refuse {
 		if past, route := t.passed(r); past != nil {
 			t.tell(r, past, route, "it was refused")
@@ -143,14 +143,17 @@ func (t *Tripwire) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 		}
 		return next.ServeHTTP(w, r)
 	}
-	err := next.ServeHTTP(w, r)
-	if refused, ok := errors.AsType[caddyhttp.HandlerError](err); ok && refused.StatusCode >= 400 && refused.StatusCode < 500 {
-		return err
-	}
-	if past, route := t.passed(r); past != nil {
-		t.tell(r, past, route, "it was answered, and what it told may have been kept")
-	}
-	return err
+	// Deferred, since Caddy's proxy panics where the application breaks off its
+	// reply. It has the request by then.
+	defer func() {
+		if refused, ok := errors.AsType[caddyhttp.HandlerError](err); ok && refused.StatusCode >= 400 && refused.StatusCode < 500 {
+			return
+		}
+		if past, route := t.passed(r); past != nil {
+			t.tell(r, past, route, "it was answered, and what it told may have been kept")
+		}
+	}()
+	return next.ServeHTTP(w, r)
 }
 
 // passed returns the gate, and the index of its route, that a request got

@@ -3,9 +3,7 @@ package gate
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -244,8 +242,8 @@ func (g *Gate) discardReply(r *http.Request, trace *Trace, next Next) {
 // hold its address.
 func (g *Gate) logHidden(class string, err error) {
 	cause := zap.Skip()
-	if network, ok := errors.AsType[*net.OpError](err); ok && network.Op == "dial" {
-		cause = zap.Error(network)
+	if unreached := g.host.Unreached(err); unreached != nil {
+		cause = zap.Error(unreached)
 	}
 	g.log.Error("the upstream failed on a collected request, which was answered all the same", zap.String("class", class), cause)
 }

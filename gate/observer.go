@@ -2,6 +2,8 @@ package gate
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -130,6 +132,11 @@ type Host struct {
 	// StatusOf returns the HTTP status with which an error of the handlers
 	// behind will be answered. Default: 500 for every error.
 	StatusOf func(err error) int
+
+	// Unreached returns what of an error of the handlers behind says that there
+	// is no connection to the application, and nothing that a client sent; or
+	// nil. Default: the *net.OpError of a dial.
+	Unreached func(err error) error
 }
 
 // orPlain is what a plain net/http server does.
@@ -148,6 +155,14 @@ func (h Host) orPlain() Host {
 	}
 	if h.StatusOf == nil {
 		h.StatusOf = func(error) int { return http.StatusInternalServerError }
+	}
+	if h.Unreached == nil {
+		h.Unreached = func(err error) error {
+			if network, ok := errors.AsType[*net.OpError](err); ok && network.Op == "dial" {
+				return network
+			}
+			return nil
+		}
 	}
 	return h
 }

@@ -176,6 +176,7 @@ func TestHiddenFailures(t *testing.T) {
 			t.Errorf("%v replies are counted as %s, want %v", n, class, want)
 		}
 	}
+	caddy.Logged("the upstream failed on a collected request", `"class":"5xx"`, `"error":"dial tcp `+broken+": ")
 }
 
 // newCuttingServer begins its replies and breaks off.

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -121,6 +122,19 @@ func TestTripwireIsNoFlood(t *testing.T) {
 	if lines := caddy.Log.Where(func(line string) bool { return strings.Contains(line, "decided by no gate") }); len(lines) != 1 {
 		t.Errorf("logged %d times", len(lines))
 	}
+}
+
+// What the application does with its reply changes nothing of what it has got.
+func TestTripwireCountsRepliesThatBreakOff(t *testing.T) {
+	t.Parallel()
+	profile, addr := newProfile(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, "metrics_gate_tripwire", "route {", testcaddy.ProxyTo(newCuttingServer(t)),
+		testcaddy.Gate("preset fxa", testcaddy.SessionJWT(), profile.block(patient)), "}"))
+	response, err := http.Post("http://"+addr+"/metrics", "application/json", strings.NewReader("{}"))
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	testcaddy.Until(t, "it to be counted", func() bool { return caddy.Metric("tripwire_total", "route", "/metrics") == 1 })
 }
 
 // A name that no gate has would watch over nothing.

@@ -75,8 +75,9 @@ func forgetCommand() *cobra.Command {
 		Long: `
 Deletes what a store holds of an account, as DELETE /v1/account/<uid> does:
 servers that run tell their followers, and what was under way does not bring the
-account back. The counts of days stay: they name nobody. A uid that begins with a
-dash comes after --.`,
+account back. The counts of days stay: they name nobody. Who opted out is measured
+from then on as one who made no choice, so do it when the account itself is gone,
+or is to be. A uid that begins with a dash comes after --.`,
 		Example: `  caddy metrics-gate preferences forget --store '{env.PROFILE_DSN}' 0123456789abcdef0123456789abcdef`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,7 +92,8 @@ dash comes after --.`,
 			}
 			said := "Nothing was held of this account. What was under way will not bring it back.\n"
 			if came == prefstore.Changed {
-				said = "Forgotten. Copies that you made (backup, export, PostgreSQL's archives) are yours to delete.\n"
+				said = "Forgotten. The account counts as one that made no choice: gates collect its beacons, unless on_unset or its browser says otherwise.\n" +
+					"Copies that you made (backup, export, PostgreSQL's archives) are yours to delete, and so is its row in what you import.\n"
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), said)
 			return err

@@ -148,7 +148,8 @@ func TestShowAndForget(t *testing.T) {
 		{[]string{"show", "--json", "ann"}, `{"uid":"ann","metrics_optout":true,"changed":"2026-01-02T03:04:05.678Z","source":"browser"}` + "\n"},
 		{[]string{"show", "--", "-b"}, "metrics_optout  false (explicitly allowed metrics)\nchanged         2026-01-02T03:04:05Z\nsource          user\n"},
 		{[]string{"show", "nobody"}, "metrics_optout  null (no choice)\nNothing is held of this account.\n"},
-		{[]string{"forget", "ann"}, "Forgotten. Copies that you made (backup, export, PostgreSQL's archives) are yours to delete.\n"},
+		{[]string{"forget", "ann"}, "Forgotten. The account counts as one that made no choice: gates collect its beacons, unless on_unset or its browser says otherwise.\n" +
+			"Copies that you made (backup, export, PostgreSQL's archives) are yours to delete, and so is its row in what you import.\n"},
 		{[]string{"forget", "ann"}, "Nothing was held of this account. What was under way will not bring it back.\n"},
 		{[]string{"show", "--json", "ann"}, `{"uid":"ann","metrics_optout":null}` + "\n"},
 	} {

@@ -376,7 +376,11 @@ func (p *ProfileServer) checkKeys() error {
 
 func acquireVerifier(held *pool.Leases, where string, config token.Config) (*token.Verifier, error) {
 	config.OnKeySetFetch = func(outcome token.FetchOutcome) { keySetFetchesTotal.WithLabelValues(outcome.String()).Inc() }
-	return verifiers.Acquire(held, config, func() (*token.Verifier, error) { return bearertoken.NewVerifier(moduleID, where, config) })
+	verifier, err := verifiers.Acquire(held, config, func() (*token.Verifier, error) { return token.NewVerifier(config) })
+	if err == nil {
+		bearertoken.LogKeys(held, moduleID, where, config)
+	}
+	return verifier, err
 }
 
 // ServeHTTP answers the profile server's own addresses and passes on the

@@ -176,8 +176,8 @@ func TestReloadKeepsTheStore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "profile.db")
 	before := newProfileServer(t, file, "")
 	after := newProfileServer(t, file, "standalone\ncors https://www.example.org\nunset 204")
-	if got := after.leases; len(got) != 3 || !slices.Equal(before.leases, got) {
-		t.Errorf("a reload shares %d and %d values, want the verifier, the agent and the store", len(before.leases), len(got))
+	if got := after.leases; len(got) != 4 || !slices.Equal(before.leases, got) {
+		t.Errorf("a reload shares %d and %d values, want the verifier, its secret, the agent and the store", len(before.leases), len(got))
 	}
 	other := newProfileServer(t, file+"2", "")
 	if slices.Equal(before.leases, other.leases) {

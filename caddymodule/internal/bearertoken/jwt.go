@@ -12,6 +12,7 @@ import (
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/grammar"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/located"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -128,15 +129,10 @@ func (j *JWT) Warn(logger *zap.Logger, where string) {
 	WarnOfLiterals(logger, where, j.Secret)
 }
 
-// NewVerifier makes a verifier of this configuration, and says by which secrets
-// and keys it verifies, by their fingerprints: only who begins to use others than
-// before makes one. The logger and where are called as in Config and Warn.
-func NewVerifier(logger, where string, config token.Config) (*token.Verifier, error) {
-	verifier, err := token.NewVerifier(config)
-	if err == nil {
-		LogSecrets(logger, where, append(slices.Clone(config.PEM), config.Secret, config.JWKS)...)
-	}
-	return verifier, err
+// LogKeys says by which secrets and keys a configuration verifies, as LogSecrets
+// does. The logger and where are called as in Config and Warn.
+func LogKeys(held *pool.Leases, logger, where string, config token.Config) {
+	LogSecrets(held, logger, where, append(slices.Clone(config.PEM), config.Secret, config.JWKS)...)
 }
 
 // logKeySetChange returns what logs that a key set has other keys than before.

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/placeholder"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -25,19 +26,40 @@ func WarnOfLiterals(logger *zap.Logger, where string, written ...string) {
 	}
 }
 
-// LogSecrets says that a configuration uses secrets and keys that the one before
-// did not, by their fingerprints. Empty ones are not set.
-func LogSecrets(logger, where string, secrets ...[]byte) {
-	var fingerprints []string
-	for _, secret := range secrets {
-		if len(secret) > 0 {
-			fingerprints = append(fingerprints, token.Fingerprint(secret))
-		}
-	}
-	if len(fingerprints) > 0 {
+// inUse are the secrets and keys of the configurations that run, each by where it
+// is used.
+var inUse = pool.New[use]()
+
+// use is that a secret is in use.
+type use struct{}
+
+// Close has nothing to close.
+func (use) Close() {}
+
+// LogSecrets says that a module uses secrets and keys that were not in use there
+// before, by their fingerprints. They are in use as long as the module holds what
+// it holds.
+func LogSecrets(held *pool.Leases, logger, where string, secrets ...[]byte) {
+	if fingerprints := takeSecrets(held, where, secrets...); len(fingerprints) > 0 {
 		caddy.Log().Named(logger).Info("these secrets and keys were not in use before; they are called by their fingerprints",
 			zap.String("where", where), zap.Strings("fingerprints", fingerprints))
 	}
+}
+
+// takeSecrets has secrets in use, and returns the fingerprints of those that were
+// not. Empty ones are not set.
+func takeSecrets(held *pool.Leases, where string, secrets ...[]byte) (fingerprints []string) {
+	for _, secret := range secrets {
+		if len(secret) == 0 {
+			continue
+		}
+		// Such settings always have a JSON, so this cannot fail.
+		_, _ = inUse.Acquire(held, []any{where, secret}, func() (use, error) {
+			fingerprints = append(fingerprints, token.Fingerprint(secret))
+			return use{}, nil
+		})
+	}
+	return fingerprints
 }
 
 // demoKey is how the keys begin that the demonstration brings in examples/keys.

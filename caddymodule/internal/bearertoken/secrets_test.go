@@ -3,6 +3,7 @@ package bearertoken
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,7 +11,42 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/metricsgate/metricsgate/caddymodule/internal/pool"
+	"github.com/metricsgate/metricsgate/token"
 )
+
+// TestOnlyNewSecretsAreTold goes through the steps by which a key is exchanged:
+// each configuration is loaded before the one that it replaces ends.
+func TestOnlyNewSecretsAreTold(t *testing.T) {
+	t.Parallel()
+	first, second := []byte("the first key of "+t.Name()), []byte("the second key of "+t.Name())
+	var running pool.Leases
+	for _, step := range []struct {
+		what    string
+		secrets [][]byte
+		told    []string
+	}{
+		{"a start", [][]byte{first, nil}, []string{token.Fingerprint(first)}},
+		{"nothing changed", [][]byte{first}, nil},
+		{"the second beside the first", [][]byte{first, second}, []string{token.Fingerprint(second)}},
+		{"without the first", [][]byte{second}, nil},
+		{"the first once more", [][]byte{second, first}, []string{token.Fingerprint(first)}},
+	} {
+		var loading pool.Leases
+		if told := takeSecrets(&loading, "here", step.secrets...); !slices.Equal(told, step.told) {
+			t.Errorf("%s: %v are told, want %v", step.what, told, step.told)
+		}
+		if err := running.Release(); err != nil {
+			t.Fatal(err)
+		}
+		running = loading
+	}
+	var elsewhere pool.Leases
+	if told := takeSecrets(&elsewhere, "there", second); len(told) != 1 {
+		t.Errorf("in another place: %v are told", told)
+	}
+}
 
 // TestDemoKeys holds that the demonstration's keys are known as such where more
 // than this machine could come, and that neither is ever repeated.
