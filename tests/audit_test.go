@@ -445,6 +445,9 @@ func (m *month) scrapes() map[string][]float64 {
 					m.happened[series] += n
 				}
 			}
+			for series := range m.leak { // a tripwire counts from the first request
+				counts[series] += 0
+			}
 		}
 		for _, series := range current.failing {
 			counts[series]++
