@@ -89,6 +89,7 @@ func TestStatusOfAStore(t *testing.T) {
 	file, addr := filepath.Join(t.TempDir(), "p.db"), testcaddy.FreeAddr(t)
 	caddy := testcaddy.Start(t, testcaddy.Site(addr, profileServer("sqlite "+file)))
 	ready(t, addr)
+	caddy.Logged("a new preference store was made", `"file":"`+file+`"`)
 	lock(t, file)
 	testcaddy.Until(t, "the store not to be writable", func() bool { return caddy.ProfileServerMetric("store_up") == 0 })
 	text, code := statusOf(t, caddy)

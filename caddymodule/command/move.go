@@ -100,7 +100,7 @@ func tell(cmd *cobra.Command, found prefstore.Comparison) error {
 		said += "--to had a secret of its own: of accounts that were deleted in --from, and events that were seen there, it knows nothing.\n"
 	}
 	if found.Missing > 0 && found.Changed {
-		said += fmt.Sprintf("%d figures changed in --from meanwhile: move again when no server writes there any more.\n", found.Missing)
+		said += fmt.Sprintf("%d accounts, deletions, events or counts changed in --from meanwhile, and are not in --to as they are now: move again when no server writes there any more.\n", found.Missing)
 	}
 	if _, err := fmt.Fprint(cmd.OutOrStdout(), said); err != nil {
 		return err

@@ -2,6 +2,8 @@ package profilemodule
 
 import (
 	"errors"
+	"io/fs"
+	"os"
 	"regexp"
 	"strings"
 
@@ -57,7 +59,13 @@ func (s *Store) open(held *pool.Leases) (prefstore.Store, error) {
 		if word == "postgres" {
 			return prefstore.OpenPostgres(target, logStoreHealth)
 		}
-		return prefstore.OpenSQLite(target, logStoreHealth)
+		_, missing := os.Stat(target)
+		store, err := prefstore.OpenSQLite(target, logStoreHealth)
+		if err == nil && errors.Is(missing, fs.ErrNotExist) {
+			// It may be that a path has a typing mistake.
+			caddy.Log().Named(moduleID).Info("a new preference store was made, in which nobody has opted out: there was no such file", zap.String("file", target))
+		}
+		return store, err
 	})
 	return store, located.At(err, "store "+word)
 }

@@ -33,6 +33,7 @@ const (
 	sqliteIOError  = 10
 	sqliteFull     = 13
 	sqliteCantOpen = 14
+	sqliteNotADB   = 26
 )
 
 var sqliteTroubles = map[int]HealthError{
@@ -43,7 +44,8 @@ var sqliteTroubles = map[int]HealthError{
 	sqliteIOError: {State: "the disk fails", Advice: "see what the system's log says of it, and have a backup at hand"},
 	sqliteFull:    {State: "the disk is full", Advice: "make room on it; nothing is lost that was acknowledged"},
 	sqliteCantOpen: {State: "the file cannot be opened",
-		Advice: "see whether it and its folder are still there, and whether the user that runs Caddy may enter it"},
+		Advice: "see whether it and its folder are still there, whether it is a file, and whether the user that runs Caddy may enter the folder"},
+	sqliteNotADB: {State: "the file is no SQLite database", Advice: "name the file that store sqlite has in the Caddyfile, or a new one"},
 }
 
 // PostgreSQL's error codes (its manual, appendix A).
@@ -65,7 +67,9 @@ var postgresTroubles = map[string]HealthError{
 	lockNotAvailable: {State: "another transaction keeps the store locked",
 		Advice: "find it by SELECT pg_blocking_pids(pid), * FROM pg_stat_activity, and end it"},
 	cannotConnectNow: {State: "the database server is starting or stopping", Advice: "wait for it, or see what its log says"},
-	tooMany:          {State: "the database takes no more connections", Advice: "raise max_connections, or put pool_max_conns into the DSN"},
+	notPermitted: {State: "the database's role may not do this",
+		Advice: "run caddy metrics-gate migrate as a role that may create the schema metrics_gate, and grant this one its usage and SELECT, INSERT, UPDATE, DELETE on all its tables"},
+	tooMany: {State: "the database takes no more connections", Advice: "raise max_connections, or put pool_max_conns into the DSN"},
 }
 
 // troubled returns an error as HealthError, where it is known as one.

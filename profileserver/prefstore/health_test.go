@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/metricsgate/metricsgate/internal/testpostgres"
 	"github.com/metricsgate/metricsgate/policy"
 )
 
@@ -79,6 +80,18 @@ func TestAStoreThatOnlyReads(t *testing.T) {
 		p.execute(t, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
 		store := p.open(t, 0)
 		if state := stateOf(t, store); state != "the database only reads" {
+			t.Errorf("said to be: %s", state)
+		}
+		if _, err := store.Get(ctx, "u"); err != nil {
+			t.Errorf("reading: %v", err)
+		}
+	})
+	t.Run("PostgreSQL, for this role", func(t *testing.T) {
+		t.Parallel()
+		dsn := testpostgres.Database(t)
+		openPostgres(t, dsn).Close()
+		store := openPostgres(t, dsn+"&role=pg_read_all_data")
+		if state := stateOf(t, store); state != "the database's role may not do this" {
 			t.Errorf("said to be: %s", state)
 		}
 		if _, err := store.Get(ctx, "u"); err != nil {

@@ -15,7 +15,7 @@ func (p *Postgres) origin(ctx context.Context) (o origin, err error) {
 		var key []byte
 		err := p.pool.QueryRow(ctx, `SELECT id, key, head FROM metrics_gate.origin, metrics_gate.secret, metrics_gate.feed`).Scan(&o.id, &key, &o.head)
 		copy(o.secret[:], key)
-		return forbidden(err)
+		return err
 	})
 	return o, err
 }
@@ -116,7 +116,7 @@ func (p *Postgres) prepare(ctx context.Context, key secret, head int64) error {
 		if _, err := tx.Exec(ctx, `
 			UPDATE metrics_gate.secret SET key = $1 WHERE NOT EXISTS (SELECT FROM metrics_gate.preference)
 				AND NOT EXISTS (SELECT FROM metrics_gate.deleted) AND NOT EXISTS (SELECT FROM metrics_gate.event)`, key[:]); err != nil {
-			return forbidden(err)
+			return err
 		}
 		if at.head >= head-leeway {
 			return nil

@@ -133,12 +133,12 @@ func migratePostgres(ctx context.Context, conn *pgx.Conn) error {
 		err = nil
 	}
 	if err != nil {
-		return forbidden(err)
+		return err
 	}
 	if pending, err := pendingMigrations("postgres", level); err != nil || len(pending) == 0 {
 		return err
 	}
-	return forbidden(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
 			return err
 		}
@@ -166,15 +166,7 @@ func migratePostgres(ctx context.Context, conn *pgx.Conn) error {
 			}
 		}
 		return nil
-	}))
-}
-
-// forbidden says what to do where the role may not do what it must.
-func forbidden(err error) error {
-	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == notPermitted {
-		return fmt.Errorf("%w; run caddy metrics-gate migrate as a role that may create the schema metrics_gate, and grant this one its usage and SELECT, INSERT, UPDATE, DELETE on all its tables", err)
-	}
-	return err
+	})
 }
 
 // discreet returns an error that names nobody: the details of one from the
@@ -264,7 +256,7 @@ func (p *Postgres) hearAll(ctx context.Context, begun func()) error {
 	}
 	origin, err := originOf(ctx, conn)
 	if err != nil {
-		return forbidden(err)
+		return err
 	}
 	// Changes after this one are heard.
 	head, err := headOf(ctx, conn, origin)

@@ -78,6 +78,9 @@ const pollEvery = time.Second
 // to date.
 func OpenSQLite(path string, health func(error)) (*SQLite, error) {
 	s, err := openSQLite(path, time.Now, health)
+	if known, ok := errors.AsType[*HealthError](troubled(err)); ok {
+		return nil, fmt.Errorf("preference store %s: %w", path, known)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("preference store %s: %w; name a file that this process may write, in a folder on a local disk", path, err)
 	}

@@ -91,28 +91,29 @@ func TestSettings(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
+	const anotherFile = "name a file that this process may write"
 	for _, test := range []struct {
-		name    string
-		prepare func(t *testing.T, path string) string
-		want    string
+		name         string
+		prepare      func(t *testing.T, path string) string
+		want, advice string
 	}{
-		{"a folder", func(*testing.T, string) string { return "" }, "unable to open database file"},
+		{"a folder", func(*testing.T, string) string { return "" }, "unable to open database file", "whether it is a file"},
 		{"a folder that is a file", func(t *testing.T, path string) string {
 			writeFile(t, path, "")
 			return filepath.Join("profile.db", "profile.db")
-		}, "not a directory"},
+		}, "not a directory", anotherFile},
 		{"something else", func(t *testing.T, path string) string {
 			writeFile(t, path, strings.Repeat("this is no database. ", 100))
 			return "profile.db"
-		}, "file is not a database"},
+		}, "file is not a database", "the file is no SQLite database; name the file that store sqlite has in the Caddyfile"},
 		{"a newer version", func(t *testing.T, path string) string {
 			execute(t, path, `PRAGMA user_version = 99`)
 			return "profile.db"
-		}, fmt.Sprintf("it was written by a newer version (level 99, this one knows %d)", level("sqlite"))},
+		}, fmt.Sprintf("it was written by a newer version (level 99, this one knows %d)", level("sqlite")), anotherFile},
 		{"a table of that name", func(t *testing.T, path string) string {
 			execute(t, path, `CREATE TABLE preference (x)`)
 			return "profile.db"
-		}, "migrations/sqlite/001_preference.sql: "},
+		}, "migrations/sqlite/001_preference.sql: ", anotherFile},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -123,7 +124,7 @@ func TestOpenRefuses(t *testing.T) {
 				store.Close()
 				t.Fatal("opened")
 			}
-			for _, want := range []string{path, test.want, "name a file that this process may write"} {
+			for _, want := range []string{path, test.want, test.advice} {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("%q is not in: %v", want, err)
 				}
