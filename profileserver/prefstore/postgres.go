@@ -2,6 +2,7 @@ package prefstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type Postgres struct {
 	pool   *pgxpool.Pool
 	feed   *Feed
 	health func(error)
-	limits string // of a transaction, as a statement
+	begin  string // a transaction that writes
 	pooler pooler
 
 	hearing  hearing
@@ -72,7 +73,7 @@ func OpenPostgres(dsn string, health func(error)) (*Postgres, error) {
 	if health == nil {
 		health = func(error) {}
 	}
-	p := &Postgres{health: health, limits: limitsOf(config), writing: make(writeLock, 1), stop: stop, written: proof{turn: make(chan struct{}, 1)}}
+	p := &Postgres{health: health, begin: beginning(config), writing: make(writeLock, 1), stop: stop, written: proof{turn: make(chan struct{}, 1)}}
 	p.feed = NewFeed(p.changes)
 	config.BeforeConnect = p.pooler.adapt
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -415,25 +416,34 @@ type moment struct {
 }
 
 // find reads what is held of an account. The time is the database's, so that
-// it is one for all instances.
+// it is one for all instances. Of a table that was never analysed PostgreSQL
+// expects a thousand rows, for which it would read all of the deleted accounts:
+// with LIMIT, it knows that there is one.
 const find = `
-	SELECT head, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, key, coalesce(deleted.at, 0),
-		preference, changed, said - span, said, source
-	FROM metrics_gate.feed CROSS JOIN metrics_gate.secret
-		LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = sha256(key || sha256($1))`
+	SELECT head, clock_timestamp(), key, coalesce(deleted.at, 0), preference, changed, said - span, said, source
+	FROM (SELECT head, key FROM metrics_gate.feed, metrics_gate.secret LIMIT 1) AS store
+		LEFT JOIN metrics_gate.preference ON uid = $1 LEFT JOIN metrics_gate.deleted ON uid_hash = sha256(key || $2)`
+
+// asked is what find is asked with.
+func asked(uid string) []any {
+	sum := sha256.Sum256([]byte(uid))
+	return []any{[]byte(uid), sum[:]}
+}
 
 // found reads what find finds.
 func found(row pgx.Row) (held Record, at moment, err error) {
 	var (
+		now      time.Time
 		key      []byte
 		optedOut *bool
 		changed  *int64
 		from, to *int64
 		source   *string
 	)
-	if err := row.Scan(&at.head, &at.now, &key, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
+	if err := row.Scan(&at.head, &now, &key, &held.deleted, &optedOut, &changed, &from, &to, &source); err != nil {
 		return Record{}, moment{}, err
 	}
+	at.now = now.UnixMilli()
 	held.Preference = preferenceOf(optedOut)
 	if changed != nil {
 		held.Source, held.changed, held.said = *source, *changed, span{*from, *to}
@@ -445,7 +455,7 @@ func found(row pgx.Row) (held Record, at moment, err error) {
 // Get returns what is held of an account.
 func (p *Postgres) Get(ctx context.Context, uid string) (held Record, err error) {
 	err = within(ctx, func(ctx context.Context) error {
-		held, _, err = found(p.pool.QueryRow(ctx, find, []byte(uid)))
+		held, _, err = found(p.pool.QueryRow(ctx, find, asked(uid)...))
 		return err
 	})
 	return held, err
@@ -464,19 +474,21 @@ func (p *Postgres) Ping(ctx context.Context) error {
 // Level returns the level of an up-to-date store.
 func (p *Postgres) Level() int { return level("postgres") }
 
-// limitsOf returns what sets the limits of one transaction, but for those that the
-// connection string sets. A writer that vanishes in the middle of one holds up all
-// others until the server gives up on it; and whoever waits for one hears that it
-// is the lock, before patience ends. They are no parameters of the connection,
-// which a pooler in between may refuse.
-func limitsOf(config *pgxpool.Config) string {
-	limits := []string{`SELECT 1`}
+// beginning returns what begins a transaction, each statement of which sees what
+// was committed before it: find, what was before the lock was had. It sets limits,
+// but for those that the connection string sets. A writer that vanishes in the
+// middle of a transaction holds up all others until the server gives up on it; and
+// whoever waits for one hears that it is the lock, before patience ends. They are
+// no parameters of the connection, which a pooler in between may refuse, and may
+// not keep.
+func beginning(config *pgxpool.Config) string {
+	statements := []string{`BEGIN ISOLATION LEVEL READ COMMITTED`}
 	for _, limit := range [][2]string{{"idle_in_transaction_session_timeout", "10s"}, {"lock_timeout", "4s"}} {
 		if _, set := config.ConnConfig.RuntimeParams[limit[0]]; !set {
-			limits = append(limits, fmt.Sprintf(`set_config('%s', '%s', true)`, limit[0], limit[1]))
+			statements = append(statements, fmt.Sprintf(`SET LOCAL %s = '%s'`, limit[0], limit[1]))
 		}
 	}
-	return strings.Join(limits, `, `)
+	return strings.Join(statements, `; `)
 }
 
 // write calls f with a transaction that nobody else writes beside, in which
@@ -493,16 +505,12 @@ func (p *Postgres) write(ctx context.Context, uid string, f func(ctx context.Con
 		}
 	}()
 	return within(ctx, func(ctx context.Context) error {
-		// Each statement sees what was committed before it: find, what was
-		// before the lock was had.
-		readCommitted := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
-		return pgx.BeginTxFunc(ctx, p.pool, readCommitted, func(tx pgx.Tx) (err error) {
+		return pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{BeginQuery: p.begin}, func(tx pgx.Tx) (err error) {
 			var held Record
 			var at moment
 			first := &pgx.Batch{}
-			first.Queue(p.limits)
 			first.Queue(`SELECT FROM metrics_gate.feed FOR UPDATE`)
-			first.Queue(find, []byte(uid)).QueryRow(func(row pgx.Row) error {
+			first.Queue(find, asked(uid)...).QueryRow(func(row pgx.Row) error {
 				held, at, err = found(row)
 				return err
 			})
@@ -636,7 +644,7 @@ func (p *Postgres) changes(ctx context.Context, after int64, limit int) (updates
 // over, and the events of last week.
 func (p *Postgres) tidy(ctx context.Context) error {
 	return within(ctx, func(ctx context.Context) error {
-		_, at, err := found(p.pool.QueryRow(ctx, find, []byte{}))
+		_, at, err := found(p.pool.QueryRow(ctx, find, asked("")...))
 		if err != nil {
 			return err
 		}
