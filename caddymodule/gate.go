@@ -209,7 +209,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 		return at(err, "metrics_gate")
 	}
 	if len(siblings.All[*Gate](app)) == 0 {
-		warnOfUnreachable(ctx) // for all of them, before Caddy has forgotten what is written
+		app.Join(findUnreached(ctx)) // by all of them, before Caddy has forgotten what is written
 	}
 	app.Join(g)
 	g.warn(ctx)

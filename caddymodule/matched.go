@@ -119,6 +119,9 @@ func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	return true, certain
 }
 
+// TakesHost says whether the hosts of a site, as they are written, take one.
+func TakesHost(hosts []string, host string) bool { return takesHost(hosts, host) }
+
 // takesHost says whether hosts take one, as Caddy's own matcher does. Nearly all of
 // them are plain names, for which it needs no request.
 func takesHost(hosts caddyhttp.MatchHost, host string) bool {

@@ -105,12 +105,17 @@ func (t *Tripwire) Report(_ context.Context, s *status.Status) {
 			if last.IsZero() || time.Since(last) > tellEvery {
 				continue
 			}
-			s.Wrong = append(s.Wrong, status.Problem{
+			gated := wire.gate.gate.Routes()[i]
+			problem := status.Problem{
 				Where: "gate " + wire.gate.label(),
 				What: fmt.Sprintf("requests of %s were decided by no gate (requests %d, the last one at %s)",
-					wire.gate.gate.Routes()[i].Path, all, last.UTC().Format(time.TimeOnly)),
+					gated.Path, all, last.UTC().Format(time.TimeOnly)),
 				Advice: advice,
-			})
+			}
+			for _, method := range gated.Methods {
+				problem.Requests = append(problem.Requests, method+" "+gated.Path)
+			}
+			s.Wrong = append(s.Wrong, problem)
 		}
 	}
 }
@@ -142,4 +147,5 @@ func serveStatus(w http.ResponseWriter, r *http.Request) error {
 var (
 	_ status.Reporter = (*Gate)(nil)
 	_ status.Reporter = (*Tripwire)(nil)
+	_ status.Reporter = unreached(nil)
 )

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/browser"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -282,25 +284,45 @@ func (o *obstacle) explain() (why, advice string) {
 	}
 }
 
-// warnOfUnreachable says what cannot come to the gates of a configuration that is
-// being provisioned.
-func warnOfUnreachable(ctx caddy.Context) {
+// unreached is what cannot come to the gates of a configuration, as the status has it.
+type unreached []Unreachable
+
+// findUnreached finds what cannot come to the gates of a configuration that is being
+// provisioned, and says so.
+func findUnreached(ctx caddy.Context) unreached {
 	modules := ctx.Modules()
 	if len(modules) == 0 {
-		return
+		return nil
 	}
 	app, ok := modules[0].(*caddyhttp.App)
 	if !ok {
-		return
+		return nil
 	}
 	sites, err := sitesOf(app)
 	if err != nil {
-		return // what cannot be read is refused where it stands
+		return nil // what cannot be read is refused where it stands
 	}
+	all := sites.Unreachable()
 	logger := ctx.Logger()
-	for _, u := range sites.Unreachable() {
+	for _, u := range all {
 		logger.Warn("requests of this gate's routes cannot come to it, so it decides none of them",
 			zap.String("gate", u.Gate), zap.Strings("site", u.Hosts), zap.Strings("requests", u.Requests),
 			zap.String("why", u.Why), zap.String("advice", u.Advice))
+	}
+	return all
+}
+
+// Report adds them to a status.
+func (all unreached) Report(_ context.Context, s *status.Status) {
+	for _, u := range all {
+		requests := strings.Join(u.Requests, ", ")
+		if len(u.Hosts) > 0 {
+			requests += " of " + strings.Join(u.Hosts, ", ")
+		}
+		s.Wrong = append(s.Wrong, status.Problem{
+			Where:  "gate " + u.Gate,
+			What:   "requests of this gate's routes cannot come to it, so it decides none of them (" + requests + "): " + u.Why,
+			Advice: u.Advice, Requests: u.Requests, Hosts: u.Hosts,
+		})
 	}
 }

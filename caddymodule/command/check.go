@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -119,6 +120,11 @@ type checkResult struct {
 	Route   string          `json:"route"`
 	Why     string          `json:"why,omitempty"` // no beacon was sent
 	Beacons []checkedBeacon `json:"beacons"`
+
+	// Wrong is what may have kept a beacon from the gates.
+	Wrong []status.Problem `json:"wrong,omitempty"`
+
+	strayed strayed // a beacon that no gate has decided
 }
 
 // checkedBeacon is one beacon, and how it was decided.
@@ -162,7 +168,9 @@ func (c *siteCheck) run(ctx context.Context) *checkResult {
 	}{{accountOptedOut, "-optout", c.optedOut}, {accountAllowed, "-allow", c.allowed}} {
 		// A marker in the query reaches the application's log whatever the body does.
 		beacon := checkedBeacon{Account: from.account, Marker: "metrics-gate-check=" + marker + from.suffix, Traces: []gate.Trace{}}
-		c.check(ctx, method, site.JoinPath(path), from.checkedAccount, &beacon)
+		if known := c.check(ctx, method, site.JoinPath(path), from.checkedAccount, &beacon); known != nil {
+			result.strayed, result.Wrong = *known, known.wrong
+		}
 		result.Beacons = append(result.Beacons, beacon)
 		result.Verdict = max(result.Verdict, beacon.Verdict)
 	}
@@ -184,8 +192,9 @@ func (a *checkedAccount) complete(flag, environment string) error {
 	return nil
 }
 
-// check sends one beacon and judges how it was decided.
-func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, from checkedAccount, beacon *checkedBeacon) {
+// check sends one beacon and judges how it was decided. Where no gate has, it returns
+// what is known of that.
+func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, from checkedAccount, beacon *checkedBeacon) *strayed {
 	request, err := c.beacon(method, target, from, beacon.Marker)
 	var traces []gate.Trace
 	if err == nil {
@@ -193,13 +202,18 @@ func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, f
 	}
 	if err != nil {
 		beacon.Verdict, beacon.Why = inconclusive, err.Error()
-		return
+		return nil
 	}
 	if traces != nil {
 		beacon.Traces = traces
 	}
 	e := expected{optedOut: beacon.Account == accountOptedOut, proven: from.token != ""}
 	beacon.Verdict, beacon.Why = e.judge(traces)
+	if isDecided(traces) {
+		return nil
+	}
+	known := c.admin.strayed(request)
+	return &known
 }
 
 func (c *siteCheck) beacon(method string, target *url.URL, from checkedAccount, marker string) (*http.Request, error) {
@@ -241,10 +255,11 @@ func (r *checkResult) print(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "%s: %s\n", r.Verdict, r.Why)
 		return
 	}
-	lost := false
+	printWrong(w, r.Wrong, time.Now())
+	seen := true
 	for i := range r.Beacons {
 		b := &r.Beacons[i]
-		lost = lost || b.Status != 0 && len(b.Traces) == 0
+		seen = seen && (b.Status == 0 || len(b.Traces) > 0)
 		which, must := "The beacon of the allowed account", "must be"
 		if b.Account == accountOptedOut {
 			which, must = "The beacon of the opted-out account", "must not be"
@@ -257,8 +272,8 @@ func (r *checkResult) print(w io.Writer) {
 		}
 		_, _ = fmt.Fprintf(w, "  %s: %s\n", b.Verdict, b.Why)
 	}
-	if lost {
-		_, _ = fmt.Fprintf(w, "Where no gate has seen a beacon, look for\n%s", unseen)
+	if !seen {
+		r.strayed.printGuesses(w)
 	}
 	_, _ = fmt.Fprintln(w, r.Verdict)
 }

@@ -3,7 +3,6 @@ package command
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -37,22 +36,17 @@ says is about an account.`,
   caddy metrics-gate status --json --address localhost:2019`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			admin := adminAPI(address)
-			text, err := admin.ask(http.MethodGet, status.Path+"?"+status.AlwaysOK)
+			s, text, err := adminAPI(address).status()
 			if err != nil {
-				return fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", admin.address(), err)
-			}
-			var s status.Status
-			if err := json.Unmarshal(text, &s); err != nil {
-				return fmt.Errorf("what the admin API answers is no status: %w", err)
+				return err
 			}
 			if asJSON {
 				_, _ = cmd.OutOrStdout().Write(text)
 			} else {
-				printStatus(cmd.OutOrStdout(), &s, time.Now())
+				printStatus(cmd.OutOrStdout(), s, time.Now())
 			}
 			if len(s.Wrong) > 0 {
-				return errors.New("something is wrong")
+				return exit(cmd, 1)
 			}
 			return nil
 		},
@@ -62,17 +56,24 @@ says is about an account.`,
 	return cmd
 }
 
+// status asks for the status, and returns its text as well.
+func (a adminAPI) status() (s *status.Status, text []byte, err error) {
+	text, err = a.ask(http.MethodGet, status.Path+"?"+status.AlwaysOK)
+	if err != nil {
+		return nil, nil, fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", a.address(), err)
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, nil, fmt.Errorf("what the admin API answers is no status: %w", err)
+	}
+	return s, text, nil
+}
+
 // printStatus writes a status for people.
 func printStatus(out io.Writer, s *status.Status, now time.Time) {
 	if len(s.Wrong) == 0 {
 		_, _ = fmt.Fprintln(out, "Nothing is known to be wrong.")
 	}
-	for _, problem := range s.Wrong {
-		_, _ = fmt.Fprintf(out, "WRONG  %s: %s%s\n", problem.Where, problem.What, sinceText(problem.Since, now))
-		if problem.Advice != "" {
-			_, _ = fmt.Fprintf(out, "       %s\n", problem.Advice)
-		}
-	}
+	printWrong(out, s.Wrong, now)
 	for i := range s.Gates {
 		printNotes(out, &s.Gates[i], now)
 	}
@@ -96,6 +97,15 @@ func printStatus(out io.Writer, s *status.Status, now time.Time) {
 	}
 	_ = w.Flush()
 	_, _ = fmt.Fprintf(out, "\nMetrics Gate %s\n", s.Version)
+}
+
+func printWrong(out io.Writer, wrong []status.Problem, now time.Time) {
+	for _, problem := range wrong {
+		_, _ = fmt.Fprintf(out, "WRONG  %s: %s%s\n", problem.Where, problem.What, sinceText(problem.Since, now))
+		if problem.Advice != "" {
+			_, _ = fmt.Fprintf(out, "       %s\n", problem.Advice)
+		}
+	}
 }
 
 // printNotes says what may be meant to be so, and is the cause where somebody wonders.

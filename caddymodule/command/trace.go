@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -44,17 +44,22 @@ application.`,
 				return err
 			}
 			cmd.SilenceUsage = true
-			status, traces, err := t.send(cmd.Context(), r)
+			answered, traces, err := t.send(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
+			var known strayed
+			decided := isDecided(traces)
+			if !decided {
+				known = t.admin.strayed(r)
+			}
 			out := cmd.OutOrStdout()
 			if asJSON {
-				err = printTracesJSON(out, status, traces)
+				err = printTracesJSON(out, answered, traces, &known)
 			} else {
-				printTraces(out, t.admin.address(), r, status, traces)
+				printTraces(out, t.admin.address(), r, answered, traces, &known)
 			}
-			if err == nil && !slices.ContainsFunc(traces, func(trace gate.Trace) bool { return trace.Decision != "" }) {
+			if err == nil && !decided {
 				return exit(cmd, 1)
 			}
 			return err
@@ -114,37 +119,33 @@ func tracedRequest(method, target string, headers []string, data string) (*http.
 	return r, nil
 }
 
-func printTracesJSON(w io.Writer, status int, traces []gate.Trace) error {
+func printTracesJSON(w io.Writer, answered int, traces []gate.Trace, known *strayed) error {
 	if traces == nil {
 		traces = []gate.Trace{}
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(struct {
-		Status int          `json:"status"`
-		Traces []gate.Trace `json:"traces"`
-	}{status, traces})
+		Status int              `json:"status"`
+		Traces []gate.Trace     `json:"traces"`
+		Wrong  []status.Problem `json:"wrong,omitempty"` // what may have kept the request from the gates
+	}{answered, traces, known.wrong})
 }
 
 // printTraces says in plain words what the gates wrote down.
-func printTraces(w io.Writer, admin string, r *http.Request, status int, traces []gate.Trace) {
-	_, _ = fmt.Fprintf(w, "%s %s was answered with %d.\n", r.Method, r.URL.Redacted(), status)
+func printTraces(w io.Writer, admin string, r *http.Request, answered int, traces []gate.Trace, known *strayed) {
+	_, _ = fmt.Fprintf(w, "%s %s was answered with %d.\n", r.Method, r.URL.Redacted(), answered)
 	if len(traces) == 0 {
-		_, _ = fmt.Fprintf(w, "\nNo gate of the Caddy with the admin API %s has seen it. Look for\n%s", admin, unseen)
+		_, _ = fmt.Fprintf(w, "\nNo gate of the Caddy with the admin API %s has seen it.\n", admin)
+	}
+	printWrong(w, known.wrong, time.Now())
+	if len(traces) == 0 {
+		known.printGuesses(w)
 	}
 	for i := range traces {
 		printTrace(w, &traces[i])
 	}
 }
-
-// unseen is what keeps a request from every gate.
-const unseen = `  - a proxy that stands in front of the gate: in a route, directives run as they are written
-  - a more specific handle that has no gate inside
-  - another site block that this host belongs to, or the matcher of metrics_gate
-  - another Caddy that answers at this address, or a cache in front: name its admin API with --address
-  - a proxy in front of Caddy that removes the header ` + gate.TraceHeader + `
-metrics_gate_tripwire at the top of the site finds such requests, and says where to write the gate.
-`
 
 func printTrace(w io.Writer, t *gate.Trace) {
 	step := 0

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
 )
@@ -69,9 +70,15 @@ func aPage(t *gate.Trace) {
 	t.Kind, t.Route, t.Class, t.Reply = gate.TracePage, "", "", gate.TraceShown
 }
 
-// a site whose gates write down what they are told to, one list for each request
-// that comes, and the admin API of its Caddy.
+// a site whose gates are not wrong.
 func tracingSite(t *testing.T, requests ...[]gate.Trace) (addr string) {
+	t.Helper()
+	return wrongSite(t, nil, requests...)
+}
+
+// a site whose gates write down what they are told to, one list for each request
+// that comes, and the admin API of its Caddy, which knows what is wrong.
+func wrongSite(t *testing.T, wrong []status.Problem, requests ...[]gate.Trace) (addr string) {
 	t.Helper()
 	opened := 0
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -84,6 +91,8 @@ func tracingSite(t *testing.T, requests ...[]gate.Trace) (addr string) {
 		case r.URL.Path == caddymodule.TracesPath && r.Method == http.MethodPost:
 			opened++
 			answer = caddymodule.OpenedTrace{Nonce: fmt.Sprint(opened)}
+		case r.URL.Path == status.Path:
+			answer = status.Status{Wrong: wrong}
 		case r.Header.Get(gate.TraceHeader) != fmt.Sprint(opened):
 			t.Errorf("a request has the nonce %q", r.Header.Get(gate.TraceHeader))
 		}
@@ -113,6 +122,10 @@ func TestTracedOutput(t *testing.T) {
 	out, in := proven(policy.OptedOut), proven(policy.Allowed)
 	tokens := []string{"--optout-token", "t0ken-needle", "--allow-token", "t0ken-needle"}
 	uids := []string{"--optout-uid", "uid-needle", "--allow-uid", "uid-needle"}
+	failing := status.Problem{Where: "gate edge", What: "the profile server fails"}
+	keptAway := status.Problem{Where: "gate edge", What: "GET /metrics cannot come to it", Advice: "write it in front", Requests: []string{"GET /metrics"}, Hosts: []string{"127.0.0.1"}}
+	rewritten := status.Problem{Where: "gate edge", What: "POST /beacon was decided by no gate", Advice: "write it behind the rewrite", Requests: []string{"POST /beacon"}}
+	elsewhere := status.Problem{Where: "gate other", What: "GET /metrics cannot come to it", Requests: []string{"GET /metrics"}, Hosts: []string{"*.other.test"}}
 	marker, address := regexp.MustCompile(`metrics-gate-check=[A-Z2-7]+`), regexp.MustCompile(`127\.0\.0\.1:\d+`)
 	now := regexp.MustCompile(`\{"time":"[^"]+","verdict"`)
 	for name, c := range map[string]struct {
@@ -120,45 +133,52 @@ func TestTracedOutput(t *testing.T) {
 		args    []string
 		traces  [][]gate.Trace
 		code    int
+		wrong   []status.Problem
 	}{
-		"trace_opted_out":  {traceCommand, nil, one(out), 0},
-		"trace_two_gates":  {traceCommand, nil, one(in, proven(policy.Allowed, inShadow, func(t *gate.Trace) { t.Gate = "inside" })), 0},
-		"trace_named":      {traceCommand, []string{"--data", "{}"}, one(named(policy.Unset)), 0},
-		"trace_forged":     {traceCommand, nil, one(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 0},
-		"trace_not_learnt": {traceCommand, nil, one(proven(policy.Unknown)), 0},
-		"trace_shadow":     {traceCommand, nil, one(proven(policy.OptedOut, inShadow)), 0},
-		"trace_page":       {traceCommand, []string{"-H", "Accept: text/html"}, one(proven(policy.Unset, aPage)), 0},
-		"trace_untouched":  {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1},
-		"trace_unseen":     {traceCommand, nil, one(), 1},
-		"trace_json":       {traceCommand, []string{"--json"}, one(out), 0},
-		"check_pass":       {checkCommand, tokens, both(out, in), 0},
-		"check_unset":      {checkCommand, tokens, both(out, proven(policy.Unset)), 0},
-		"check_named":      {checkCommand, uids, both(named(policy.OptedOut), named(policy.Allowed)), 0},
-		"check_shadow":     {checkCommand, tokens, both(proven(policy.OptedOut, inShadow), proven(policy.Allowed, inShadow)), 0},
-		"check_json":       {checkCommand, append(tokens, "--json"), both(out, in), 0},
-		"check_unseen":     {checkCommand, tokens, [][]gate.Trace{{}, {}}, 3},
-		"check_ungated":    {checkCommand, tokens, both(proven(policy.OptedOut, untouched), proven(policy.Allowed, untouched)), 1},
-		"check_never_out":  {checkCommand, tokens, both(proven(policy.Unset), in), 1},
-		"check_swapped":    {checkCommand, tokens, both(in, out), 1},
-		"check_second":     {checkCommand, tokens, [][]gate.Trace{{proven(policy.OptedOut, inShadow), traced(policy.NoSession, "absent", policy.Unknown, usual)}, {in}}, 1},
-		"check_not_learnt": {checkCommand, tokens, both(proven(policy.Unknown), proven(policy.Unknown)), 3},
-		"check_lenient":    {checkCommand, tokens, both(traced(policy.Verified, "verified", policy.Unknown, collectsUnknown), traced(policy.Verified, "verified", policy.Unknown, collectsUnknown)), 1},
+		"trace_opted_out":       {traceCommand, nil, one(out), 0, nil},
+		"trace_two_gates":       {traceCommand, nil, one(in, proven(policy.Allowed, inShadow, func(t *gate.Trace) { t.Gate = "inside" })), 0, nil},
+		"trace_named":           {traceCommand, []string{"--data", "{}"}, one(named(policy.Unset)), 0, nil},
+		"trace_forged":          {traceCommand, nil, one(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 0, nil},
+		"trace_not_learnt":      {traceCommand, nil, one(proven(policy.Unknown)), 0, nil},
+		"trace_shadow":          {traceCommand, nil, one(proven(policy.OptedOut, inShadow)), 0, nil},
+		"trace_page":            {traceCommand, []string{"-H", "Accept: text/html"}, one(proven(policy.Unset, aPage)), 0, nil},
+		"trace_untouched":       {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1, nil},
+		"trace_unseen":          {traceCommand, nil, one(), 1, nil},
+		"trace_kept_away":       {traceCommand, nil, one(), 1, []status.Problem{failing, elsewhere, keptAway}},
+		"trace_maybe_kept_away": {traceCommand, nil, one(), 1, []status.Problem{failing, elsewhere, rewritten}},
+		"trace_rewritten":       {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1, []status.Problem{failing, rewritten}},
+		"trace_kept_away_json":  {traceCommand, []string{"--json"}, one(), 1, []status.Problem{failing, keptAway}},
+		"check_kept_away":       {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
+		"check_kept_away_json":  {checkCommand, append(tokens, "--route", "GET /", "--json"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
+		"trace_json":            {traceCommand, []string{"--json"}, one(out), 0, nil},
+		"check_pass":            {checkCommand, tokens, both(out, in), 0, nil},
+		"check_unset":           {checkCommand, tokens, both(out, proven(policy.Unset)), 0, nil},
+		"check_named":           {checkCommand, uids, both(named(policy.OptedOut), named(policy.Allowed)), 0, nil},
+		"check_shadow":          {checkCommand, tokens, both(proven(policy.OptedOut, inShadow), proven(policy.Allowed, inShadow)), 0, nil},
+		"check_json":            {checkCommand, append(tokens, "--json"), both(out, in), 0, nil},
+		"check_unseen":          {checkCommand, tokens, [][]gate.Trace{{}, {}}, 3, nil},
+		"check_ungated":         {checkCommand, tokens, both(proven(policy.OptedOut, untouched), proven(policy.Allowed, untouched)), 1, nil},
+		"check_never_out":       {checkCommand, tokens, both(proven(policy.Unset), in), 1, nil},
+		"check_swapped":         {checkCommand, tokens, both(in, out), 1, nil},
+		"check_second":          {checkCommand, tokens, [][]gate.Trace{{proven(policy.OptedOut, inShadow), traced(policy.NoSession, "absent", policy.Unknown, usual)}, {in}}, 1, nil},
+		"check_not_learnt":      {checkCommand, tokens, both(proven(policy.Unknown), proven(policy.Unknown)), 3, nil},
+		"check_lenient":         {checkCommand, tokens, both(traced(policy.Verified, "verified", policy.Unknown, collectsUnknown), traced(policy.Verified, "verified", policy.Unknown, collectsUnknown)), 1, nil},
 		"check_issuer": {checkCommand, tokens, both(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual),
-			traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 3},
-		"check_cookie": {checkCommand, tokens, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1},
+			traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 3, nil},
+		"check_cookie": {checkCommand, tokens, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
 		"check_expired": {checkCommand, tokens, both(traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
 			t.Decision, t.Reason, t.ByName = "block", "preference", true
-		}), in), 3},
-		"check_consent":        {checkCommand, tokens, both(out, traced(policy.Verified, "verified", policy.Unset, policy.Rules{})), 1},
-		"check_no_names":       {checkCommand, uids, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1},
-		"check_names_unlearnt": {checkCommand, uids, both(named(policy.Unknown), named(policy.Unknown)), 3},
-		"check_no_account":     {checkCommand, tokens[:2], nil, 3},
-		"check_no_file":        {checkCommand, append(tokens, "--body", "testdata/nosuch.json"), both(out, in), 3},
-		"check_uid_in_body":    {checkCommand, append(uids, "--body", "testdata/presets/fxa.caddyfile"), both(out, in), 3},
+		}), in), 3, nil},
+		"check_consent":        {checkCommand, tokens, both(out, traced(policy.Verified, "verified", policy.Unset, policy.Rules{})), 1, nil},
+		"check_no_names":       {checkCommand, uids, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
+		"check_names_unlearnt": {checkCommand, uids, both(named(policy.Unknown), named(policy.Unknown)), 3, nil},
+		"check_no_account":     {checkCommand, tokens[:2], nil, 3, nil},
+		"check_no_file":        {checkCommand, append(tokens, "--body", "testdata/nosuch.json"), both(out, in), 3, nil},
+		"check_uid_in_body":    {checkCommand, append(uids, "--body", "testdata/presets/fxa.caddyfile"), both(out, in), 3, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := tracingSite(t, c.traces...)
+			addr := wrongSite(t, c.wrong, c.traces...)
 			got, err := run(c.command(), append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
 			got = marker.ReplaceAllString(address.ReplaceAllString(got, "ADDRESS"), "metrics-gate-check=MARKER")
 			got = now.ReplaceAllString(got, `{"time":"NOW","verdict"`)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/metricsgate/metricsgate/caddymodule"
+	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -139,6 +141,67 @@ func (t *tracer) ask(method, path string, answer any) error {
 		return err
 	}
 	return json.Unmarshal(text, answer)
+}
+
+// strayed is what a running Caddy knows to keep requests from its gates. What keeps
+// a request like this one from them is all of it and certain, where it knows that.
+type strayed struct {
+	wrong   []status.Problem
+	certain bool
+}
+
+// strayed asks why a request that no gate has decided did not come to any. Where
+// nobody can be asked, nothing is known.
+func (a adminAPI) strayed(r *http.Request) (known strayed) {
+	s, _, err := a.status()
+	if err != nil {
+		return strayed{}
+	}
+	host := (&url.URL{Host: cmp.Or(r.Host, r.URL.Host)}).Hostname()
+	var like []status.Problem
+	for _, problem := range s.Wrong {
+		if len(problem.Requests) == 0 || len(problem.Hosts) > 0 && !caddymodule.TakesHost(problem.Hosts, host) {
+			continue
+		}
+		known.wrong = append(known.wrong, problem)
+		if slices.ContainsFunc(problem.Requests, func(request string) bool {
+			method, path, _ := strings.Cut(request, " ")
+			route := gate.Route{Methods: []string{method}, Path: path}
+			return route.Takes(r.Method, r.URL.Path)
+		}) {
+			like = append(like, problem)
+		}
+	}
+	if len(like) > 0 {
+		return strayed{like, true}
+	}
+	return known
+}
+
+// isDecided says whether any gate has decided the request.
+func isDecided(traces []gate.Trace) bool {
+	return slices.ContainsFunc(traces, func(trace gate.Trace) bool { return trace.Decision != "" })
+}
+
+// printGuesses says what to look for where no gate has seen a request and nothing is
+// known for certain.
+func (s *strayed) printGuesses(w io.Writer) {
+	switch {
+	case s.certain:
+		return
+	case len(s.wrong) > 0:
+		_, _ = fmt.Fprint(w, "If that is not it, look")
+	default:
+		_, _ = fmt.Fprint(w, "Look")
+	}
+	_, _ = fmt.Fprint(w, ` for
+  - a proxy that stands in front of the gate: in a route, directives run as they are written
+  - a more specific handle that has no gate inside
+  - another site block that this host belongs to, or the matcher of metrics_gate
+  - another Caddy that answers at this address, or a cache in front: name its admin API with --address
+  - a proxy in front of Caddy that removes the header `+gate.TraceHeader+`
+metrics_gate_tripwire at the top of the site finds such requests, and says where to write the gate.
+`)
 }
 
 // textOrFile is a flag's value, or with @ the content of the file that it names,

@@ -52,6 +52,11 @@ type Problem struct {
 
 	// Since is when it began; it may not be known.
 	Since time.Time `json:"since,omitzero"`
+
+	// Requests are those that do not come to a gate, such as "POST /metrics", where
+	// that is what is wrong, and Hosts are whose; none are all.
+	Requests []string `json:"requests,omitempty"`
+	Hosts    []string `json:"hosts,omitempty"`
 }
 
 // Gate is a gate.
@@ -218,7 +223,9 @@ func (s *Status) AskedFor(where string, all ...*token.Standing) (asked []Asked) 
 			}
 		}
 		if a.Failure != nil {
-			s.Wrong = append(s.Wrong, Problem{where, fmt.Sprintf("%s %s: %s", a.For, a.Source, a.Failure.Error), "", a.Failure.Since})
+			s.Wrong = append(s.Wrong, Problem{
+				Where: where, What: fmt.Sprintf("%s %s: %s", a.For, a.Source, a.Failure.Error), Since: a.Failure.Since,
+			})
 		}
 		asked = append(asked, a)
 	}
