@@ -578,20 +578,20 @@ func TestNobodyIsRecognised(t *testing.T) {
 		known, told int
 	}{
 		"nobody":                    {-1, 1},
-		"somebody, before it tells": {unrecognisedRequests / 2, 0},
-		"somebody, too late":        {2 * unrecognisedRequests, 1},
+		"somebody, before it tells": {plenty / 2, 0},
+		"somebody, too late":        {2 * plenty, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			told := 0
 			config := fxaConfig(t)
 			config.Observer.Warn = func(w Warning) {
-				if told++; w != (Warning{Trouble: NobodyRecognised, Requests: unrecognisedRequests}) {
+				if told++; w != (Warning{Trouble: NobodyRecognised, Requests: plenty}) {
 					t.Errorf("told %+v", w)
 				}
 			}
 			g := newGate(t, config)
-			for i := range 3 * unrecognisedRequests {
+			for i := range 3 * plenty {
 				cookie := "sesion=misspelt"
 				if i == test.known {
 					cookie = sessionOf(t, allowedUID)

@@ -58,10 +58,10 @@ const (
 	window = 10 * time.Minute
 	// telling is how many requests it takes to say anything.
 	telling = 100
-	// unrecognisedRequests is how many gated requests without an account say so
-	// before the window ends: until then, opted-out people are measured, or
-	// everybody's metrics are lost.
-	unrecognisedRequests = 1000
+	// plenty is how many gated requests of a route show before the window ends that
+	// nobody is recognised, or that nothing verifies: until then, opted-out people are
+	// measured, or everybody's metrics are lost.
+	plenty = 1000
 	// explained is the share of gated requests, one in this many, whose credentials
 	// fail and so say why nobody is recognised.
 	explained = 10
@@ -143,11 +143,10 @@ func newWatch(now time.Time, routes, ownRoutes, sources int, tell func(Warning))
 func (w *watch) gated(now time.Time, route int, recognised bool) {
 	w.turn(now)
 	counts := &w.routes[route]
-	n := counts.requests.Add(1)
-	switch {
-	case recognised:
+	if recognised {
 		counts.recognised.Add(1)
-	case n%unrecognisedRequests == 0:
+	}
+	if counts.requests.Add(1)%plenty == 0 {
 		w.early(now)
 	}
 }
@@ -161,28 +160,24 @@ func (w *watch) page(now time.Time) {
 // session counts what came of a credential.
 func (w *watch) session(source int, outcome session.Outcome) { w.sessions[source][outcome].Add(1) }
 
-// early says within a window that nobody is recognised.
+// early says within a window that nobody is recognised, and of which kinds of sessions
+// nothing verifies. An account that an expired session names is recognised.
 func (w *watch) early(now time.Time) {
-	var requests, recognised int64
+	var requests, recognised, failed int64
 	for i := range w.routes {
 		requests += w.routes[i].requests.Load()
 		recognised += w.routes[i].recognised.Load()
 	}
-	if recognised > 0 {
-		return
-	}
-	var failed int64
 	for i := range w.sessions {
 		var counts [session.OutcomeCount]int64
 		for outcome := range counts {
 			counts[outcome] = w.sessions[i][outcome].Load()
 		}
-		if warning, fails := unverified(i, &counts); fails {
-			w.judge(now, warning, true, false)
-			failed += int64(warning.Requests)
+		if verified(&counts) == 0 {
+			failed += w.judgeSessions(now, i, &counts)
 		}
 	}
-	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(requests)}, failed*explained < requests, false)
+	w.judge(now, Warning{Trouble: NobodyRecognised, Requests: int(requests)}, recognised == 0 && failed*explained < requests, false)
 }
 
 func (w *watch) seen() Seen {

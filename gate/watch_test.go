@@ -116,27 +116,28 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// Where nobody is recognised, a thousand requests say so before the window ends,
-// and say why where they can.
+// Where nobody is recognised, or all have expired, a thousand requests say so before
+// the window ends, and say why where they can.
 func TestWarningsBeforeTheWindowEnds(t *testing.T) {
 	t.Parallel()
 	for outcome, want := range map[session.Outcome]Warning{
 		session.Absent:      {Trouble: NobodyRecognised, Requests: 1000},
 		session.WrongIssuer: {Trouble: SessionsFail, Outcome: session.WrongIssuer, Requests: 1000},
+		session.Expired:     {Trouble: EverybodyExpired, Outcome: session.Expired, Requests: 1000},
 	} {
 		var told []Warning
 		now := time.Unix(1_800_000_000, 0)
 		w := newWatch(now, 1, 1, 1, func(warning Warning) { told = append(told, warning) })
 		for range 999 {
 			w.session(0, outcome)
-			w.gated(now, 0, false)
+			w.gated(now, 0, outcome == session.Expired) // whose account it names
 		}
 		if len(told) > 0 {
 			t.Errorf("%v: told too soon: %v", outcome, told)
 		}
 		for range 2000 {
 			w.session(0, outcome)
-			w.gated(now, 0, false)
+			w.gated(now, 0, outcome == session.Expired)
 		}
 		if diff := cmp.Diff([]Warning{want}, told); diff != "" {
 			t.Errorf("%v (-want +got)\n%s", outcome, diff)
