@@ -255,6 +255,7 @@ func (g *Gate) provision() error {
 		if configured.FxA == nil { // which no request carries
 			config.Sessions = append(config.Sessions, source)
 			kinds = append(kinds, configured.kind())
+			config.LookedFor = append(config.LookedFor, configured.lookedFor())
 		}
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
 		proof := configured.proof()
@@ -282,6 +283,7 @@ func (g *Gate) provision() error {
 	}
 	if config.Own != nil {
 		kinds = append(kinds, "own", proofKind)
+		config.LookedFor = append(config.LookedFor, "cookie "+session.OwnCookie)
 	}
 	config.SessionKinds = kinds[:len(config.Sessions)]
 	g.watched.kinds, g.watched.own, g.watched.profile = kinds, config.Own, config.Profile

@@ -81,7 +81,7 @@ func (g *Gate) logWarning(w gate.Warning) {
 // adviceOn says what to do where most credentials end in this way.
 var adviceOn = [session.OutcomeCount]string{
 	session.Expired:         "look whether the application still renews its sessions, and compare the clocks of whoever issues them and of this machine",
-	session.NotYetValid:     "compare the clocks of whoever issues them and of this machine",
+	session.NotYetValid:     "compare the clocks of whoever issues them and of this machine; where both are right, the issuer writes an nbf that is still to come",
 	session.Malformed:       "look whether cookie or header holds the token itself and nothing else, and which claim names the account (uid_claim)",
 	session.BadSignature:    "the key or secret is another than the issuer's: has it been rotated? Write the new one and reload, with --force where only a file has changed",
 	session.WrongIssuer:     "compare issuer with the claim iss of a token",

@@ -102,6 +102,10 @@ type Config struct {
 	Label        string
 	SessionKinds []string
 
+	// LookedFor says to traces where each of Sessions, and then Own, is looked for,
+	// such as "cookie session". Default: nothing is said.
+	LookedFor []string
+
 	// Traces are those that may be opened to see how a request is decided.
 	// Default: none ever are.
 	Traces *Traces

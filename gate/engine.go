@@ -31,7 +31,8 @@ type engine struct {
 	writeBack, reportsWrite bool
 
 	kinds          []string // of sessions, in traces
-	observeSession func(source int, outcome session.Outcome)
+	lookedFor      []string // of sessions, in traces: where each is looked for
+	observeSession func(source int, credential string, outcome session.Outcome)
 	watch          *watch
 }
 
@@ -138,7 +139,7 @@ func (e *engine) signal(r *http.Request, found *session.Found) policy.Signal {
 
 // decide decides a request that came now.
 func (e *engine) decide(r *http.Request, now time.Time, q question) verdict {
-	v := verdict{found: e.sessions.Find(r, now, q.trace.observing(e))}
+	v := verdict{found: e.sessions.Find(r, now, q.trace.observing(e, now))}
 	if q.reports {
 		v.signal, v.heard = e.signals.Reported(r.Header), true
 	}
@@ -258,18 +259,19 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 		}
 		return preference
 	}
-	decide := func(names []string) {
+	decide := func(names []string, expired bool) {
 		for _, name := range names {
 			if v.decision.Action == policy.Collect && !v.found.Proves(name) {
 				asked := time.Now()
 				preference := preferenceOf(name)
 				v.decision = e.rules.DecideNamed(v.decision, preference)
 				q.trace.learnt(e, OfNamed, &session.Subject{UID: name}, preference, asked)
+				q.trace.expired(expired)
 				q.trace.then(v.decision)
 			}
 		}
 	}
-	decide(v.found.Named)
+	decide(v.found.Named, true)
 	if v.decision.Action == policy.Block || q.names == nil {
 		return
 	}
@@ -281,7 +283,7 @@ func (e *engine) decideNamed(r *http.Request, q *question, v *verdict, began tim
 		q.trace.then(v.decision)
 		return
 	}
-	decide(slices.DeleteFunc(named, func(name string) bool { return slices.Contains(v.found.Named, name) }))
+	decide(slices.DeleteFunc(named, func(name string) bool { return slices.Contains(v.found.Named, name) }), false)
 }
 
 func account(subject *session.Subject) profileclient.Account {

@@ -83,13 +83,14 @@ func New(config Config) (*Gate, error) {
 		writeBack:    config.WriteBack && config.Profile != nil && !config.Shadow,
 		reportsWrite: config.Handshake != nil,
 		kinds:        config.kinds(),
+		lookedFor:    config.LookedFor,
 	}
 	if config.Own != nil {
 		g.engine.sessions = append(slices.Clone(config.Sessions), config.Own)
 	}
 	sources := len(g.engine.sessions) + 1 // and the proofs
 	g.engine.watch = newWatch(time.Now(), len(g.configs), ownRoutes, sources, g.observer.Warn)
-	g.engine.observeSession = func(source int, outcome session.Outcome) {
+	g.engine.observeSession = func(source int, _ string, outcome session.Outcome) {
 		g.engine.watch.session(source, outcome)
 		g.observer.Session(source, outcome)
 	}
@@ -271,6 +272,9 @@ func (g *Gate) serveGated(w http.ResponseWriter, r *http.Request, route *gatedRo
 	if trace != nil {
 		configured := &g.configs[route.index]
 		trace.Route, trace.Class = configured.Path, configured.ClassOrDefault()
+		if configured.Names != nil && !blocks && !v.recognised {
+			trace.Names = configured.Names.Places()
+		}
 		g.write(trace, TraceGated, g.replyTo(blocks, hides))
 	}
 	switch {

@@ -22,7 +22,7 @@ func (g *Gate) takeProof(w http.ResponseWriter, r *http.Request, report *signalR
 		g.keepOwn(w, r, session.OwnNone, own.Life())
 	case report.proof != "":
 		value, life, outcome := own.Prove(r, report.proof, now)
-		g.engine.observeSession(len(g.engine.sessions), outcome)
+		g.engine.observeSession(len(g.engine.sessions), "", outcome)
 		// What could not be asked about proves nothing, and ends nothing either.
 		if outcome != session.KeysUnavailable && outcome != session.TooMany {
 			g.keepOwn(w, r, value, life)

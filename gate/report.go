@@ -125,7 +125,7 @@ func (g *Gate) asksAgain(r *http.Request, report *signalReport, proof session.Ou
 	if proof != session.Absent || report.framed {
 		return proof != session.Absent && proof != session.Verified
 	}
-	found := g.engine.sessions.Find(r, time.Now(), func(int, session.Outcome) {})
+	found := g.engine.sessions.Find(r, time.Now(), func(int, string, session.Outcome) {})
 	return g.engine.wantsProof(r, found.Own)
 }
 

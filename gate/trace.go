@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,12 +42,18 @@ type Trace struct {
 	// Credentials are what came of looking for each kind of session, in the order
 	// in which they were tried.
 	Credentials []TracedCredential `json:"credentials,omitempty"`
+	// Carried are the names of what the request carries in which a credential could
+	// have been, such as "cookie theme", where none was found.
+	Carried []string `json:"carried,omitempty"`
 	// Session is what all credentials together prove: verified, expired,
 	// unverifiable or none.
 	Session string `json:"session,omitempty"`
 	// Preferences are those of the accounts that were asked about, one after the
 	// other, until one blocked.
 	Preferences []TracedPreference `json:"preferences,omitempty"`
+	// Names are the places in which an account would have been named, where none was,
+	// such as "body uid".
+	Names []string `json:"names,omitempty"`
 	// Signal is the browser's word: opted_out, unrecorded, no_objection, probing,
 	// none, or unread where the account's own choice stands above it.
 	Signal string `json:"signal,omitempty"`
@@ -112,6 +119,11 @@ type TracedCredential struct {
 	Kind string `json:"kind"`
 	// Outcome is as metrics spell it, such as verified or wrong_issuer.
 	Outcome string `json:"outcome"`
+	// LookedFor is where one was looked for that is absent.
+	LookedFor string `json:"looked_for,omitempty"`
+	// Detail says in what one differs that proves nothing: who issued it and for whom,
+	// or its times.
+	Detail string `json:"detail,omitempty"`
 }
 
 // TracedPreference is what an account prefers, and where that is from.
@@ -123,6 +135,8 @@ type TracedPreference struct {
 	Preference string `json:"preference"`
 	// From is cache, lookup, claim, feed or none.
 	From string `json:"from"`
+	// Expired says of one that is named that an expired credential names it.
+	Expired bool `json:"expired,omitempty"`
 	// AgeSeconds is how old it was.
 	AgeSeconds float64 `json:"age_seconds"`
 	// Then is the decision as far as this account: block or collect.
@@ -299,15 +313,48 @@ func (g *Gate) write(trace *Trace, kind, reply string) {
 	}
 }
 
+// explicable are the outcomes of a credential that was read, of which there is more to
+// say without asking anybody once more.
+var explicable = []session.Outcome{session.Expired, session.NotYetValid, session.Malformed, session.WrongIssuer, session.WrongAudience}
+
 // observing is the engine's observer of sessions that also writes down what came of
-// each credential.
-func (t *Trace) observing(e *engine) func(source int, outcome session.Outcome) {
+// each credential. Why it came is for who opened the trace, and not for a log.
+func (t *Trace) observing(e *engine, now time.Time) func(source int, credential string, outcome session.Outcome) {
 	if t == nil {
 		return e.observeSession
 	}
-	return func(source int, outcome session.Outcome) {
-		e.observeSession(source, outcome)
-		t.Credentials = append(t.Credentials, TracedCredential{e.kinds[source], outcome.String()})
+	return func(source int, credential string, outcome session.Outcome) {
+		e.observeSession(source, credential, outcome)
+		traced := TracedCredential{Kind: e.kinds[source], Outcome: outcome.String()}
+		switch explainer, ok := e.sessions[source].(session.Explainer); {
+		case t.nonce == "":
+		case outcome == session.Absent && source < len(e.lookedFor):
+			traced.LookedFor = e.lookedFor[source]
+		case ok && slices.Contains(explicable, outcome):
+			traced.Detail = explainer.Explain(credential, now)
+		}
+		t.Credentials = append(t.Credentials, traced)
+	}
+}
+
+// carried writes down what a request carries that has none of the credentials.
+func (t *Trace) carried(h http.Header) {
+	if t.nonce == "" || len(t.Credentials) == 0 || slices.ContainsFunc(t.Credentials, func(c TracedCredential) bool { return c.Outcome != session.Absent.String() }) {
+		return
+	}
+	for _, name := range session.CookieNames(h) {
+		t.Carried = append(t.Carried, "cookie "+name)
+	}
+	if h["Authorization"] != nil {
+		t.Carried = append(t.Carried, "header Authorization")
+	}
+}
+
+// expired writes down that an expired credential names the account that was learnt
+// last.
+func (t *Trace) expired(is bool) {
+	if t != nil && len(t.Preferences) > 0 {
+		t.Preferences[len(t.Preferences)-1].Expired = is
 	}
 }
 
@@ -344,6 +391,7 @@ func (t *Trace) decided(e *engine, r *http.Request, v *verdict) {
 	if t == nil {
 		return
 	}
+	t.carried(r.Header)
 	t.Session = v.found.Session.String()
 	t.Signal = signalUnread
 	if v.heard {

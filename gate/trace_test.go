@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -133,6 +136,111 @@ func TestTraces(t *testing.T) {
 				t.Errorf("%s: the trace holds %q: %s", c.name, needle, text)
 			}
 		}
+	}
+}
+
+// TestTracesSayWhy: who opened a trace is told what was looked for and what was there,
+// and in what a token differs, by names of cookies and the issuer's own words, and by
+// nothing that is about a person. A log is told none of it.
+func TestTracesSayWhy(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.DebugLevel)
+	config := tracedConfig(t)
+	config.LookedFor = []string{"cookie session or header Authorization", "cookie second", "cookie opaque"}
+	config.Log = zap.New(core)
+	g := newGate(t, config)
+	uid := accountOf("out", 1)
+	with := func(claims jwt.MapClaims) string {
+		all := jwt.MapClaims{"sub": uid, "iss": "id", "aud": "web", "exp": time.Now().Add(time.Hour).Unix()}
+		maps.Copy(all, claims)
+		raw, err := jwt.NewWithClaims(jwt.SigningMethodHS256, all).SignedString([]byte(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "session=" + raw
+	}
+	const absent = "jwt: absent, looked for cookie session or header Authorization; second: absent, looked for cookie second; introspect: absent, looked for cookie opaque"
+	rest := "; second: absent, looked for cookie second; introspect: absent, looked for cookie opaque"
+	for _, c := range []struct {
+		name, path, body, cookie, authorization string
+		want                                    string // by regular expression
+	}{
+		{"a renamed cookie", "/metrics", "", "theme=dark; sid=needle; __Host-next.v2=needle; sid=other-needle", "", absent + "; carried cookie theme, cookie sid, cookie __Host-next.v2"},
+		{"names with identifiers", "/metrics", "", "wp-settings-1=needle; AMP_" + uid + "=needle; a%7Cb\x00=1", "Basic needle", absent + `; carried cookie wp-settings-\*, cookie AMP_.*, cookie a%7Cb\*, header Authorization`},
+		{"nothing at all", "/metrics", "", "", "", absent},
+		{"nobody is named", "/named/x", "{}", "", "", absent + "; names body uid"},
+		{"another issuer", "/metrics", "", with(jwt.MapClaims{"iss": "https://login.test"}), "", `jwt: wrong_issuer, its iss is "https://login.test"; accepted is "id"` + rest},
+		{"an issuer of one's own", "/metrics", "", with(jwt.MapClaims{"iss": "did:key:" + uid}), "", `jwt: wrong_issuer, its iss is missing; accepted is "id"` + rest},
+		{"other audiences", "/metrics", "", with(jwt.MapClaims{"aud": []string{"app", "\x1b[31mred\u202e"}}), "", `jwt: wrong_audience, its aud is "app" or "\\x1b\[31mred\\u202e"; accepted is "web"` + rest},
+		{"a long issuer", "/metrics", "", with(jwt.MapClaims{"iss": strings.Repeat("i", 5000)}), "", `jwt: wrong_issuer, its iss is "i{128}\\u2026"; accepted is "id"` + rest},
+		{"not yet", "/metrics", "", with(jwt.MapClaims{"nbf": time.Now().Add(2 * time.Hour).Unix(), "iat": time.Now().Add(-time.Hour).Unix()}), "",
+			`jwt: not_yet_valid, nbf is (2h0m0s|1h59m[0-9]+s) ahead, iat is 1h0m[0-9]+s ago, exp is (1h0m0s|59m[0-9]+s) ahead, by this machine's clock` + rest},
+		{"expired", "/metrics", "", expiredSessionOf(t, uid), "", `jwt: expired, .*exp is 1h0m[0-9]+s ago, by this machine's clock` + rest},
+		{"without an end", "/metrics", "", with(jwt.MapClaims{"exp": nil}), "", `jwt: malformed, its exp is not a number of seconds since 1970` + rest},
+		{"without an account", "/metrics", "", with(jwt.MapClaims{"sub": ""}), "", `jwt: malformed, its claim sub names no account: that is a text of 1 to 255 bytes` + rest},
+		{"no token", "/metrics", "", "session=needle", "", `jwt: malformed` + rest},
+	} {
+		header := map[string]string{}
+		if c.cookie != "" {
+			header["Cookie"] = c.cookie
+		}
+		if c.authorization != "" {
+			header["Authorization"] = c.authorization
+		}
+		trace := tracedBy(t, g, "POST", c.path, c.body, header)[0]
+		var said []string
+		for _, credential := range trace.Credentials {
+			words := credential.Kind + ": " + credential.Outcome
+			if credential.LookedFor != "" {
+				words += ", looked for " + credential.LookedFor
+			}
+			if credential.Detail != "" {
+				words += ", " + credential.Detail
+			}
+			said = append(said, words)
+		}
+		if trace.Carried != nil {
+			said = append(said, "carried "+strings.Join(trace.Carried, ", "))
+		}
+		if trace.Names != nil {
+			said = append(said, "names "+strings.Join(trace.Names, ", "))
+		}
+		if got := strings.Join(said, "; "); !regexp.MustCompile("^(?:" + c.want + ")$").MatchString(got) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		text, _ := json.Marshal(trace)
+		for _, secret := range []string{uid, "needle", "eyJ"} {
+			if strings.Contains(string(text), secret) {
+				t.Errorf("%s: the trace holds %q: %s", c.name, secret, text)
+			}
+		}
+	}
+	if lines := logs.FilterMessage("decided").All(); len(lines) == 0 {
+		t.Error("no decision is logged")
+	}
+	r, w := request("POST", "/metrics", "", map[string]string{"Cookie": "theme=dark; " + with(jwt.MapClaims{"iss": "https://login.test"})})
+	if err := serve(t, g, w, r, new(upstream)); err != nil {
+		t.Fatal(err)
+	}
+	lines := logs.FilterMessage("decided").All()
+	if text, _ := json.Marshal(lines[len(lines)-1].ContextMap()); !strings.Contains(string(text), "wrong_issuer") || strings.Contains(string(text), "theme") || strings.Contains(string(text), "login.test") {
+		t.Errorf("the log says %s", text)
+	}
+}
+
+// TestCarriedIsBounded, in number and length, whatever somebody sends.
+func TestCarriedIsBounded(t *testing.T) {
+	t.Parallel()
+	var cookies strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&cookies, "%s%s=v; ", strings.Repeat("x", 300), strings.Repeat("y", i))
+	}
+	for i := range 100 {
+		fmt.Fprintf(&cookies, "z%c%c=v; ", 'a'+i/10, 'a'+i%10)
+	}
+	got := tracedBy(t, newGate(t, tracedConfig(t)), "POST", "/metrics", "", map[string]string{"Cookie": cookies.String()})[0].Carried
+	if len(got) != 32 || len(strings.Join(got, "")) > 32*200 {
+		t.Errorf("%d names of %d bytes", len(got), len(strings.Join(got, "")))
 	}
 }
 

@@ -88,7 +88,7 @@ func withCookie(value string) *http.Request {
 // find is Find for one source, with every outcome in the order of credentials.
 func find(source Source, r *http.Request, now time.Time) (Found, []Outcome) {
 	var outcomes []Outcome
-	found := Sources{source}.Find(r, now, func(_ int, outcome Outcome) { outcomes = append(outcomes, outcome) })
+	found := Sources{source}.Find(r, now, func(_ int, _ string, outcome Outcome) { outcomes = append(outcomes, outcome) })
 	return found, outcomes
 }
 
@@ -536,7 +536,7 @@ func TestCachedTokenAllocatesNothing(t *testing.T) {
 	} {
 		var source Source = newJWT(t, func(c *settings) { c.Header, c.OptOutClaim = "Authorization", "optout" })
 		sources := Sources{source}
-		observe := func(int, Outcome) {}
+		observe := func(int, string, Outcome) {}
 		if subject := sources.Find(r, noon, observe); subject.Session != policy.Verified {
 			t.Fatalf("%s: %+v", name, subject)
 		}
@@ -560,7 +560,7 @@ func BenchmarkJWT(b *testing.B) {
 			}
 		}
 	})
-	observe := func(int, Outcome) {}
+	observe := func(int, string, Outcome) {}
 	b.Run("cached", func(b *testing.B) {
 		sources := Sources{newJWT(b, nil)}
 		b.ReportAllocs()

@@ -41,7 +41,7 @@ func ExampleSources_Find() {
 	for _, cookie := range []string{"session=" + good, "session=" + old, "session=forged", "lang=en"} {
 		r := httptest.NewRequest(http.MethodPost, "/beacon", nil)
 		r.Header.Set("Cookie", cookie)
-		found := sources.Find(r, now, func(_ int, outcome session.Outcome) { fmt.Print(outcome, ": ") })
+		found := sources.Find(r, now, func(_ int, _ string, outcome session.Outcome) { fmt.Print(outcome, ": ") })
 		fmt.Printf("%v, proves %q, names %q\n", found.Session, found.Subject.UID, found.Named)
 	}
 	// Output:

@@ -178,7 +178,7 @@ func TestOpaqueTokensAreAskedAboutAgain(t *testing.T) {
 func TestCachedOpaqueTokenAllocatesNothing(t *testing.T) {
 	url, _ := verifyServer(t)
 	sources := Sources{newIntrospected(t, url, BearerConfig{Cookie: "session"})}
-	r, observe := withCookie("good"), func(int, Outcome) {}
+	r, observe := withCookie("good"), func(int, string, Outcome) {}
 	if found := sources.Find(r, asked, observe); found.Session != policy.Verified {
 		t.Fatalf("%+v", found)
 	}
@@ -190,7 +190,7 @@ func TestCachedOpaqueTokenAllocatesNothing(t *testing.T) {
 func BenchmarkIntrospect(b *testing.B) {
 	url, _ := verifyServer(b)
 	sources := Sources{newIntrospected(b, url, BearerConfig{Cookie: "session"})}
-	r, observe := withCookie("good"), func(int, Outcome) {}
+	r, observe := withCookie("good"), func(int, string, Outcome) {}
 	b.ReportAllocs()
 	for b.Loop() {
 		if found := sources.Find(r, asked, observe); found.Session != policy.Verified {

@@ -68,9 +68,9 @@ func prove(t testing.TB, own *Own, now time.Time) (value string) {
 
 // opened is what comes of a cookie: an account, and how it is known.
 func opened(own *Own, r *http.Request, now time.Time) string {
-	found := Sources{own}.Find(r, now, func(int, Outcome) {})
+	found := Sources{own}.Find(r, now, func(int, string, Outcome) {})
 	said := fmt.Sprintf("%v %s%s", found.Session, found.Subject.UID, strings.Join(found.Named, " "))
-	if again := (Sources{own}).Find(r, now, func(int, Outcome) {}); again.Session != found.Session || again.Subject != found.Subject {
+	if again := (Sources{own}).Find(r, now, func(int, string, Outcome) {}); again.Session != found.Session || again.Subject != found.Subject {
 		return said + ", and then otherwise"
 	}
 	if counted := map[policy.Session]Outcome{policy.Verified: Verified, policy.Expired: Expired, policy.NoSession: Absent}[found.Session]; counted != found.Own {
@@ -373,7 +373,7 @@ func TestOwnKeys(t *testing.T) {
 func TestOpenedSessionAllocatesNothing(t *testing.T) { // not parallel: it counts the allocations of the process
 	own := newOwn(t, nil)
 	sources, r := Sources{own}, at(accounts+":443", prove(t, own, noon))
-	observe := func(int, Outcome) {}
+	observe := func(int, string, Outcome) {}
 	if found := sources.Find(r, noon, observe); found.Session != policy.Verified || own.Len() != 1 {
 		t.Fatal("it does not open, or is not remembered")
 	}
@@ -389,7 +389,7 @@ func BenchmarkOwn(b *testing.B) {
 	ownRequest := at(accounts, prove(b, own, noon))
 	bearer := newJWT(b, nil)
 	bearerRequest := withCookie(sign(b, claims(nil)))
-	observe := func(int, Outcome) {}
+	observe := func(int, string, Outcome) {}
 	for name, test := range map[string]struct {
 		source  Source
 		request *http.Request

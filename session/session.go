@@ -12,7 +12,7 @@
 //
 //	sources := session.Sources{session.NewBearer(verifier, session.BearerConfig{Cookie: "session"})}
 //	…
-//	found := sources.Find(r, time.Now(), func(source int, outcome session.Outcome) { … })
+//	found := sources.Find(r, time.Now(), func(source int, credential string, outcome session.Outcome) { … })
 //	if found.Session == policy.Verified {
 //		… found.Subject.UID
 //	}
@@ -107,15 +107,16 @@ type Sources []Source
 // Find verifies what credentials a request carries, of every source and up to
 // MaxCredentials, so that nobody hides an account by sending another one's
 // besides. A credential that one source verified is not shown to the next.
-// Everything that came of it is reported to observe, by the index of the source.
-func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, outcome Outcome)) Found {
+// Everything that came of it is reported to observe, by the index of the source and
+// with the credential, which is nobody's to keep; it is empty where there is none.
+func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, credential string, outcome Outcome)) Found {
 	found := Found{Session: policy.NoSession}
 	var seen [MaxCredentials]credential
 	n := 0
 	for i, source := range s {
 		raw, more := source.Credentials(r)
 		if raw == "" {
-			observe(i, Absent)
+			observe(i, "", Absent)
 			continue
 		}
 		for {
@@ -124,11 +125,11 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 			case known < 0 && n == len(seen):
 				found.Hiding = true
 				found.doubt(policy.Unverifiable)
-				observe(i, TooMany)
+				observe(i, raw, TooMany)
 			case known < 0 || !seen[known].verified:
 				subject, outcome := source.Verify(r, raw, now)
 				if outcome == Absent {
-					observe(i, Absent)
+					observe(i, "", Absent)
 					break
 				}
 				if known < 0 {
@@ -141,7 +142,7 @@ func (s Sources) Find(r *http.Request, now time.Time, observe func(source int, o
 				}
 				outcome = found.add(subject, outcome)
 				seen[known].note(outcome)
-				observe(i, outcome)
+				observe(i, raw, outcome)
 			}
 			if len(more) == 0 {
 				break

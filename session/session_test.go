@@ -134,7 +134,7 @@ func TestAllSourcesCount(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var counted []string
-			got := test.sources.Find(&http.Request{}, noon, func(source int, outcome session.Outcome) {
+			got := test.sources.Find(&http.Request{}, noon, func(source int, _ string, outcome session.Outcome) {
 				counted = append(counted, fmt.Sprint(source, " ", outcome))
 			})
 			if diff := cmp.Diff(test.want, got); diff != "" {
@@ -248,7 +248,7 @@ func FuzzCredentials(f *testing.F) {
 		case expired:
 			want.Session = policy.Expired
 		}
-		got := sources.Find(r, noon, func(int, session.Outcome) {})
+		got := sources.Find(r, noon, func(int, string, session.Outcome) {})
 		for i, uid := range proven {
 			switch {
 			case i == 0:
@@ -280,7 +280,7 @@ func TestUser(t *testing.T) {
 		"replaced \ufffd":        session.Malformed,
 	} {
 		user := &session.User{Value: func(*http.Request) string { return value }}
-		found := session.Sources{user}.Find(&http.Request{}, noon, func(_ int, got session.Outcome) {
+		found := session.Sources{user}.Find(&http.Request{}, noon, func(_ int, _ string, got session.Outcome) {
 			if got != want {
 				t.Errorf("%q is %v, want %v", value, got, want)
 			}

@@ -58,6 +58,8 @@ func TestTraces(t *testing.T) {
 		{"named", inner, "POST /metrics", flushOf(t, out), "", "default enforce gated block preference blocked"},
 		{"hidden", inner, "POST /metrics", flushOf(t, in), "", "default enforce gated collect default hidden"},
 		{"forged", inner, "POST /metrics", "{}", "f0rged", "default enforce gated block unverified_session blocked"},
+		{"another issuer", inner, "POST /metrics", "{}", testcaddy.Session(out, map[string]any{"iss": "https://other.test/" + out}), "default enforce gated block unverified_session blocked"},
+		{"another cookie", inner, "POST /metrics", "{}", "", "default enforce gated collect default hidden"},
 		{"a page", inner, "GET /signin", "", testcaddy.Session(out), "default enforce page block preference shown"},
 		{"neither", inner, "GET /asset.js", "", testcaddy.Session(out), "default enforce untouched shown"},
 		{"no gate", open, "POST /metrics", "{}", testcaddy.Session(out), ""},
@@ -68,6 +70,8 @@ func TestTraces(t *testing.T) {
 			headers = append(headers, testcaddy.Cookie(c.cookie))
 		}
 		switch {
+		case c.name == "another cookie":
+			headers = append(headers, "Cookie: theme=needle; sid_"+out+"="+testcaddy.Session(out))
 		case c.name == "a page":
 			headers = append(headers, "Accept: text/html")
 		case strings.HasSuffix(c.name, "hidden"):
@@ -91,22 +95,25 @@ func TestTraces(t *testing.T) {
 		if strings.Join(got, ", ") != c.want {
 			t.Errorf("%s: %q, want %q\n%s", c.name, got, c.want, text)
 		}
+		if strings.Contains(text, `"carried":["cookie theme","cookie sid_*"]`) != (c.name == "another cookie") {
+			t.Errorf("%s: the names of cookies are not there, or are: %s", c.name, text)
+		}
 		for _, needle := range []string{out, in, "f0rged", "eyJ", "needle", "flowId"} {
 			if strings.Contains(text, needle) {
 				t.Errorf("%s: the trace holds %q: %s", c.name, needle, text)
 			}
 		}
 	}
-	if got := caddy.Metric("traces_total", "event", "opened"); got != 9 {
+	if got := caddy.Metric("traces_total", "event", "opened"); got != 11 {
 		t.Errorf("%v traces are counted as opened", got)
 	}
-	if got := caddy.Metric("traces_total", "event", "written"); got != 10 {
+	if got := caddy.Metric("traces_total", "event", "written"); got != 12 {
 		t.Errorf("%v requests are counted as written down", got)
 	}
 	for range 100 {
 		_ = send(t, behind, inner, "POST /metrics", "{}", "Metrics-Gate-Trace: "+testcaddy.NewUID(t))
 	}
-	if got := caddy.Metric("traces_total", "event", "written"); got != 10 {
+	if got := caddy.Metric("traces_total", "event", "written"); got != 12 {
 		t.Errorf("after 100 made-up nonces %v requests are counted as written down", got)
 	}
 }

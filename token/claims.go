@@ -53,6 +53,39 @@ func (c *Claims) keepScalars() {
 	})
 }
 
+// Difference is the error of a token that is vouched for, and whose claims do not
+// hold: it says in what they differ, for whoever is to find out why. Its text, like
+// that of all errors here, has nothing of the token.
+type Difference struct {
+	// Err is the one that Verify is documented to return.
+	Err error
+
+	// Claim is the one that differs, such as iss. Of times it is empty.
+	Claim string
+	// Found is what the token has there, and Wanted what is accepted.
+	Found, Wanted []string
+
+	// NotBefore, Issued and Expires are the token's times where one of them is what
+	// differs, each zero where it has none.
+	NotBefore, Issued, Expires time.Time
+
+	claims *Claims
+}
+
+// String returns another claim of the token, as Claims.String does.
+func (d *Difference) String(name string) (string, bool) { return d.claims.String(name) }
+
+// differs is the Difference of a claim from what is accepted.
+func differs(err error, claim string, claims jwt.MapClaims, wanted []string) *Difference {
+	d := &Difference{Err: err, Claim: claim, Found: textsOf(claims[claim]), Wanted: wanted, claims: &Claims{values: claims}}
+	d.claims.keepScalars()
+	return d
+}
+
+func (d *Difference) Error() string { return d.Err.Error() }
+
+func (d *Difference) Unwrap() error { return d.Err }
+
 // latestTime is the end of the year 9999. What lies beyond is a time in
 // milliseconds, which would make a token good for ages.
 const latestTime = 253402300799
@@ -82,10 +115,10 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 		return nil, fmt.Errorf("%w: its header typ is not %s", ErrMalformed, r.mediaType)
 	}
 	if issuer, ok := claims["iss"].(string); len(r.issuers) > 0 && !(ok && slices.Contains(r.issuers, issuer)) {
-		return nil, ErrWrongIssuer
+		return nil, differs(ErrWrongIssuer, "iss", claims, r.issuers)
 	}
 	if len(r.audiences) > 0 && !r.isAudience(claims["aud"]) {
-		return nil, ErrWrongAudience
+		return nil, differs(ErrWrongAudience, "aud", claims, r.audiences)
 	}
 	notBefore, err := timeClaim(claims, "nbf")
 	if err != nil {
@@ -104,14 +137,18 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 		return nil, fmt.Errorf("%w: its exp or nbf is not before the year 10000; it counts seconds, not milliseconds", ErrMalformed)
 	case expires.IsZero() && !r.expiryOptional:
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
-	case notBefore.After(now.Add(r.leeway)):
-		return nil, ErrNotYetValid
+	}
+	times := Difference{NotBefore: notBefore, Issued: issued, Expires: expires, claims: &Claims{values: claims}}
+	if notBefore.After(now.Add(r.leeway)) {
+		times.Err = ErrNotYetValid
+		return nil, &times
 	}
 	// An iat that is still to come refuses nothing: RFC 7519, section 4.1.6,
 	// gives it no such meaning.
 	checked := &Claims{Issued: issued, Expires: expires, Ends: expires, values: claims}
 	if !expires.IsZero() && !now.Before(expires.Add(r.leeway)) {
-		return checked, ErrExpired
+		times.Err = ErrExpired
+		return checked, &times
 	}
 	return checked, nil
 }
@@ -119,14 +156,21 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 // isAudience reads aud, which is a string or a list of them (RFC 7519,
 // section 4.1.3).
 func (r *claimRules) isAudience(aud any) bool {
-	list, ok := aud.([]any)
+	return slices.ContainsFunc(textsOf(aud), func(audience string) bool { return slices.Contains(r.audiences, audience) })
+}
+
+// textsOf are the texts of a claim that is one, or a list of them.
+func textsOf(claim any) (texts []string) {
+	list, ok := claim.([]any)
 	if !ok {
-		list = []any{aud}
+		list = []any{claim}
 	}
-	return slices.ContainsFunc(list, func(entry any) bool {
-		audience, ok := entry.(string)
-		return ok && slices.Contains(r.audiences, audience)
-	})
+	for _, entry := range list {
+		if text, ok := entry.(string); ok {
+			texts = append(texts, text)
+		}
+	}
+	return texts
 }
 
 // timeClaim reads seconds since 1970, with or without a fraction. It returns

@@ -356,7 +356,7 @@ func (i *Introspector) judge(raw string, now time.Time, patience time.Duration) 
 	}
 	claims, err := i.rules.check(nil, answer, now)
 	if claims != nil && !i.accepts(claims) {
-		claims, err = nil, ErrWrongAudience
+		claims, err = nil, differs(ErrWrongAudience, "client_id", answer, i.config.ClientIDs)
 	}
 	if err != nil {
 		return &verdict{claims, err, now.Add(refusedFor)}

@@ -267,7 +267,7 @@ func (r *checkResult) print(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "%s (%s, which %s in the application's log):\n", which, b.Marker, must)
 		for _, t := range b.Traces {
 			if t.Decision != "" {
-				_, _ = fmt.Fprintf(w, "  the gate %s (%s) decided %s, because of %s\n", t.Gate, t.Mode, t.Decision, t.Reason)
+				_, _ = fmt.Fprintf(w, "  the gate %s (%s) decided %s, because of %s%s\n", t.Gate, t.Mode, t.Decision, t.Reason, byName[t.ByName])
 			}
 		}
 		_, _ = fmt.Fprintf(w, "  %s: %s\n", b.Verdict, b.Why)

@@ -55,11 +55,11 @@ func (e expected) judgeOne(t *gate.Trace) (verdict, string) {
 	case e.optedOut && !blocked:
 		return fail, "it was collected: " + e.cause(t)
 	case e.optedOut:
-		return inconclusive, "it was blocked, and not by the account's preference: " + e.cause(t)
+		return inconclusive, how(t) + e.cause(t)
 	case preference == policy.OptedOut:
 		return fail, "the account has opted out. Use one that allows metrics"
 	case !preference.IsLearnt():
-		return inconclusive, fmt.Sprintf("it was %sed, and not by the account's preference: %s", t.Decision, e.cause(t))
+		return inconclusive, how(t) + e.cause(t)
 	case !blocked:
 		return pass, "it was decided by the account's preference, which is " + preference.String()
 	case t.Reason == policy.ReasonDefault.String():
@@ -67,6 +67,17 @@ func (e expected) judgeOne(t *gate.Trace) (verdict, string) {
 	default:
 		return inconclusive, "the account allows it, and something else blocked: " + e.cause(t)
 	}
+}
+
+// how says how it was decided, where that shows nothing of the account that the beacon
+// is from.
+func how(t *gate.Trace) string {
+	for _, p := range t.Preferences {
+		if t.ByName && t.Reason == policy.ReasonPreference.String() && p.Preference == policy.OptedOut.String() {
+			return "it was blocked by the preference of " + whoseIs(p) + ", and that shows nothing of a session that holds: "
+		}
+	}
+	return fmt.Sprintf("it was %sed, and not by the account's preference: ", t.Decision)
 }
 
 // preference is what the gate learnt of the account that the beacon is from.
@@ -116,11 +127,28 @@ func sessionCause(t *gate.Trace) string {
 		case "expired":
 			causes = append(causes, "the token has expired ("+c.Kind+"). Use a fresh one; if it is, compare the clocks of whoever issued it and of this machine")
 		default:
-			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, c.Kind, caddymodule.Advice(c.Outcome)))
+			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, detailed(c), caddymodule.Advice(c.Outcome)))
 		}
 	}
-	if len(causes) == 0 {
+	if len(causes) > 0 {
+		return strings.Join(causes, "; ")
+	}
+	places := make([]string, 0, len(t.Credentials))
+	for _, c := range t.Credentials {
+		if c.LookedFor != "" {
+			places = append(places, c.LookedFor)
+		}
+	}
+	if len(places) == 0 {
 		return "the gate found no session. Compare --cookie, or --header, with where its session blocks look"
 	}
-	return strings.Join(causes, "; ")
+	return "the gate found no session: it looks for " + strings.Join(places, ", ") + ". Write what your pages send into --cookie or --header; if it is that, the gate looks in the wrong place"
+}
+
+// detailed is a kind of session, with in what its credential differs.
+func detailed(c gate.TracedCredential) string {
+	if c.Detail == "" {
+		return c.Kind
+	}
+	return c.Kind + ": " + c.Detail
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
 )
 
 func traceCommand() *cobra.Command {
@@ -168,13 +170,22 @@ func printTrace(w io.Writer, t *gate.Trace) {
 		say("request", "is gated by the route %s (%s)", t.Route, t.Class)
 	}
 	say("credentials", "%s", credentials(t))
+	if missing := missing(t); missing != "" {
+		say("carried", "%s", missing)
+	}
 	say("session", "%s", t.Session)
 	for _, p := range t.Preferences {
-		say("preference", "%s: %s; so far: %s", whose[p.Of], preferenceOf(p), p.Then)
+		say("preference", "%s: %s; so far: %s", whoseIs(p), preferenceOf(p), p.Then)
+	}
+	if len(t.Names) > 0 {
+		say("names", "no account is named: looked for %s", strings.Join(t.Names, ", "))
 	}
 	say("signal", "%s", strings.Join(append([]string{signalWords[t.Signal]}, t.SignalFrom...), ", "))
 	if t.Row != nil {
 		say("rule", "| %s | %s | %s | %s | %s |", t.Row.Session, t.Row.Preference, t.Row.Signal, t.Row.Decision, t.Row.Reason)
+		if then := beyondRow(t); then != "" {
+			say("then", "that row collects; %s", then)
+		}
 	}
 	say("decision", "%s, because of %s%s%s", t.Decision, t.Reason, byName[t.ByName], doubtWords[t.Doubt])
 	say("reply", "%s", replyOf(t))
@@ -187,11 +198,46 @@ func credentials(t *gate.Trace) string {
 	words := make([]string, len(t.Credentials))
 	for i, c := range t.Credentials {
 		words[i] = c.Kind + ": " + c.Outcome
-		if advice := caddymodule.Advice(c.Outcome); advice != "" {
-			words[i] += " (" + advice + ")"
+		if c.LookedFor != "" {
+			words[i] += " (looked for " + c.LookedFor + ")"
+		}
+		if about := strings.Join(slices.DeleteFunc([]string{c.Detail, caddymodule.Advice(c.Outcome)}, func(s string) bool { return s == "" }), "; "); about != "" {
+			words[i] += " (" + about + ")"
 		}
 	}
 	return strings.Join(words, "; ")
+}
+
+// missing says what a request carries that has no credential, where it could have one.
+func missing(t *gate.Trace) string {
+	switch {
+	case len(t.Carried) > 0:
+		return strings.Join(t.Carried, ", ") + "; compare the names with what is looked for, letter by letter"
+	case slices.ContainsFunc(t.Credentials, func(c gate.TracedCredential) bool { return c.LookedFor != "" }) &&
+		!slices.ContainsFunc(t.Credentials, func(c gate.TracedCredential) bool { return c.Outcome != "absent" }):
+		return "no cookie and no Authorization; -H @file sends the headers of a browser"
+	}
+	return ""
+}
+
+// whoseIs says whose a preference is.
+func whoseIs(p gate.TracedPreference) string {
+	if p.Expired {
+		return "the account of the expired credential, which is only named"
+	}
+	return whose[p.Of]
+}
+
+// beyondRow says what blocks where the row of the first account does not.
+func beyondRow(t *gate.Trace) string {
+	switch last := len(t.Preferences) - 1; {
+	case t.Decision != policy.Block.String() || t.Reason == t.Row.Reason && !t.ByName:
+		return ""
+	case last < 0 || t.Preferences[last].Then != t.Decision:
+		return "an account that is only named could be decided otherwise, which is not looked up here, so it blocks"
+	default:
+		return "then this blocks: " + whoseIs(t.Preferences[last])
+	}
 }
 
 func preferenceOf(p gate.TracedPreference) string {

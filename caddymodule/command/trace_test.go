@@ -122,6 +122,27 @@ func TestTracedOutput(t *testing.T) {
 	out, in := proven(policy.OptedOut), proven(policy.Allowed)
 	tokens := []string{"--optout-token", "t0ken-needle", "--allow-token", "t0ken-needle"}
 	uids := []string{"--optout-uid", "uid-needle", "--allow-uid", "uid-needle"}
+	renamed := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].LookedFor, t.Carried = "cookie session", []string{"cookie theme", "cookie sid"}
+	})
+	bare := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) { t.Credentials[0].LookedFor = "cookie session" })
+	otherIssuer := traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].Detail = `its iss is "https://a.test"; accepted is "https://b.test"`
+	})
+	expired := traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].Detail = "iat is 3h0m0s ago, exp is 2h0m0s ago, by this machine's clock"
+		t.Decision, t.Reason, t.ByName, t.Reply = "block", "preference", true, gate.TraceBlocked
+		t.Preferences = []gate.TracedPreference{{Of: gate.OfNamed, Expired: true, Preference: "true", From: "cache", Then: "block"}}
+	})
+	second := proven(policy.Allowed, func(t *gate.Trace) {
+		t.Credentials = append(t.Credentials, gate.TracedCredential{Kind: "jwt", Outcome: "conflicting"})
+		t.Preferences = append(t.Preferences, gate.TracedPreference{Of: gate.OfAlso, Preference: "true", From: "lookup", Then: "block"})
+		t.Decision, t.Reason, t.Reply = "block", "preference", gate.TraceBlocked
+	})
+	withheld := traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Class, t.Decision, t.Reason, t.ByName, t.Doubt, t.Reply = "experiment", "block", "unknown", true, "ours", gate.TraceBlocked
+	})
+	unnamed := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) { t.Names = []string{"body uid", "query u"} })
 	failing := status.Problem{Where: "gate edge", What: "the profile server fails"}
 	keptAway := status.Problem{Where: "gate edge", What: "GET /metrics cannot come to it", Advice: "write it in front", Requests: []string{"GET /metrics"}, Hosts: []string{"127.0.0.1"}}
 	rewritten := status.Problem{Where: "gate edge", What: "POST /beacon was decided by no gate", Advice: "write it behind the rewrite", Requests: []string{"POST /beacon"}}
@@ -151,6 +172,16 @@ func TestTracedOutput(t *testing.T) {
 		"check_kept_away":       {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
 		"check_kept_away_json":  {checkCommand, append(tokens, "--route", "GET /", "--json"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
 		"trace_json":            {traceCommand, []string{"--json"}, one(out), 0, nil},
+		"trace_renamed":         {traceCommand, nil, one(renamed), 0, nil},
+		"trace_bare":            {traceCommand, nil, one(bare), 0, nil},
+		"trace_issuer":          {traceCommand, nil, one(otherIssuer), 0, nil},
+		"trace_expired":         {traceCommand, nil, one(expired), 0, nil},
+		"trace_second":          {traceCommand, nil, one(second), 0, nil},
+		"trace_unasked_names":   {traceCommand, nil, one(withheld), 0, nil},
+		"trace_no_names":        {traceCommand, nil, one(unnamed), 0, nil},
+		"trace_renamed_json":    {traceCommand, []string{"--json"}, one(renamed), 0, nil},
+		"check_renamed":         {checkCommand, tokens, both(renamed, renamed), 1, nil},
+		"check_expired_both":    {checkCommand, tokens, both(expired, expired), 3, nil},
 		"check_pass":            {checkCommand, tokens, both(out, in), 0, nil},
 		"check_unset":           {checkCommand, tokens, both(out, proven(policy.Unset)), 0, nil},
 		"check_named":           {checkCommand, uids, both(named(policy.OptedOut), named(policy.Allowed)), 0, nil},
@@ -165,10 +196,8 @@ func TestTracedOutput(t *testing.T) {
 		"check_lenient":         {checkCommand, tokens, both(traced(policy.Verified, "verified", policy.Unknown, collectsUnknown), traced(policy.Verified, "verified", policy.Unknown, collectsUnknown)), 1, nil},
 		"check_issuer": {checkCommand, tokens, both(traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual),
 			traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual)), 3, nil},
-		"check_cookie": {checkCommand, tokens, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
-		"check_expired": {checkCommand, tokens, both(traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
-			t.Decision, t.Reason, t.ByName = "block", "preference", true
-		}), in), 3, nil},
+		"check_cookie":         {checkCommand, tokens, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
+		"check_expired":        {checkCommand, tokens, both(expired, in), 3, nil},
 		"check_consent":        {checkCommand, tokens, both(out, traced(policy.Verified, "verified", policy.Unset, policy.Rules{})), 1, nil},
 		"check_no_names":       {checkCommand, uids, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
 		"check_names_unlearnt": {checkCommand, uids, both(named(policy.Unknown), named(policy.Unknown)), 3, nil},

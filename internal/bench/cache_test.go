@@ -83,7 +83,7 @@ func BenchmarkContention(b *testing.B) {
 }
 
 // uncounted is told what came of a credential, and does not count it.
-func uncounted(int, session.Outcome) {}
+func uncounted(int, string, session.Outcome) {}
 
 func newSources(tb testing.TB, config token.Config) session.Sources {
 	tb.Helper()
