@@ -256,6 +256,9 @@ func (g *Gate) provision() error {
 			config.Sessions = append(config.Sessions, source)
 			kinds = append(kinds, configured.kind())
 			config.LookedFor = append(config.LookedFor, configured.lookedFor())
+			if err == nil {
+				g.watched.keys = append(g.watched.keys, g.Sessions[i].keys(configured))
+			}
 		}
 		g.lookedFor = append(g.lookedFor, configured.lookedFor())
 		proof := configured.proof()
@@ -285,7 +288,7 @@ func (g *Gate) provision() error {
 		kinds = append(kinds, "own", proofKind)
 		config.LookedFor = append(config.LookedFor, "cookie "+session.OwnCookie)
 	}
-	config.SessionKinds = kinds[:len(config.Sessions)]
+	config.SessionKinds, config.Keys = kinds[:len(config.Sessions)], g.watched.keysOf
 	g.watched.kinds, g.watched.own, g.watched.profile = kinds, config.Own, config.Profile
 	config.Observer = g.observer(kinds)
 	if g.gate, err = gate.New(config); err != nil {
@@ -319,7 +322,7 @@ func (g *Gate) rules() policy.Rules {
 func (g *Gate) warn(ctx caddy.Context) {
 	if g.shadow {
 		g.logger.Warn("shadow mode: opted-out users are still being measured; " +
-			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and write enforce to stop it")
+			"see caddy_metrics_gate_requests_total{mode=\"shadow\",decision=\"block\"} and take the word shadow away to stop it")
 	}
 	g.warnOfPresets()
 	names := g.gate.Names()

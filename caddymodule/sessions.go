@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -231,6 +232,49 @@ func (s *Session) credential() *Credential {
 		return &s.Introspect.Credential
 	default:
 		return nil
+	}
+}
+
+// keys says what a session verifies with that stands in the configuration, by their
+// fingerprints, and whether that is what is loaded still: a file may have been
+// written since. S is as it is written, loaded with what placeholders stood for.
+func (s *Session) keys(loaded *Session) func() string {
+	if s.JWT == nil {
+		return func() string { return "" }
+	}
+	word, written := "key", s.JWT.Key
+	switch {
+	case s.JWT.Secret != "":
+		word, written = "secret", []string{s.JWT.Secret}
+	case s.JWT.JWKS != "":
+		word, written = "jwks", []string{s.JWT.JWKS}
+	}
+	isText := func(text string) bool {
+		return !placeholder.Is(text) && (word != "jwks" || strings.HasPrefix(text, "{"))
+	}
+	where := strings.Join(written, " ")
+	if slices.ContainsFunc(written, isText) {
+		where = "of the configuration itself" // which may be a secret
+	}
+	before, err := loaded.JWT.Fingerprints()
+	if len(before) == 0 || err != nil { // they are fetched
+		return func() string { return "" }
+	}
+	return func() string {
+		said := fmt.Sprintf("%s %s, loaded as %s", word, where, strings.Join(before, " "))
+		var now []string
+		resolved, err := placeholder.Copy(s.JWT)
+		if err == nil {
+			now, err = resolved.Fingerprints()
+		}
+		switch {
+		case err != nil:
+			return said + ", which cannot be read now"
+		case !slices.Equal(now, before):
+			return said + "; what stands there now is " + strings.Join(now, " ") + ", so reload with --force"
+		default:
+			return said + ", which is what stands there now"
+		}
 	}
 }
 

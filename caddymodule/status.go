@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -17,10 +19,20 @@ import (
 
 // watched is what a gate reports of.
 type watched struct {
-	kinds   []string // of sessions, as they are counted
+	kinds   []string        // of sessions, as they are counted
+	keys    []func() string // of those that requests carry: what they verify with
 	bearers []*session.Bearer
 	own     *session.Own          // nil: pages prove nobody
 	profile *profileclient.Client // nil: only tokens say what accounts prefer
+}
+
+// keysOf says what a session verifies with, by its source, where that stands in the
+// configuration.
+func (w *watched) keysOf(source int) string {
+	if source >= len(w.keys) {
+		return ""
+	}
+	return w.keys[source]()
 }
 
 // Report adds the gate to a status.
@@ -84,14 +96,35 @@ func (g *Gate) reportProfile(where string, s *status.Status) *status.Profile {
 			s.Wrong = append(s.Wrong, status.Problem{Where: where, What: what + ": " + failure.Error, Advice: advice, Since: failure.Since})
 		}
 	}
-	wrong("the profile server fails", "preferences that are not cached are unknown until it answers again", report.Failure)
+	wrong("the profile server fails", stepsFor(standing.Profile.Err)+". Until it answers, preferences that are not cached are unknown", report.Failure)
 	if failure := status.FailureOf(standing.Feed); client.Following() || failure != nil {
 		report.Feed = &status.Feed{
 			Connected: standing.Connected, AgeSeconds: client.FeedAge(time.Now()).Round(100 * time.Millisecond).Seconds(), Failure: failure,
 		}
-		wrong("the change feed cannot be followed", "a change takes effect after max_age only; if that is intended, write follow off in profile", failure)
+		advice := "if it is to have none, write follow off in profile"
+		switch {
+		case report.Failure != nil:
+			advice = "it is of the same server, so mend that first"
+		case isNetwork(standing.Feed.Err):
+			advice = stepsFor(standing.Feed.Err)
+		}
+		wrong("the change feed cannot be followed", advice+". Until then a change takes effect after max_age", failure)
 	}
 	return report
+}
+
+// isNetwork says whether something failed before anybody answered.
+func isNetwork(err error) bool {
+	_, is := errors.AsType[*net.OpError](err)
+	return is
+}
+
+// stepsFor says what to do where a profile server fails.
+func stepsFor(err error) string {
+	if isNetwork(err) {
+		return "look whether it runs, and whether the address in profile leads to it from this machine"
+	}
+	return "somebody is there and gives no preference: look at that answer, at the server's log, and whether the address in profile is the right one"
 }
 
 // Report adds to a status what got past gates in the last minutes.

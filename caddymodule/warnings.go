@@ -52,10 +52,13 @@ func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail
 	case gate.NobodyRecognisedOnRoute, gate.RouteSilent:
 		details = append(details, detail{"route", g.gate.Routes()[w.Route].Path})
 	case gate.SessionsFail:
-		trouble.advice = adviceOn[w.Outcome]
+		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request"
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]}, detail{"outcome", w.Outcome.String()})
+		if keys := g.watched.keysOf(w.Source); keys != "" && (w.Outcome == session.BadSignature || w.Outcome == session.UnknownKey) {
+			details = append(details, detail{"verified_with", keys})
+		}
 	case gate.EverybodyExpired:
-		trouble.advice = adviceOn[w.Outcome]
+		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request"
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]})
 	}
 	return trouble.message, trouble.advice, details

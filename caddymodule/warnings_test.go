@@ -11,6 +11,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/adapttest"
+	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/session"
+	"github.com/metricsgate/metricsgate/token"
 )
 
 // TestWarnings holds what an operator is told at start, and that no secret is.
@@ -72,5 +75,51 @@ func TestWarnings(t *testing.T) {
 		if said := told.String(); !strings.Contains(said, test.want) || (said == "") != (test.want == "") || strings.Contains(said, secret) {
 			t.Errorf("%s\n: %s", test.options, said)
 		}
+	}
+}
+
+// TestKeysOfFailingSessions: who is told that signatures do not hold is told what is
+// verified with, and whether the file has been written since; and never a secret.
+func TestKeysOfFailingSessions(t *testing.T) {
+	t.Parallel()
+	const first, second = "a-first-secret-of-at-least-32-bytes", "a-second-secret-of-at-least-32-bytes"
+	file := filepath.Join(t.TempDir(), "secret")
+	write := func(secret string) {
+		if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(first)
+	gateWith := func(key string) *Gate {
+		return newGate(t, "metrics_gate {\nroute POST /beacon\nsession jwt {\ncookie session\n"+key+"\n}\nprofile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n}\n}")
+	}
+	said := func(module *Gate) string {
+		_, _, details := module.explain(gate.Warning{Trouble: gate.SessionsFail, Outcome: session.BadSignature, Requests: 150})
+		text := fmt.Sprint(details)
+		if strings.Contains(text, first) || strings.Contains(text, second) {
+			t.Errorf("a secret is told: %s", text)
+		}
+		return text
+	}
+	fromFile, literal := gateWith("secret {file."+file+"}"), gateWith("secret "+first)
+	begins := "secret {file." + file + "}, loaded as " + token.Fingerprint([]byte(first))
+	for _, step := range []struct {
+		change func()
+		want   string
+	}{
+		{func() {}, begins + ", which is what stands there now"},
+		{func() { write(second) }, begins + "; what stands there now is " + token.Fingerprint([]byte(second)) + ", so reload with --force"},
+		{func() { _ = os.Remove(file) }, begins + ", which cannot be read now"},
+	} {
+		step.change()
+		if got := said(fromFile); !strings.Contains(got, step.want) {
+			t.Errorf("it says %s, want %s", got, step.want)
+		}
+	}
+	if got := said(literal); !strings.Contains(got, "secret of the configuration itself, loaded as "+token.Fingerprint([]byte(first))) {
+		t.Errorf("of a literal it says %s", got)
+	}
+	if got := said(gateWith("jwks http://127.0.0.1:1/keys")); strings.Contains(got, "loaded as") {
+		t.Errorf("of a key set that is fetched it says %s", got)
 	}
 }

@@ -106,6 +106,10 @@ type Config struct {
 	// such as "cookie session". Default: nothing is said.
 	LookedFor []string
 
+	// Keys says to traces what a kind of session verifies with, by its index in
+	// Sessions, in words that hold no secret. Default: nothing is said.
+	Keys func(source int) string
+
 	// Traces are those that may be opened to see how a request is decided.
 	// Default: none ever are.
 	Traces *Traces

@@ -32,6 +32,7 @@ type engine struct {
 
 	kinds          []string // of sessions, in traces
 	lookedFor      []string // of sessions, in traces: where each is looked for
+	keys           func(source int) string
 	observeSession func(source int, credential string, outcome session.Outcome)
 	watch          *watch
 }

@@ -84,6 +84,7 @@ func New(config Config) (*Gate, error) {
 		reportsWrite: config.Handshake != nil,
 		kinds:        config.kinds(),
 		lookedFor:    config.LookedFor,
+		keys:         config.Keys,
 	}
 	if config.Own != nil {
 		g.engine.sessions = append(slices.Clone(config.Sessions), config.Own)

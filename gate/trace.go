@@ -122,7 +122,7 @@ type TracedCredential struct {
 	// LookedFor is where one was looked for that is absent.
 	LookedFor string `json:"looked_for,omitempty"`
 	// Detail says in what one differs that proves nothing: who issued it and for whom,
-	// or its times.
+	// its times, or what it was verified with.
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -332,6 +332,10 @@ func (t *Trace) observing(e *engine, now time.Time) func(source int, credential 
 			traced.LookedFor = e.lookedFor[source]
 		case ok && slices.Contains(explicable, outcome):
 			traced.Detail = explainer.Explain(credential, now)
+		case e.keys != nil && (outcome == session.BadSignature || outcome == session.UnknownKey):
+			if keys := e.keys(source); keys != "" {
+				traced.Detail = "verified with " + keys
+			}
 		}
 		t.Credentials = append(t.Credentials, traced)
 	}

@@ -35,7 +35,7 @@ func (b *Bearer) Explain(raw string, now time.Time) string {
 	if errors.Is(err, token.ErrMalformed) {
 		return strings.TrimPrefix(strings.TrimPrefix(err.Error(), token.ErrMalformed.Error()), ": ")
 	}
-	differs, ok := errors.AsType[*token.Difference](err)
+	differs, ok := errors.AsType[*token.DifferenceError](err)
 	switch {
 	case !ok:
 		return ""

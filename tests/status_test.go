@@ -60,6 +60,9 @@ func TestStatus(t *testing.T) {
 	if first, _, _ := strings.Cut(text, "\n"); code != 1 || !strings.HasPrefix(first, "WRONG  gate app: the profile server fails: ") || !strings.Contains(first, ", since ") {
 		t.Errorf("while the profile server is away: exit %d\n%s", code, text)
 	}
+	if !strings.Contains(text, "\n       look whether it runs, and whether the address in profile leads to it from this machine") || strings.Contains(text, "follow off") {
+		t.Errorf("nothing says what to do, or the wrong thing:\n%s", text)
+	}
 	response, err := http.Get("http://" + caddy.Admin + "/metrics_gate/status")
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +106,21 @@ func TestStatusOfAStore(t *testing.T) {
 		}
 	}
 	if code != 1 || strings.Contains(text, "check that its database answers") {
+		t.Errorf("exit %d\n%s", code, text)
+	}
+}
+
+// A gate that asks an address where nobody is, beside a profile server of its own that
+// nobody follows, is pointed to that.
+func TestStatusOfAWrongAddress(t *testing.T) {
+	t.Parallel()
+	behind := newContentServer(t)
+	addr, profileAddr, nobody := testcaddy.FreeAddr(t), testcaddy.FreeAddr(t), testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, testcaddy.Site(addr, testcaddy.Gate("route POST /beacon", testcaddy.SessionJWT(), profileAt(nobody)), testcaddy.ProxyTo(behind.addr())),
+		testcaddy.Site(profileAddr, profileServer("sqlite "+filepath.Join(t.TempDir(), "p.db"))))
+	send(t, behind, addr, "POST /beacon", "{}", testcaddy.Cookie(testcaddy.Session(testcaddy.NewUID(t))))
+	text, code := statusOf(t, caddy)
+	if code != 1 || !strings.Contains(text, "NOTE   gate default: it asks http://"+nobody) || !strings.Contains(text, "write its address into profile") {
 		t.Errorf("exit %d\n%s", code, text)
 	}
 }

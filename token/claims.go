@@ -53,10 +53,10 @@ func (c *Claims) keepScalars() {
 	})
 }
 
-// Difference is the error of a token that is vouched for, and whose claims do not
+// DifferenceError is the error of a token that is vouched for, and whose claims do not
 // hold: it says in what they differ, for whoever is to find out why. Its text, like
 // that of all errors here, has nothing of the token.
-type Difference struct {
+type DifferenceError struct {
 	// Err is the one that Verify is documented to return.
 	Err error
 
@@ -73,18 +73,18 @@ type Difference struct {
 }
 
 // String returns another claim of the token, as Claims.String does.
-func (d *Difference) String(name string) (string, bool) { return d.claims.String(name) }
+func (d *DifferenceError) String(name string) (string, bool) { return d.claims.String(name) }
 
-// differs is the Difference of a claim from what is accepted.
-func differs(err error, claim string, claims jwt.MapClaims, wanted []string) *Difference {
-	d := &Difference{Err: err, Claim: claim, Found: textsOf(claims[claim]), Wanted: wanted, claims: &Claims{values: claims}}
+// differs is the DifferenceError of a claim from what is accepted.
+func differs(err error, claim string, claims jwt.MapClaims, wanted []string) *DifferenceError {
+	d := &DifferenceError{Err: err, Claim: claim, Found: textsOf(claims[claim]), Wanted: wanted, claims: &Claims{values: claims}}
 	d.claims.keepScalars()
 	return d
 }
 
-func (d *Difference) Error() string { return d.Err.Error() }
+func (d *DifferenceError) Error() string { return d.Err.Error() }
 
-func (d *Difference) Unwrap() error { return d.Err }
+func (d *DifferenceError) Unwrap() error { return d.Err }
 
 // latestTime is the end of the year 9999. What lies beyond is a time in
 // milliseconds, which would make a token good for ages.
@@ -138,7 +138,7 @@ func (r *claimRules) check(header map[string]any, claims jwt.MapClaims, now time
 	case expires.IsZero() && !r.expiryOptional:
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
 	}
-	times := Difference{NotBefore: notBefore, Issued: issued, Expires: expires, claims: &Claims{values: claims}}
+	times := DifferenceError{NotBefore: notBefore, Issued: issued, Expires: expires, claims: &Claims{values: claims}}
 	if notBefore.After(now.Add(r.leeway)) {
 		times.Err = ErrNotYetValid
 		return nil, &times

@@ -38,7 +38,7 @@ import (
 const MaxTokenBytes = 8 << 10
 
 // Every error of Verify wraps exactly one of these, but for ErrBusy, which
-// wraps another. Where the claims do not hold, there is a Difference around it.
+// wraps another. Where the claims do not hold, there is a DifferenceError around it.
 var (
 	// ErrTooLong: the token was not read.
 	ErrTooLong = errors.New("the token is longer than 8 KiB")

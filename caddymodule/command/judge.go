@@ -38,7 +38,7 @@ func (e expected) judge(traces []gate.Trace) (verdict, string) {
 	case !gated:
 		return inconclusive, fmt.Sprintf("nothing was decided: it is no gated route of the gate %s. Compare --route with that gate's routes", traces[0].Gate)
 	case shadow:
-		reasons += ". But a gate is in shadow mode and stopped nothing: write enforce when that is to end"
+		reasons += ". But a gate is in shadow mode and stopped nothing: take the word shadow away when that is to end"
 	}
 	return worst, reasons
 }

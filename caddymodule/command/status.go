@@ -76,6 +76,7 @@ func printStatus(out io.Writer, s *status.Status, now time.Time) {
 	printWrong(out, s.Wrong, now)
 	for i := range s.Gates {
 		printNotes(out, &s.Gates[i], now)
+		printUnfollowed(out, &s.Gates[i], s.ProfileServers)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) {
@@ -111,11 +112,21 @@ func printWrong(out io.Writer, wrong []status.Problem, now time.Time) {
 // printNotes says what may be meant to be so, and is the cause where somebody wonders.
 func printNotes(out io.Writer, g *status.Gate, now time.Time) {
 	if g.Mode == caddymodule.ModeShadow {
-		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing: people who opted out are being measured\n       write enforce to stop that\n", g.Label)
+		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing: people who opted out are being measured\n       take the word shadow away to stop that\n", g.Label)
 	}
 	if g.Pages == 0 && !slices.ContainsFunc(g.Routes, func(route status.Route) bool { return route.Requests > 0 }) {
 		_, _ = fmt.Fprintf(out, "NOTE   gate %s: not one page or gated request has come to it since it was loaded, %s ago\n"+
 			"       send one with caddy metrics-gate trace: it says whether the gate sees it, and else what to look for\n", g.Label, ago(now, g.Since))
+	}
+}
+
+// printUnfollowed says of a gate whose profile server fails that there is another one
+// here, which no gate follows.
+func printUnfollowed(out io.Writer, g *status.Gate, servers []status.ProfileServer) {
+	for _, server := range servers {
+		if g.Profile != nil && g.Profile.Failure != nil && server.Followers == 0 {
+			_, _ = fmt.Fprintf(out, "NOTE   gate %s: it asks %s, and nobody follows the profile_server %s of this Caddy\n       if that is the one to ask, write its address into profile\n", g.Label, g.Profile.URL, server.Store)
+		}
 	}
 }
 

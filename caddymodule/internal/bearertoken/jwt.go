@@ -118,6 +118,18 @@ func (j *JWT) Config(logger string) (token.Config, error) {
 	return config, err
 }
 
+// Fingerprints are those of the secret, keys or key set of j, whose placeholders have
+// been resolved. A key set that is fetched has none here.
+func (j *JWT) Fingerprints() (all []string, err error) {
+	config, err := j.Config("")
+	for _, key := range append(slices.Clone(config.PEM), config.Secret, config.JWKS) {
+		if len(key) > 0 {
+			all = append(all, token.Fingerprint(key))
+		}
+	}
+	return all, err
+}
+
 // Warn says at start what the configuration leaves open.
 func (j *JWT) Warn(logger *zap.Logger, where string) {
 	if len(j.Issuer) == 0 {

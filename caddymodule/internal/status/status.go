@@ -208,6 +208,12 @@ func FailureOf(f token.Failure) *Failure {
 	return &Failure{f.Since.UTC(), f.Last.UTC(), f.Err.Error()}
 }
 
+// stepsFor is what to do where somebody cannot be asked, by what for.
+var stepsFor = map[string]string{
+	KeySet:        "look whether that address answers from this machine, and with a key set. Until it does, tokens are verified with the keys that are known",
+	Introspection: "look whether that address answers from this machine. Until it does, tokens that are not remembered prove nothing",
+}
+
 // AskedFor is how those do who are asked for keys or about tokens. What is wrong
 // is added to the status, with where it is.
 func (s *Status) AskedFor(where string, all ...*token.Standing) (asked []Asked) {
@@ -224,7 +230,7 @@ func (s *Status) AskedFor(where string, all ...*token.Standing) (asked []Asked) 
 		}
 		if a.Failure != nil {
 			s.Wrong = append(s.Wrong, Problem{
-				Where: where, What: fmt.Sprintf("%s %s: %s", a.For, a.Source, a.Failure.Error), Since: a.Failure.Since,
+				Where: where, What: fmt.Sprintf("%s %s: %s", a.For, a.Source, a.Failure.Error), Advice: stepsFor[a.For], Since: a.Failure.Since,
 			})
 		}
 		asked = append(asked, a)
