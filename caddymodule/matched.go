@@ -91,7 +91,7 @@ func anyLets(sets []matcherSet, q asked) (lets, certain bool) {
 func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	certain = !m.others
 	if m.hosts != nil {
-		if q.host != "" && !takesHost(m.hosts, q.host) {
+		if q.host != "" && !TakesHost(m.hosts, q.host) {
 			return false, true
 		}
 		certain = certain && q.host != ""
@@ -119,12 +119,10 @@ func (m *matcherSet) lets(q asked) (lets, certain bool) {
 	return true, certain
 }
 
-// TakesHost says whether the hosts of a site, as they are written, take one.
-func TakesHost(hosts []string, host string) bool { return takesHost(hosts, host) }
-
-// takesHost says whether hosts take one, as Caddy's own matcher does. Nearly all of
-// them are plain names, for which it needs no request.
-func takesHost(hosts caddyhttp.MatchHost, host string) bool {
+// TakesHost says whether the hosts of a site, as they are written, take one, as
+// Caddy's own matcher does. Nearly all of them are plain names, for which it needs no
+// request.
+func TakesHost(hosts caddyhttp.MatchHost, host string) bool {
 	host = strings.Trim(host, "[]") // of an IPv6 address
 	return slices.ContainsFunc(hosts, func(known string) bool { return strings.EqualFold(known, host) }) ||
 		slices.ContainsFunc(hosts, func(known string) bool { return strings.Contains(known, "*") }) && hosts.Match((&asked{host: host}).request(""))

@@ -230,7 +230,7 @@ func gateOf(raw json.RawMessage) (*gate.Gate, error) {
 // the port. An empty port may be any.
 func (s *Sites) Serves(host, port string) bool {
 	return slices.ContainsFunc(s.serversAt(port), func(server *site) bool {
-		return slices.ContainsFunc(hostsOf(server.blocks), func(named caddyhttp.MatchHost) bool { return takesHost(named, host) })
+		return slices.ContainsFunc(hostsOf(server.blocks), func(named caddyhttp.MatchHost) bool { return TakesHost(named, host) })
 	})
 }
 
