@@ -147,6 +147,7 @@ func (n *notes) observe(c *Config) {
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	const null = "null"
+	const inMilliseconds = "of now, in milliseconds"
 	for _, test := range []struct {
 		name    string
 		before  string
@@ -185,7 +186,7 @@ func TestEvents(t *testing.T) {
 		{"issuer with a slash", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iss": eventIssuer + "/"}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"one of several audiences", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"aud": []string{"x", eventAudience}}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"older than the choice", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Hour).Unix()}, "false", []string{"event metrics-opt-out unchanged"}},
-		{"in milliseconds", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(time.Minute).UnixMilli()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
+		{"in milliseconds", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": inMilliseconds}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"in milliseconds, older than the choice", "false", map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Minute).UnixMilli()}, "false", []string{"event metrics-opt-out unchanged"}},
 		{"almost a week old", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(time.Hour - prefstore.EventsFor).Unix()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
 		{"old, but the first", null, map[string]any{eventURI("metrics-opt-out"): noPayload}, jwt.MapClaims{"iat": time.Now().Add(-time.Hour).Unix()}, "true", []string{"change true user", "event metrics-opt-out changed"}},
@@ -206,6 +207,9 @@ func TestEvents(t *testing.T) {
 				}
 				changes := jwt.MapClaims{"iat": float64(now+1) / 1000}
 				maps.Copy(changes, test.changes)
+				if changes["iat"] == inMilliseconds {
+					changes["iat"] = now + 1
+				}
 				raw := signEvent(t, key, eventClaims("1", test.events, changes))
 
 				answer := server.push(t, raw)
