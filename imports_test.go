@@ -36,7 +36,7 @@ var mayImport = map[string]string{
 	"caddymodule/internal/status":      "token",
 
 	"survey":                  "gate",
-	"gate":                    "browser session profileclient policy",
+	"gate":                    "browser session profileclient policy internal/health",
 	"browser/firefox":         "browser",
 	"browser":                 "policy",
 	"session":                 "token policy internal/generations",

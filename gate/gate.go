@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/metricsgate/metricsgate/internal/health"
 	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
 )
@@ -37,6 +38,7 @@ type Gate struct {
 	debug     bool     // every decision is logged
 	origins   []string // that may read what is shown
 	handedOn  handedOn
+	upstream  *health.Health // of collected requests whose reply is hidden
 }
 
 // New checks a configuration and makes a Gate of it. Errors are ConfigErrors,
@@ -59,6 +61,7 @@ func New(config Config) (*Gate, error) {
 	if g.log == nil {
 		g.log = zap.NewNop()
 	}
+	g.upstream = health.New(calm, g.logUpstream)
 	g.debug = g.log.Core().Enabled(zap.DebugLevel)
 	if g.traces == nil {
 		g.traces = new(Traces) // of which none is ever open

@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -316,14 +318,13 @@ func TestUpstreamErrorsAreNotQuoted(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	config := fxaConfig(t)
 	config.Log = zap.New(core)
-	g := newGate(t, config)
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 	for _, failure := range []error{errors.New(`malformed header "` + allowedUID + `"`), refused} {
 		app := &upstream{reply: func(http.ResponseWriter, *http.Request) error {
 			return fmt.Errorf("round trip: %w", failure)
 		}}
 		r, w := request("POST", "/metrics", `{"uid":"`+allowedUID+`"}`, nil)
-		if err := serve(t, g, w, r, app); err != nil {
+		if err := serve(t, newGate(t, config), w, r, app); err != nil { // each says one line
 			t.Fatal(err)
 		}
 	}
@@ -337,6 +338,40 @@ func TestUpstreamErrorsAreNotQuoted(t *testing.T) {
 	}
 	if text := fmt.Sprint(logs.All()[1].ContextMap()); !strings.Contains(text, "connection refused") {
 		t.Errorf("the log does not say what is wrong with the network: %s", text)
+	}
+}
+
+// TestUpstreamFailureIsOneLine: an application that is down fails every request.
+func TestUpstreamFailureIsOneLine(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, Config{Routes: []Route{{Methods: []string{"POST"}, Path: "/beacon", Reply: ReplyHide}}, Log: zap.New(core)})
+		send := func(count int, failure error) {
+			app := NextFunc(func(http.ResponseWriter, *http.Request) error { return failure })
+			for range count {
+				r, w := request("POST", "/beacon", "{}", nil)
+				if err := serve(t, g, w, r, app); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		down := errors.New("down")
+		send(1, nil)
+		send(70, down)
+		send(1, nil) // one that is taken is no end of it yet
+		send(70, down)
+		<-time.After(calm)
+		send(3, nil)
+		send(1, down)
+	})
+	var messages []string
+	for _, line := range logs.FilterMessageSnippet("collected request").All() {
+		messages = append(messages, line.Message)
+	}
+	const fails, ended = "the upstream failed on a collected request, which was answered all the same", "the upstream takes collected requests again"
+	if want := []string{fails, ended, fails}; !slices.Equal(messages, want) {
+		t.Errorf("logged %q, want %q", messages, want)
 	}
 }
 

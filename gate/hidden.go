@@ -3,6 +3,7 @@ package gate
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -225,8 +226,11 @@ func (g *Gate) discardReply(r *http.Request, trace *Trace, next Next) {
 		}
 		g.observer.Hidden(class)
 		g.traces.ended(trace, class)
-		if err != nil {
-			g.logHidden(class, err)
+		switch {
+		case err != nil:
+			g.upstream.Failed(&handlerError{class, g.host.Unreached(err)})
+		case class != replyAborted:
+			g.upstream.Answered()
 		}
 	}()
 	if err = next.ServeHTTP(reply, r); err != nil {
@@ -236,16 +240,33 @@ func (g *Gate) discardReply(r *http.Request, trace *Trace, next Next) {
 	}
 }
 
-// logHidden says that a collected request failed. Only that there is no
-// connection to the upstream is told: other errors quote what it sent, which
-// may be what the client has sent, or are about the client's connection and
-// hold its address.
-func (g *Gate) logHidden(class string, err error) {
-	cause := zap.Skip()
-	if unreached := g.host.Unreached(err); unreached != nil {
-		cause = zap.Error(unreached)
+// calm is how long no collected request must have failed before one that is taken
+// counts as the end of the failure.
+const calm = 5 * time.Second
+
+// handlerError is that a collected request failed. Only that there is no connection
+// to the upstream is kept: other errors quote what it sent, which may be what the
+// client has sent, or are about the client's connection and hold its address.
+type handlerError struct {
+	class     string
+	unreached error // or nil
+}
+
+func (e *handlerError) Error() string { return e.class }
+
+// logUpstream says that collected requests begin to fail, and that they fail no
+// more: an application that is down fails each of them.
+func (g *Gate) logUpstream(err error) {
+	failed, ok := errors.AsType[*handlerError](err)
+	if !ok {
+		g.log.Info("the upstream takes collected requests again")
+		return
 	}
-	g.log.Error("the upstream failed on a collected request, which was answered all the same", zap.String("class", class), cause)
+	cause := zap.Skip()
+	if failed.unreached != nil {
+		cause = zap.Error(failed.unreached)
+	}
+	g.log.Error("the upstream failed on a collected request, which was answered all the same", zap.String("class", failed.class), cause)
 }
 
 // discardedReply takes the upstream's reply to a collected request, keeps its
