@@ -30,6 +30,15 @@ func adminAPI(admin *Admin) func(method, path string) (status int, body string) 
 	}
 }
 
+// TestStatusBeforeAnythingRuns: Caddy has its admin API answer before it has
+// provisioned what the configuration holds, which in this process it never does.
+func TestStatusBeforeAnythingRuns(t *testing.T) {
+	status, body := adminAPI(Admin{}.CaddyModule().New().(*Admin))("GET", "/metrics_gate/status")
+	if status != http.StatusServiceUnavailable || !strings.Contains(body, "still being loaded") || strings.Contains(body, "holds neither") {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
 // TestTracesOverTheAdminAPI: opened with POST, read with GET, by any gate of the
 // process, and refused with words.
 func TestTracesOverTheAdminAPI(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/internal/build"
@@ -164,7 +166,13 @@ func serveStatus(w http.ResponseWriter, r *http.Request) error {
 	for _, reporter := range siblings.All[status.Reporter](siblings.Running()) {
 		reporter.Report(r.Context(), s)
 	}
-	if len(s.Gates)+len(s.ProfileServers) == 0 {
+	switch {
+	case caddy.ActiveContext().Context == nil: // the admin API is there before all else
+		s.Wrong = append(s.Wrong, status.Problem{
+			Where: "configuration", What: "it is still being loaded, so nothing is known yet",
+			Advice: "ask again in a few seconds; where that says the same, look at the end of Caddy's log",
+		})
+	case len(s.Gates)+len(s.ProfileServers) == 0:
 		s.Wrong = append(s.Wrong, status.Problem{
 			Where: "configuration", What: "it holds neither metrics_gate nor profile_server",
 			Advice: "look which Caddyfile this Caddy was started with, and whether a reload was refused",
