@@ -231,7 +231,7 @@ func TestCommandsSayWhichStoreIsWrong(t *testing.T) {
 			lost:                              "caddy metrics-gate migrate --store " + lost,
 			"{env.METRICS_GATE_TEST_NOT_SET}": "METRICS_GATE_TEST_NOT_SET",
 			"postgres://gate:s3cr3t@127.0.0.1:no-port/x": "PostgreSQL",
-			"postgres://gate:s3cr3t@127.0.0.1:1/x":       "PostgreSQL",
+			"postgres://gate:s3cr3t@127.0.0.1:1/x":       "PostgreSQL: the database server cannot be reached; see whether it runs",
 			"host=127.0.0.1 port=1 password=s3cr3t":      "PostgreSQL",
 			"postgress://gate:s3cr3t@127.0.0.1/x":        "neither a path",
 		} {

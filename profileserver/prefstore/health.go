@@ -3,6 +3,7 @@ package prefstore
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -85,6 +86,9 @@ func troubled(err error) error {
 				Advice: "write pool_mode = transaction or session for this database"}
 		}
 	}
+	if said := (*pgconn.ConnectError)(nil); known.State == "" && errors.As(err, &said) {
+		known = unconnected(said)
+	}
 	if errors.Is(err, errBusy) {
 		known = HealthError{State: "another process or a long transaction keeps the store locked", Advice: "find out which, and end it"}
 	}
@@ -93,6 +97,20 @@ func troubled(err error) error {
 	}
 	known.Err = err
 	return &known
+}
+
+// unconnected is why there is no connection to PostgreSQL, where it is known what is to
+// be done about it.
+func unconnected(err *pgconn.ConnectError) HealthError {
+	if strings.Contains(err.Error(), "server refused TLS connection") { // which has no type
+		return HealthError{State: "the database server takes no TLS",
+			Advice: "switch it on there (ssl = on), or write sslmode=disable into the DSN where nobody else is on the way"}
+	}
+	if network, ok := errors.AsType[*net.OpError](err); ok && network.Op == "dial" {
+		return HealthError{State: "the database server cannot be reached",
+			Advice: "see whether it runs, and whether host and port of the DSN lead to it from this machine"}
+	}
+	return HealthError{}
 }
 
 // provenFor is how long a write that succeeded, or one that failed, says whether

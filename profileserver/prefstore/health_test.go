@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
 
@@ -26,6 +28,32 @@ func stateOf(t *testing.T, store Store) string {
 		t.Errorf("the advice is not in %v", err)
 	}
 	return known.State
+}
+
+// TestADatabaseThatTakesNoTLS is told from one that is not there.
+func TestADatabaseThatTakesNoTLS(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(conn, make([]byte, 8)) // the request for TLS
+			_, _ = conn.Write([]byte("N"))
+			_ = conn.Close()
+		}
+	}()
+	_, err = Open(context.Background(), "postgres://gate:s3cr3t@"+listener.Addr().String()+"/x?sslmode=require")
+	known := (*HealthError)(nil)
+	if !errors.As(err, &known) || known.State != "the database server takes no TLS" || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("error %v", err)
+	}
 }
 
 // TestALockThatIsHeld has somebody else keep the lock that writers need: the store

@@ -169,29 +169,29 @@ func Move(ctx context.Context, from, to Store, progress func(Moved)) (done Moved
 
 func move(ctx context.Context, from, to Store, source origin, progress func(Moved)) (done Moved, err error) {
 	if done.Of, err = from.Count(ctx); err != nil {
-		return done, err
+		return done, inSource(err)
 	}
 	// A batch that has begun is stored, so that what is reported is all there is.
 	storing := context.WithoutCancel(ctx)
 	if err := to.prepare(storing, source.secret, source.head+ahead); err != nil {
-		return done, err
+		return done, inTarget(err)
 	}
 	target, err := to.origin(ctx)
 	if err != nil {
-		return done, err
+		return done, inTarget(err)
 	}
 	// Deletions come first: who came back after one is not to be forgotten again.
 	for page, err := range pages(ctx, to.entries, entryKey) {
 		if err != nil {
-			return done, err
+			return done, inTarget(err)
 		}
 		known, err := from.deletions(ctx, uidsOf(page))
 		if err != nil {
-			return done, err
+			return done, inSource(err)
 		}
 		changed, err := to.forget(storing, known)
 		if err != nil {
-			return done, err
+			return done, inTarget(err)
 		}
 		done.Changed += changed
 	}
@@ -202,11 +202,11 @@ func move(ctx context.Context, from, to Store, source origin, progress func(Move
 	}
 	for page, err := range pages(ctx, from.entries, entryKey) {
 		if err != nil {
-			return done, err
+			return done, inSource(err)
 		}
 		changed, err := to.merge(storing, page)
 		if err != nil {
-			return done, err
+			return done, inTarget(err)
 		}
 		done.Accounts += int64(len(page))
 		done.Changed += changed
@@ -220,27 +220,36 @@ func move(ctx context.Context, from, to Store, source origin, progress func(Move
 	}
 	for page, err := range pages(ctx, from.users, func(u countedUser) string { return u.uid }) {
 		if err != nil {
-			return done, err
+			return done, inSource(err)
 		}
 		if err := to.addUsers(storing, page); err != nil {
-			return done, err
+			return done, inTarget(err)
 		}
 	}
 	days, err := from.days(ctx)
 	if err != nil {
-		return done, err
+		return done, inSource(err)
 	}
-	return done, to.addDays(storing, days)
+	if err := to.addDays(storing, days); err != nil {
+		return done, inTarget(err)
+	}
+	return done, nil
 }
+
+// inSource and inTarget say which of the two stores an error is of: "the disk is full"
+// is said of the one as of the other.
+func inSource(err error) error { return fmt.Errorf("in the store that is moved: %w", err) }
+
+func inTarget(err error) error { return fmt.Errorf("in the store that it is moved to: %w", err) }
 
 func moveHashes(ctx context.Context, from, to Store, table hashTable) error {
 	read := func(ctx context.Context, after []byte) ([]hashed, error) { return from.hashes(ctx, table, after) }
 	for page, err := range pages(ctx, read, hashKey) {
 		if err != nil {
-			return err
+			return inSource(err)
 		}
 		if err := to.remember(context.WithoutCancel(ctx), table, page); err != nil {
-			return err
+			return inTarget(err)
 		}
 	}
 	return nil
@@ -248,9 +257,12 @@ func moveHashes(ctx context.Context, from, to Store, table hashTable) error {
 
 func origins(ctx context.Context, from, to Store) (source, target origin, err error) {
 	if source, err = from.origin(ctx); err != nil {
-		return source, target, err
+		return source, target, inSource(err)
 	}
-	if target, err = to.origin(ctx); err == nil && bytes.Equal(source.id, target.id) {
+	if target, err = to.origin(ctx); err != nil {
+		return source, target, inTarget(err)
+	}
+	if bytes.Equal(source.id, target.id) {
 		err = errors.New("both are the same store, or one is a copy of the other's file; name two")
 	}
 	return source, target, err

@@ -107,6 +107,25 @@ func TestMove(t *testing.T) {
 	})
 }
 
+// TestMoveSaysWhichStoreFails of the two.
+func TestMoveSaysWhichStoreFails(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{"in the store that is moved: ", "in the store that it is moved to: the file cannot be written; "} {
+		from, to := openStore(t, database(t)), openStore(t, database(t))
+		if strings.Contains(broken, "written") {
+			to.db.SetMaxOpenConns(1)
+			if _, err := to.db.ExecContext(t.Context(), `PRAGMA query_only = on`); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := from.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Move(t.Context(), from, to, nil); err == nil || !strings.HasPrefix(err.Error(), broken) {
+			t.Errorf("error %v, want %q", err, broken)
+		}
+	}
+}
+
 // TestMoveAgain: what is newer stays, what changed meanwhile comes, who was
 // deleted goes, and who opted out at both counts once.
 func TestMoveAgain(t *testing.T) {
