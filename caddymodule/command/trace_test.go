@@ -3,6 +3,8 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -110,6 +112,20 @@ func exitCode(err error) int {
 	code := 1
 	_, _ = fmt.Sscanf(err.Error(), "exiting with status %d", &code)
 	return code
+}
+
+// TestUnknownAuthority: who has Caddy sign its site's certificate is told how to have
+// this machine believe it.
+func TestUnknownAuthority(t *testing.T) {
+	t.Parallel()
+	site := httptest.NewUnstartedServer(http.NotFoundHandler())
+	site.Config.ErrorLog = log.New(io.Discard, "", 0)
+	site.StartTLS()
+	t.Cleanup(site.Close)
+	out, err := run(traceCommand(), site.URL, "--address", tracingSite(t))
+	if err == nil || !strings.Contains(err.Error(), "; where the site has tls internal, have this machine believe Caddy: caddy trust, as root") {
+		t.Errorf("error %v\n%s", err, out)
+	}
 }
 
 // TestTracedOutput holds what trace and check print, and how they end, against

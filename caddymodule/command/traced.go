@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,10 @@ func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces 
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(r.WithContext(ctx))
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		err = fmt.Errorf("%w; where the site has tls internal, have this machine believe Caddy: caddy trust, as root, while Caddy runs; "+
+			"or name its root certificate, pki/authorities/local/root.crt of Caddy's data, in SSL_CERT_FILE", err)
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("the request did not get through: %w", err)
 	}
