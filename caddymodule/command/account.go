@@ -32,7 +32,7 @@ besides that an account which opted out today is counted once until midnight
 (UTC), and that for eight days a keyed hash tells that one was deleted. A uid that
 begins with a dash comes after --.`,
 		Example: `  caddy metrics-gate preferences show --store /var/lib/metrics-gate/profile.db 0123456789abcdef0123456789abcdef`,
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("the account's uid", "preferences show --store /var/lib/metrics-gate/profile.db 0123456789abcdef0123456789abcdef", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opened, err := openFor(cmd, store, args[0])
 			if err != nil {
@@ -79,7 +79,7 @@ account back. The counts of days stay: they name nobody. Who opted out is measur
 from then on as one who made no choice, so do it when the account itself is gone,
 or is to be. A uid that begins with a dash comes after --.`,
 		Example: `  caddy metrics-gate preferences forget --store '{env.PROFILE_DSN}' 0123456789abcdef0123456789abcdef`,
-		Args:    cobra.ExactArgs(1),
+		Args:    takes("the account's uid", "preferences forget --store /var/lib/metrics-gate/profile.db 0123456789abcdef0123456789abcdef", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opened, err := openFor(cmd, store, args[0])
 			if err != nil {

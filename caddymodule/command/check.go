@@ -52,7 +52,7 @@ machine can read the list of processes.`,
   A line of evidence every hour, from a timer, with a beacon as your pages send it:
 
   caddy metrics-gate check https://app.example.org --body beacon.json --json >> checks.jsonl`,
-		Args: cobra.ExactArgs(1),
+		Args: takes("the site's address", `check https://app.example.org --route "POST /api/beacon"`, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cmd.SilenceUsage = true
 			c.site = args[0]

@@ -52,6 +52,20 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) {
 	})
 }
 
+// takes has a command take what its example has, once or up to so many times: cobra
+// says how many arguments there must be, and not of what.
+func takes(what, example string, most int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("%s is missing; write, for example: caddy metrics-gate %s", what, example)
+		case len(args) > most:
+			return fmt.Errorf("%q is one argument too many, after %s; write, for example: caddy metrics-gate %s", args[most], what, example)
+		}
+		return nil
+	}
+}
+
 func unknownCommand(group *cobra.Command, word string) error {
 	var names []string
 	for _, known := range group.Commands() {

@@ -44,6 +44,12 @@ func TestUnknownCommand(t *testing.T) {
 		"preferences exprot --store x": `caddy metrics-gate preferences: unknown command "exprot" (did you mean export?); the commands are export, forget, import, move, show`,
 		"preferences export x":         `unknown command "x" for "caddy metrics-gate preferences export"`,
 		"check http://x --stauts":      "unknown flag: --stauts",
+		"check":                        `the site's address is missing; write, for example: caddy metrics-gate check https://app.example.org --route "POST /api/beacon"`,
+		"check a b":                    `"b" is one argument too many, after the site's address; write, for example: caddy metrics-gate check https://app.example.org --route "POST /api/beacon"`,
+		"trace":                        `the address to send the request to is missing; write, for example: caddy metrics-gate trace https://app.example.org/api/beacon -X POST --data '{}'`,
+		"survey":                       "the file to read is missing; write, for example: caddy metrics-gate survey /var/log/nginx/access.log",
+		"preferences show --store x":   "the account's uid is missing; write, for example: caddy metrics-gate preferences show --store /var/lib/metrics-gate/profile.db 0123456789abcdef0123456789abcdef",
+		"preferences forget --store x": "the account's uid is missing; write, for example: caddy metrics-gate preferences forget --store /var/lib/metrics-gate/profile.db 0123456789abcdef0123456789abcdef",
 		"--stauts":                     "unknown flag: --stauts",
 	} {
 		if out, err := caddy(strings.Fields(args)...); err == nil || err.Error() != want {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -34,7 +35,7 @@ A - is the standard input. Nothing is sent. What is printed holds no address and
 no identifier: where a path has one, there is a *.`,
 		Example: `  caddy metrics-gate survey /var/log/nginx/access.log*
   caddy metrics-gate survey accounts.har --config /etc/caddy/Caddyfile`,
-		Args: cobra.MinimumNArgs(1),
+		Args: takes("the file to read", "survey /var/log/nginx/access.log", math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s := new(survey.Survey)
 			if config != "" {

@@ -39,7 +39,7 @@ what to look for. The request is a real one: what is collected reaches the
 application.`,
 		Example: `  caddy metrics-gate trace https://app.example.org/api/beacon -X POST --data '{}' -H @headers.txt
   caddy metrics-gate trace https://app.example.org/ -H "Accept: text/html" -H "Sec-GPC: 1"`,
-		Args: cobra.ExactArgs(1),
+		Args: takes("the address to send the request to", "trace https://app.example.org/api/beacon -X POST --data '{}'", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := tracedRequest(method, args[0], headers, data)
 			if err != nil {
