@@ -212,7 +212,10 @@ func (g *Gate) parsePreset(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		used.Prefix = d.Val()
 	}
-	err := used.Validate()
+	err := grammar.OneOf("preset", used.Name, gate.PresetNames())
+	if err == nil {
+		err = used.Validate()
+	}
 	for i := 0; err == nil && i < len(g.Presets); i++ {
 		err = used.ValidateAfter(&g.Presets[i])
 	}

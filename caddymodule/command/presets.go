@@ -51,11 +51,10 @@ func listPresets(out io.Writer) error {
 // printPreset prints what a preset stands for. Without a prefix one that needs
 // one is shown with that of an example.
 func printPreset(out io.Writer, used gate.UsedPreset) error {
-	preset, known := gate.PresetNamed(used.Name)
-	if !known {
-		return fmt.Errorf("there is no preset %q%s; the presets are %s", used.Name,
-			grammar.DidYouMean(used.Name, gate.PresetNames()), strings.Join(gate.PresetNames(), ", "))
+	if err := grammar.OneOf("preset", used.Name, gate.PresetNames()); err != nil {
+		return err
 	}
+	preset, _ := gate.PresetNamed(used.Name)
 	if preset.NeedsPrefix && used.Prefix == "" {
 		used.Prefix = "/tunnel"
 	}

@@ -82,6 +82,15 @@ func (o Option) read(d *caddyfile.Dispenser, where, word string) error {
 
 func (o Options) words() []string { return slices.Sorted(maps.Keys(o)) }
 
+// OneOf says that there is nothing of a kind by this name, unless it is among those
+// that are known.
+func OneOf(kind, name string, known []string) error {
+	if slices.Contains(known, name) {
+		return nil
+	}
+	return fmt.Errorf("there is no %s %q%s; the %ss are %s", kind, name, DidYouMean(name, known), kind, strings.Join(known, ", "))
+}
+
 // DidYouMean suggests the known word that a typing mistake has probably meant,
 // as what an error says behind the mistake. It is empty where none is near.
 func DidYouMean(word string, known []string) string {
