@@ -65,6 +65,9 @@ machine can read the list of processes.`,
 			if result.Verdict == pass {
 				return nil
 			}
+			if asJSON { // the line goes to a file, and whoever runs this is told why
+				_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", result.Verdict, result.why())
+			}
 			return exit(cmd, map[verdict]int{fail: 1, inconclusive: exitInconclusive}[result.Verdict])
 		},
 	}
@@ -79,7 +82,7 @@ machine can read the list of processes.`,
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")
 	flags.StringVar(&c.body, "body", "", "a file with a recorded beacon to send; {uid} in it stands for the account of --optout-uid and --allow-uid")
 	flags.StringVar(&c.contentType, "content-type", "", "the type of --body (default: what it looks like)")
-	flags.BoolVar(&asJSON, "json", false, "print one line of JSON")
+	flags.BoolVar(&asJSON, "json", false, "print one line of JSON; where it is no PASS, the standard error says why")
 	tracerFlags(cmd, &c.tracer)
 	return cmd
 }
@@ -248,6 +251,17 @@ func (c *siteCheck) beacon(method string, target *url.URL, from checkedAccount, 
 		request.Header.Set("Cookie", c.cookie+"="+from.token)
 	}
 	return request, nil
+}
+
+// why is what made the verdict.
+func (r *checkResult) why() string {
+	why := r.Why
+	for _, b := range r.Beacons {
+		if why == "" && b.Verdict == r.Verdict {
+			why = "the beacon of the account " + b.Account + ": " + b.Why
+		}
+	}
+	return strings.ReplaceAll(why, "\n", "; ")
 }
 
 func (r *checkResult) print(w io.Writer) {
