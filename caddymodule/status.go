@@ -78,7 +78,7 @@ func (g *Gate) Report(_ context.Context, s *status.Status) {
 			texts[i] = fmt.Sprint(d.name, " ", d.value)
 		}
 		s.Wrong = append(s.Wrong, status.Problem{
-			Where: where, What: message + " (" + strings.Join(texts, ", ") + ")", Advice: advice, Since: open.Since.UTC(),
+			Where: where, What: message + " (" + strings.Join(texts, ", ") + ")", Advice: advice, Since: open.Since.UTC(), Traffic: true,
 		})
 	}
 	s.Gates = append(s.Gates, report)
@@ -145,7 +145,7 @@ func (t *Tripwire) Report(_ context.Context, s *status.Status) {
 				Where: "gate " + wire.gate.label(),
 				What: fmt.Sprintf("requests of %s were decided by no gate (requests %d, the last one at %s)",
 					gated.Path, all, last.UTC().Format(time.TimeOnly)),
-				Advice: advice,
+				Advice: advice, Traffic: true,
 			}
 			for _, method := range gated.Methods {
 				problem.Requests = append(problem.Requests, method+" "+gated.Path)

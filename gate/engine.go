@@ -34,6 +34,7 @@ type engine struct {
 	lookedFor      []string // of sessions, in traces: where each is looked for
 	keys           func(source int) string
 	observeSession func(source int, credential string, outcome session.Outcome)
+	countSession   func(source int, outcome session.Outcome) // without watching
 	watch          *watch
 }
 
@@ -92,7 +93,9 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute, trace *Trace) verdict
 	now := time.Now()
 	v := e.decide(r, now, question{wait: true, names: route.names, withhold: route.experiment, write: e.writeBack && !e.reportsWrite, trace: trace})
 	trace.decided(e, r, &v)
-	e.watch.gated(now, route.index, v.recognised)
+	if !trace.isAskedFor() {
+		e.watch.gated(now, route.index, v.recognised)
+	}
 	return v
 }
 
@@ -101,7 +104,9 @@ func (e *engine) Gated(r *http.Request, route *gatedRoute, trace *Trace) verdict
 // only named are not looked up, since the page would tell what they prefer.
 func (e *engine) Page(r *http.Request, trace *Trace) verdict {
 	now := time.Now()
-	e.watch.page(now)
+	if !trace.isAskedFor() {
+		e.watch.page(now)
+	}
 	v := e.decide(r, now, question{wait: e.pagesWait, withhold: true, write: e.writeBack && !e.reportsWrite, trace: trace})
 	trace.decided(e, r, &v)
 	return v

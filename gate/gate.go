@@ -94,6 +94,7 @@ func New(config Config) (*Gate, error) {
 	}
 	sources := len(g.engine.sessions) + 1 // and the proofs
 	g.engine.watch = newWatch(time.Now(), len(g.configs), ownRoutes, sources, g.observer.Warn)
+	g.engine.countSession = g.observer.Session
 	g.engine.observeSession = func(source int, _ string, outcome session.Outcome) {
 		g.engine.watch.session(source, outcome)
 		g.observer.Session(source, outcome)

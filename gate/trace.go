@@ -248,7 +248,7 @@ func (t *Traces) add(trace *Trace) bool {
 
 // ended adds how the application answered a request whose reply is hidden.
 func (t *Traces) ended(trace *Trace, class string) {
-	if trace == nil || trace.nonce == "" {
+	if !trace.isAskedFor() {
 		return
 	}
 	t.mu.Lock()
@@ -279,11 +279,15 @@ type nonceKey struct{}
 // keep has the gates that follow find the nonce, which is no longer in the
 // request's header.
 func (t *Trace) keep(ctx context.Context) context.Context {
-	if t == nil || t.nonce == "" {
+	if !t.isAskedFor() {
 		return ctx
 	}
 	return context.WithValue(ctx, nonceKey{}, t.nonce)
 }
+
+// isAskedFor says that somebody has opened a trace for the request, and sent it
+// therefore. That says nothing of what pages send, so it ends no warning about them.
+func (t *Trace) isAskedFor() bool { return t != nil && t.nonce != "" }
 
 // trace begins a trace where somebody asks for one, and is nil elsewhere.
 func (g *Gate) trace(r *http.Request) *Trace {
@@ -324,7 +328,11 @@ func (t *Trace) observing(e *engine, now time.Time) func(source int, credential 
 		return e.observeSession
 	}
 	return func(source int, credential string, outcome session.Outcome) {
-		e.observeSession(source, credential, outcome)
+		if t.isAskedFor() {
+			e.countSession(source, outcome)
+		} else {
+			e.observeSession(source, credential, outcome)
+		}
 		traced := TracedCredential{Kind: e.kinds[source], Outcome: outcome.String()}
 		switch explainer, ok := e.sessions[source].(session.Explainer); {
 		case t.nonce == "":

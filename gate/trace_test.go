@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/metricsgate/metricsgate/session"
 	"github.com/metricsgate/metricsgate/token"
 )
 
@@ -136,6 +138,11 @@ func TestTraces(t *testing.T) {
 				t.Errorf("%s: the trace holds %q: %s", c.name, needle, text)
 			}
 		}
+	}
+	// What an operator sends says nothing of what pages do.
+	seen := g.Seen()
+	if came := slices.ContainsFunc(seen.Requests, func(n int64) bool { return n > 0 }); came || seen.Pages > 0 || seen.Sessions[0] != [session.OutcomeCount]int64{} {
+		t.Errorf("traced requests are taken for those of pages: %+v", seen)
 	}
 }
 

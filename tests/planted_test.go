@@ -269,6 +269,37 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
+// A check that sends the cookie which the gate looks for, while pages send another,
+// shows nothing of what pages send. It says so, also when it has come again and again,
+// and when minutes have passed.
+func TestCheckOfARenamedCookie(t *testing.T) {
+	t.Parallel()
+	profile := testcaddy.FreeAddr(t)
+	testcaddy.Start(t, testcaddy.Site(profile, profileServer("sqlite "+filepath.Join(t.TempDir(), "profile.db"))))
+	ready(t, profile)
+	out, in := testcaddy.NewUID(t), testcaddy.NewUID(t)
+	choose(t, profile, out, optOut)
+	choose(t, profile, in, allow)
+	p := newPlanted(t, profile, out)
+	p.start()
+	if text, code := p.asks("check", out, in); code != 0 {
+		t.Fatalf("of a gate that is well: exit %d\n%s", code, text)
+	}
+	for range 2 {
+		p.cookie = "sid"
+		for range 1000 {
+			p.send()
+		}
+		p.cookie = testcaddy.SessionCookie
+		text, code := p.asks("check", out, in)
+		if code != 3 || !strings.Contains(text, "WRONG  gate default: no account is recognised in any gated request") ||
+			!strings.Contains(text, "INCONCLUSIVE: it was decided by the account's preference, which is true. What your pages send may be decided otherwise") {
+			t.Errorf("exit %d\n%s", code, text)
+		}
+		p.clock.Forward(10 * time.Minute)
+	}
+}
+
 // A plantedRow is one of the table in docs/operate.md.
 type plantedRow struct {
 	fault   string

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,10 @@ counts is how the gates decided this very beacon, and nobody else's.
 PASS (exit 0) where every gate that the beacons met decided as it should.
 FAIL (exit 1) where one did not. INCONCLUSIVE (exit 3) where that could not be
 found out: no gate has seen a beacon, a session did not verify, or a
-preference could not be learnt. Each comes with its cause and what to do.
+preference could not be learnt; and where status says that something is wrong
+with what comes to a gate that decided: it may decide otherwise what your pages
+send.
+Each comes with its cause and what to do.
 
 A gate in shadow mode passes if it decided as it should; that it stopped
 nothing is said. For tokens write @file, or use the environment
@@ -77,8 +81,8 @@ machine can read the list of processes.`,
 	flags.StringVar(&c.optedOut.uid, "optout-uid", "", "the account that opted out, for a gate that reads it from the body")
 	flags.StringVar(&c.allowed.uid, "allow-uid", "", "the account that allows metrics, likewise")
 	flags.StringVar(&c.field, "field", "uid", "the field of the body that names the account (names)")
-	flags.StringVar(&c.cookie, "cookie", "session", "the cookie that carries the token")
-	flags.StringVar(&c.header, "header", "", "the header that carries the token, as a bearer token, instead of a cookie")
+	flags.StringVar(&c.cookie, "cookie", "session", "the cookie in which your pages send the token")
+	flags.StringVar(&c.header, "header", "", "the header in which your pages send the token, as a bearer token, instead of a cookie")
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")
 	flags.StringVar(&c.body, "body", "", "a file with a recorded beacon to send; {uid} in it stands for the account of --optout-uid and --allow-uid")
 	flags.StringVar(&c.contentType, "content-type", "", "the type of --body (default: what it looks like)")
@@ -124,7 +128,8 @@ type checkResult struct {
 	Why     string          `json:"why,omitempty"` // no beacon was sent
 	Beacons []checkedBeacon `json:"beacons"`
 
-	// Wrong is what may have kept a beacon from the gates.
+	// Wrong is what may have kept a beacon from the gates, and what is wrong with what
+	// else comes to those that decided one as they should.
 	Wrong []status.Problem `json:"wrong,omitempty"`
 
 	strayed strayed // a beacon that no gate has decided
@@ -175,9 +180,36 @@ func (c *siteCheck) run(ctx context.Context) *checkResult {
 			result.strayed, result.Wrong = *known, known.wrong
 		}
 		result.Beacons = append(result.Beacons, beacon)
+	}
+	result.doubt(c.admin.wrong())
+	for _, beacon := range result.Beacons {
 		result.Verdict = max(result.Verdict, beacon.Verdict)
 	}
 	return result
+}
+
+// doubt has a beacon pass only where nothing is known to be wrong with what else comes
+// to the gates that decided it: what pages send may be decided otherwise, as where they
+// have another cookie than the one that was sent here.
+func (r *checkResult) doubt(wrong []status.Problem) {
+	for i := range r.Beacons {
+		b := &r.Beacons[i]
+		if b.Verdict != pass {
+			continue
+		}
+		for _, problem := range wrong {
+			if !problem.Traffic || !slices.ContainsFunc(b.Traces, func(t gate.Trace) bool { return t.Kind == gate.TraceGated && problem.Where == "gate "+t.Gate }) {
+				continue
+			}
+			if b.Verdict == pass {
+				b.Verdict = inconclusive
+				b.Why += ". What your pages send may be decided otherwise: " + problem.Where + ": " + problem.What
+			}
+			if !slices.ContainsFunc(r.Wrong, func(known status.Problem) bool { return known.Where == problem.Where && known.What == problem.What }) {
+				r.Wrong = append(r.Wrong, problem)
+			}
+		}
+	}
 }
 
 // complete reads the token from where it is kept.

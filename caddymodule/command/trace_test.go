@@ -162,7 +162,9 @@ func TestTracedOutput(t *testing.T) {
 	failing := status.Problem{Where: "gate edge", What: "the profile server fails"}
 	keptAway := status.Problem{Where: "gate edge", What: "GET /metrics cannot come to it", Advice: "write it in front", Requests: []string{"GET /metrics"}, Hosts: []string{"127.0.0.1"}}
 	rewritten := status.Problem{Where: "gate edge", What: "POST /beacon was decided by no gate", Advice: "write it behind the rewrite", Requests: []string{"POST /beacon"}}
+	silent := status.Problem{Where: "gate edge", What: "pages come, and not one request of this route", Traffic: true}
 	elsewhere := status.Problem{Where: "gate other", What: "GET /metrics cannot come to it", Requests: []string{"GET /metrics"}, Hosts: []string{"*.other.test"}}
+	nobody := status.Problem{Where: "gate edge", What: "no account is recognised in any gated request (requests 1000, looked_for [cookie session])", Advice: "compare the names", Traffic: true}
 	marker, address := regexp.MustCompile(`metrics-gate-check=[A-Z2-7]+`), regexp.MustCompile(`127\.0\.0\.1:\d+`)
 	now := regexp.MustCompile(`\{"time":"[^"]+","verdict"`)
 	for name, c := range map[string]struct {
@@ -185,6 +187,9 @@ func TestTracedOutput(t *testing.T) {
 		"trace_maybe_kept_away": {traceCommand, nil, one(), 1, []status.Problem{failing, elsewhere, rewritten}},
 		"trace_rewritten":       {traceCommand, nil, one(proven(policy.OptedOut, untouched)), 1, []status.Problem{failing, rewritten}},
 		"trace_kept_away_json":  {traceCommand, []string{"--json"}, one(), 1, []status.Problem{failing, keptAway}},
+		"check_pages_fail":      {checkCommand, tokens, both(out, in), 3, []status.Problem{failing, elsewhere, nobody, silent}},
+		"check_pages_fail_half": {checkCommand, tokens, both(out, out), 1, []status.Problem{nobody}},
+		"check_pages_fail_json": {checkCommand, append(tokens, "--json"), both(out, in), 3, []status.Problem{nobody}},
 		"check_kept_away":       {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
 		"check_kept_away_json":  {checkCommand, append(tokens, "--route", "GET /", "--json"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
 		"trace_json":            {traceCommand, []string{"--json"}, one(out), 0, nil},

@@ -155,16 +155,21 @@ type strayed struct {
 	certain bool
 }
 
-// strayed asks why a request that no gate has decided did not come to any. Where
-// nobody can be asked, nothing is known.
-func (a adminAPI) strayed(r *http.Request) (known strayed) {
+// wrong is what a running Caddy knows to be wrong. Where it cannot be asked, nothing
+// is known.
+func (a adminAPI) wrong() []status.Problem {
 	s, _, err := a.status()
 	if err != nil {
-		return strayed{}
+		return nil
 	}
+	return s.Wrong
+}
+
+// strayed asks why a request that no gate has decided did not come to any.
+func (a adminAPI) strayed(r *http.Request) (known strayed) {
 	host := (&url.URL{Host: cmp.Or(r.Host, r.URL.Host)}).Hostname()
 	var like []status.Problem
-	for _, problem := range s.Wrong {
+	for _, problem := range a.wrong() {
 		if len(problem.Requests) == 0 || len(problem.Hosts) > 0 && !caddymodule.TakesHost(problem.Hosts, host) {
 			continue
 		}
