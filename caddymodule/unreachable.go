@@ -322,7 +322,7 @@ func (all unreached) Report(_ context.Context, s *status.Status) {
 		s.Wrong = append(s.Wrong, status.Problem{
 			Where:  "gate " + u.Gate,
 			What:   "requests of this gate's routes cannot come to it, so it decides none of them (" + requests + "): " + u.Why,
-			Advice: u.Advice, Traffic: true, Requests: u.Requests, Hosts: u.Hosts,
+			Advice: u.Advice, Requests: u.Requests, Hosts: u.Hosts,
 		})
 	}
 }

@@ -53,8 +53,8 @@ type Problem struct {
 	// Since is when it began; it may not be known.
 	Since time.Time `json:"since,omitzero"`
 
-	// Traffic says that it is about which requests come to a gate and what they prove,
-	// so that one which somebody makes up may be decided otherwise.
+	// Traffic says that it was seen in what pages send, so that what somebody else sends
+	// may be decided otherwise.
 	Traffic bool `json:"traffic,omitempty"`
 
 	// Requests are those that do not come to a gate, such as "POST /metrics", where
