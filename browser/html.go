@@ -3,13 +3,14 @@ package browser
 import (
 	"bytes"
 	"encoding/json"
+	"hash/maphash"
 	"io"
 	"iter"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"golang.org/x/net/html"
@@ -22,6 +23,10 @@ import (
 // would cost quadratic time with an upstream that writes single bytes.
 type search struct {
 	edit *Edit
+	// known is a head that the document agrees with so far, so that it need not be
+	// searched; seen is how much of the document was looked at.
+	known *head
+	seen  int
 
 	// unread is what the tokenizer has not taken yet of the last piece.
 	unread []byte
@@ -31,12 +36,19 @@ type search struct {
 	// stopped means that no more of the document comes.
 	stopped bool
 
+	places
+	// missing are the names of meta elements that have not come yet.
+	missing []string
+	// position is how far the tokens have come.
+	position int
+}
+
+// places are what a search finds.
+type places struct {
 	// head is where Edit.Insert belongs, behind the head's tag; 0 as long as
 	// there is none, which is never a place behind a tag.
 	head int
-	// missing are the names of meta elements that have not come yet, and contents
-	// what to write into those that have.
-	missing  []string
+	// contents is what to write into meta elements.
 	contents []replacement
 }
 
@@ -59,31 +71,97 @@ func newSearch(edit *Edit) *search {
 	return s
 }
 
-// plainHead is how nearly every document begins, up to the end of its head's
-// tag: a doctype, no comments, and attributes whose values are quoted or words.
-var plainHead = regexp.MustCompile(strings.NewReplacer(
-	"SPACE", `[\t\n\f\r ]`, "ATTRIBUTES", `(?:[\t\n\f\r ]+[a-z-]+(?:=(?:"[^"]*"|[a-z0-9-]+))?)*`,
-).Replace(`(?i)^SPACE*<!doctype html>SPACE*<htmlATTRIBUTES>SPACE*<headATTRIBUTES>`))
+// Heads remembers how documents began in which something was found, and where:
+// most of a site's have the same head, and comparing costs next to nothing beside
+// a search. It belongs to Edits that set the same flags, and all of which insert
+// something, or none. It is safe for concurrent use, and empty at first.
+type Heads struct {
+	known atomic.Pointer[[]*head]
+	once  atomic.Uint64 // the hash of what the last document began with
+}
 
-// feed continues the search with more of the document and says whether it has
-// ended, with or without what was looked for.
-func (s *search) feed(piece []byte) (ended bool) {
+// head is a document up to where its search ended, and what it has found. It ends
+// with a tag, so nothing that follows makes a difference.
+type head struct {
+	document []byte
+	places
+}
+
+const (
+	// maxHeads is how many are remembered, and maxHead how long one may be.
+	maxHeads = 8
+	maxHead  = 16 << 10
+)
+
+var headSeed = maphash.MakeSeed()
+
+// all returns those that are known, the newest first.
+func (h *Heads) all() []*head {
+	if h == nil || h.known.Load() == nil {
+		return nil
+	}
+	return *h.known.Load()
+}
+
+// like returns one that agrees with the document, as far as both have come, or nil.
+func (h *Heads) like(document []byte) *head {
+	for _, known := range h.all() {
+		if known.agrees(document, 0) {
+			return known
+		}
+	}
+	return nil
+}
+
+// remember keeps the head of a document. What no two documents in a row have in
+// common may be about one person, and is not kept.
+func (h *Heads) remember(document []byte, found places) {
+	if h == nil || len(document) > maxHead {
+		return
+	}
+	if sum := maphash.Bytes(headSeed, document); h.once.Swap(sum) != sum {
+		return
+	}
+	known := append([]*head{{bytes.Clone(document), found}}, h.all()...)
+	known = known[:min(len(known), maxHeads)]
+	h.known.Store(&known)
+}
+
+// agrees says whether a document is the same from a place on, as far as both have
+// come.
+func (h *head) agrees(document []byte, from int) bool {
+	to := min(len(document), len(h.document))
+	return bytes.Equal(document[min(from, to):to], h.document[min(from, to):to])
+}
+
+// feed continues the search with the document as far as it has come, and says
+// whether it has ended, with or without what was looked for. Last is said of a
+// document that ends there.
+func (s *search) feed(document []byte, last bool) (ended bool) {
 	if s.next == nil {
-		if len(s.missing) == 0 {
-			// The tokenizer finds the same and costs ten times as much, most of
-			// it for memory that it takes for each document. In little text
-			// regexp goes back where it has to, which is faster than its other
-			// ways.
-			if found := plainHead.FindIndex(piece[:min(len(piece), 1024)]); found != nil {
-				s.head = found[1]
+		if s.seen == 0 {
+			s.known = s.edit.Heads.like(document)
+		}
+		if s.known != nil && s.known.agrees(document, s.seen) {
+			s.seen = len(document)
+			if len(document) >= len(s.known.document) {
+				s.places = s.known.places
 				return true
 			}
+			if !last {
+				return false
+			}
 		}
+		s.seen = 0
 		s.next, s.stop = iter.Pull(s.run)
 	}
-	s.unread = piece
+	s.unread = document[s.seen:]
+	s.seen = len(document)
 	_, more := s.next()
 	s.unread = nil
+	if !more && s.changes() {
+		s.edit.Heads.remember(document[:s.position], s.places)
+	}
 	return !more
 }
 
@@ -112,7 +190,7 @@ func (s *search) Read(p []byte) (int, error) {
 func (s *search) run(yield func(struct{}) bool) {
 	s.yield = yield
 	wantHead, wantMeta := len(s.edit.Insert) > 0, len(s.missing) > 0
-	position, templates := 0, 0
+	templates := 0
 	tokens := html.NewTokenizer(s)
 	for wantHead || wantMeta {
 		kind := tokens.Next()
@@ -121,8 +199,8 @@ func (s *search) run(yield func(struct{}) bool) {
 		if s.stopped || kind == html.ErrorToken {
 			return
 		}
-		start, raw := position, tokens.Raw()
-		position += len(raw)
+		start, raw := s.position, tokens.Raw()
+		s.position += len(raw)
 		switch kind {
 		case html.TextToken:
 			if start == 0 {
@@ -138,7 +216,7 @@ func (s *search) run(yield func(struct{}) bool) {
 			if wantHead && tag != "html" {
 				wantHead = false
 				if tag == "head" {
-					s.head = position
+					s.head = s.position
 				}
 			}
 			switch {
@@ -325,4 +403,4 @@ func (s *search) apply(document []byte) []byte {
 }
 
 // changes says whether apply changes anything.
-func (s *search) changes() bool { return s.head > 0 || len(s.contents) > 0 }
+func (p *places) changes() bool { return p.head > 0 || len(p.contents) > 0 }

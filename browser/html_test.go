@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -474,6 +476,16 @@ func FuzzRewrite(f *testing.F) {
 		if cut := rewriteIn(t, edit, pieces...); cut.body != flags.body {
 			t.Errorf("flags in pieces: %q\nat once: %q", cut.body, flags.body)
 		}
+		// With a document of the same head before, it does not matter how this one goes on.
+		known := browser.Edit{Insert: insertEdit.Insert, Metas: edit.Metas}
+		both := rewriteIn(t, known, string(document))
+		known.Heads = new(browser.Heads)
+		for _, earlier := range [][]byte{document, document, document[:len(document)/2], document[:len(document)/2], document} {
+			rewriteIn(t, known, string(earlier))
+		}
+		if again := rewriteIn(t, known, pieces...); len(document) > 0 && !reflect.DeepEqual(again, both) {
+			t.Errorf("after others of its head: %q, %v\nat first: %q, %v", again.body, again.result, both.body, both.result)
+		}
 		if !flags.flags && flags.body != string(document) {
 			t.Errorf("flags not applied, and changed: %q", flags.body)
 		}
@@ -481,6 +493,33 @@ func FuzzRewrite(f *testing.F) {
 			t.Errorf("more has changed than one content:\n%q\n%q", before, after)
 		}
 	})
+}
+
+// TestKnownHeads: what a document is changed to is the same with and without others
+// before it, wherever they begin to differ.
+func TestKnownHeads(t *testing.T) {
+	t.Parallel()
+	const head = `<!doctype html><html lang=en><head><title>x</title><meta name=flags content="%7B%22a%22%3A1%7D">`
+	edit := browser.Edit{Insert: insertEdit.Insert, Metas: []browser.MetaFlags{{Name: "flags", Flags: map[string]json.RawMessage{"b": json.RawMessage(`2`)}}}}
+	remembering := edit
+	remembering.Heads = new(browser.Heads)
+	documents := []string{head + "<body>", head + "<body>", head, head[:len(head)-1], head[:len(head)-1] + " />", "", "x", head + strings.Repeat("x", held)}
+	for i := range head {
+		documents = append(documents, head[:i], head[:i]+"x"+head[i:], head)
+	}
+	for i := range 20 {
+		another := strings.Replace(head, "x", strconv.Itoa(i), 1)
+		documents = append(documents, another, another, another, head)
+	}
+	documents = append(documents, strings.Replace(head, "x", strings.Repeat("x", 20<<10), 1), strings.Replace(head, "x", strings.Repeat("x", 20<<10), 1))
+	for _, document := range documents {
+		for _, size := range []int{1, 50, len(document) + 1} {
+			want := rewriteIn(t, edit, inPieces(document, size)...)
+			if got := rewriteIn(t, remembering, inPieces(document, size)...); !reflect.DeepEqual(got, want) {
+				t.Errorf("%q in pieces of %d became %v, want %v", document[:min(len(document), 200)], size, got, want)
+			}
+		}
+	}
 }
 
 // TestFlagsOfSeveralMetas: dotted keys reach into nested objects and leave their

@@ -19,6 +19,8 @@ type Edit struct {
 	Insert []byte
 	// Metas are the <meta> elements in which flags are set.
 	Metas []MetaFlags
+	// Heads is what earlier documents were like; nil: nothing is known.
+	Heads *Heads
 	// Private makes every document "Cache-Control: private, no-cache", also
 	// one in which nothing is changed: on a site whose documents differ by
 	// person, nobody's may be used for somebody else. What forbids even more
@@ -323,7 +325,7 @@ func (r *Response) hold(p []byte) int {
 	n := min(len(p), maxHeld-len(*r.held))
 	*r.held = append(*r.held, p[:n]...)
 	if !r.known {
-		r.known = r.search.feed(p[:n])
+		r.known = r.search.feed(*r.held, false)
 	}
 	return n
 }
@@ -341,6 +343,9 @@ func (r *Response) ready() bool {
 // as it came, with its own Content-Length, so that the client can tell.
 func (r *Response) send(complete bool) error {
 	r.state = passing
+	if complete && !r.known {
+		r.search.feed(*r.held, true)
+	}
 	r.search.stop()
 	defer release(r.held)
 	late := r.rewind()

@@ -28,7 +28,7 @@ type Gate struct {
 	reply     string
 	configs   []Route
 	routes    routeTable
-	pages     pages
+	pages     *pages
 	handshake *handshake // nil: it is off
 	observer  Observer
 	host      Host

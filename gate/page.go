@@ -64,9 +64,12 @@ type pages struct {
 	params  []string
 	script  *browser.Script // nil: none is injected
 	flags   []browser.MetaFlags
+	// heads are those of pages in which flags are set, and plain those of others.
+	heads, plain browser.Heads
 }
 
-func newPages(config *Config, h *handshake) (p pages) {
+func newPages(config *Config, h *handshake) *pages {
+	p := new(pages)
 	if h != nil && h.inject {
 		p.script = h.script
 	}
@@ -179,8 +182,9 @@ func (p *pages) edit(tag browser.TagOptions, blocked bool) (edit browser.Edit) {
 	if p.script != nil {
 		edit.Insert = p.script.Tag(tag)
 	}
+	edit.Heads = &p.plain
 	if blocked {
-		edit.Metas = p.flags
+		edit.Metas, edit.Heads = p.flags, &p.heads
 	}
 	return edit
 }
