@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -27,6 +28,17 @@ func Handler(role, profile string) http.Handler {
 // page is a sign-in page of about 8 KB.
 var page = "<!doctype html><html lang=en><head><meta charset=utf-8><title>Sign in</title></head><body>" +
 	strings.Repeat("<p>lorem ipsum dolor sit amet, consectetur adipiscing elit</p>\n", 128) + "</body></html>"
+
+// settings is a page of about 30 KB, which has its configuration in a <meta>.
+var settings = "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=\"fxa-config\" content=\"" + url.QueryEscape(configuration) +
+	"\"><title>Settings</title></head><body>" + strings.Repeat("<p>lorem ipsum dolor sit amet, consectetur adipiscing elit</p>\n", 430) + "</body></html>"
+
+const configuration = `{"env":"production","version":"1.300.0","marketingEmailEnabled":true,"glean":{"enabled":true,"applicationId":"accounts_frontend",` +
+	`"uploadEnabled":true,"channel":"production","serverEndpoint":"https://incoming.example.org","logPings":false,"debugViewTag":""},` +
+	`"sentry":{"dsn":"https://key@sentry.example.org/1","env":"production","sampleRate":1,"serverName":"fxa-content-server","clientName":"fxa-content-client"},` +
+	`"servers":{"auth":{"url":"https://auth.example.org"},"oauth":{"url":"https://oauth.example.org"},"profile":{"url":"https://profile.example.org"},` +
+	`"gql":{"url":"https://graphql.example.org"},"paymentsNext":{"url":"https://payments.example.org"}},"oauth":{"clientId":"98e6508e88680e1a","scopes":"profile"},` +
+	`"recoveryCodes":{"count":8,"length":10},"googleAuthConfig":{"enabled":true},"appleAuthConfig":{"enabled":true},"featureFlags":{"keyStretchV2":true,"recoveryPhone":true}}`
 
 // delay is a time that a server takes. POST /delay/5 has it take so many ms.
 type delay struct{ atomic.Int64 }
@@ -67,6 +79,7 @@ func upstream() http.Handler {
 	mux.HandleFunc("/metrics", reply("application/json", Answer))
 	mux.HandleFunc("/metrics-errors", reply("application/json", Answer))
 	mux.HandleFunc("/signin", reply("text/html; charset=utf-8", page))
+	mux.HandleFunc("/settings", reply("text/html; charset=utf-8", settings))
 	mux.HandleFunc("/app.js", reply("application/javascript", strings.Repeat("lorem(ipsum);\n", 73)))
 	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, beacons.Load()) })
 	return mux

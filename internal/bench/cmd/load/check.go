@@ -35,7 +35,6 @@ type beaconCase struct {
 func checkSessions(r *rig, c *contender) error {
 	optedOut, allowed, undecided := somebody("true"), somebody("false"), somebody("null")
 	cookie := func(value string) []byte { return wire("POST", "/metrics", value, stub.Beacon(optedOut), "") }
-	month := time.Now().Add(30 * 24 * time.Hour)
 	return r.holds(c, []beaconCase{
 		{"opted out", beacon(optedOut), true},
 		{"opted out, report of an error", failure(optedOut), true},
@@ -44,8 +43,42 @@ func checkSessions(r *rig, c *contender) error {
 		{"no choice", beacon(undecided), false},
 		{"no session", cookie("a=b"), false},
 		{"no session, signal", cookie("metrics_optout=1"), true},
-		{"forged", cookie("session=" + stub.SessionBy(optedOut, "another secret, of 32 bytes or more", month)), false},
+		{"forged", cookie("session=" + stub.SessionBy(optedOut, "another secret, of 32 bytes or more", stub.InAMonth())), false},
 		{"garbage", cookie("session=abc.def.ghi"), false},
+	})
+}
+
+// checkAllSessions holds that a second credential hides nobody, besides. That is more
+// than the others do.
+func checkAllSessions(r *rig, c *contender) error {
+	if err := checkSessions(r, c); err != nil {
+		return err
+	}
+	return r.holds(c, []beaconCase{
+		{"opted out, with a second credential", second(somebody("true")), true},
+		{"allowed, with a second credential", second(somebody("false")), false},
+	})
+}
+
+func checkOwnSession(r *rig, c *contender) error {
+	for preference, blocked := range map[string]bool{"true": true, "false": false, "null": false} {
+		uid := somebody(preference)
+		cookie, err := handOver(c.addr, uid)
+		if err != nil {
+			return err
+		}
+		if err := r.holds(c, []beaconCase{{"own session, " + preference, wire("POST", "/metrics", cookie, stub.Beacon("none"), ""), blocked}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkBatch(r *rig, c *contender) error {
+	return r.holds(c, []beaconCase{
+		{"events of somebody who opted out", batch(somebody("true")), true},
+		{"events of somebody who allowed", batch(somebody("false")), false},
+		{"events of somebody without a choice", batch(somebody("null")), false},
 	})
 }
 
@@ -58,26 +91,44 @@ func checkNames(r *rig, c *contender) error {
 	})
 }
 
-// checkInjected holds that the page comes with the handshake's script.
+// checkInjected holds that the page comes with the handshake's script, and that of
+// a browser that opted out with another configuration.
 func checkInjected(_ *rig, c *contender) error {
-	connection, err := net.Dial("tcp", c.addr)
+	for _, one := range []struct {
+		request      []byte
+		with, misses string
+	}{
+		{page(somebody("null")), "/.well-known/metrics-gate/handshake.", "the page has no script"},
+		{settingsPage(somebody("null")), "%22uploadEnabled%22%3Afalse", "the page's configuration is as it was"},
+	} {
+		body, err := fetch(c.addr, one.request)
+		if err == nil && !strings.Contains(body, one.with) {
+			err = errors.New(one.misses)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch is the body of the answer to a request.
+func fetch(addr string, request []byte) (string, error) {
+	connection, err := net.Dial("tcp", addr)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer connection.Close()
-	if _, err := connection.Write(page(somebody("null"))); err != nil {
-		return err
+	if _, err := connection.Write(request); err != nil {
+		return "", err
 	}
 	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil && !strings.Contains(string(body), "/.well-known/metrics-gate/handshake.") {
-		err = errors.New("the page has no script")
-	}
-	return err
+	return string(body), err
 }
 
 // holds sends each beacon twice, as a miss and as a hit, and looks whether the

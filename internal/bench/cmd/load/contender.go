@@ -30,7 +30,10 @@ type contender struct {
 	processes []*exec.Cmd
 }
 
-const bareCaddy, bareNginx, bareHAProxy, ownGate = "caddy bare", "nginx bare", "haproxy bare", "metrics_gate"
+const (
+	bareCaddy, bareNginx, bareHAProxy = "caddy bare", "nginx bare", "haproxy bare"
+	ownGate, ownSession               = "metrics_gate", "metrics_gate own session"
+)
 
 func contenders() []*contender {
 	all := []*contender{
@@ -42,10 +45,12 @@ func contenders() []*contender {
 		// The least that Caddy can do with a request: answer it from its
 		// configuration.
 		{name: "caddy respond", bare: bareCaddy, program: "bare", config: "respond.caddyfile"},
-		{name: ownGate, bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkSessions},
+		{name: ownGate, bare: bareCaddy, program: "caddy", config: "gate.caddyfile", check: checkAllSessions},
+		{name: ownSession, bare: bareCaddy, program: "caddy", config: "gate-own.caddyfile", check: checkOwnSession},
 		{name: "metrics_gate names", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", check: checkNames},
 		{name: "caddy bare, request_buffers", bare: bareCaddy, program: "bare", config: "bare.caddyfile", env: buffered},
-		{name: "metrics_gate names, request_buffers", bare: bareCaddy, program: "caddy", config: "gate-fxa.caddyfile", env: buffered, check: checkNames},
+		{name: "metrics_gate batch", bare: bareCaddy, program: "caddy", config: "gate-batch.caddyfile", check: checkBatch},
+		{name: "metrics_gate names, request_buffers", bare: "caddy bare, request_buffers", program: "caddy", config: "gate-fxa.caddyfile", env: buffered, check: checkNames},
 		{name: "metrics_gate handshake", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", check: checkInjected},
 		{name: "metrics_gate inject off", bare: bareCaddy, program: "caddy", config: "gate-page.caddyfile", env: []string{"BENCH_INJECT=off"}},
 		{name: bareNginx, program: "nginx", config: "nginx.conf"},

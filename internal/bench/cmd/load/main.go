@@ -169,8 +169,8 @@ func (r *rig) load(ctx context.Context, file *result.File) error {
 		return err
 	}
 	for _, s := range all {
-		if s.requests != nil {
-			s.loads = s.requests()
+		if err := s.make(r); err != nil {
+			return err
 		}
 		for _, name := range s.contenders {
 			c := r.contender(name)
@@ -188,6 +188,11 @@ func (r *rig) load(ctx context.Context, file *result.File) error {
 	}
 	for round := range r.rounds {
 		for _, s := range all {
+			if s.fresh && round > 0 {
+				if err := s.make(r); err != nil {
+					return err
+				}
+			}
 			for i, sample := range r.round(ctx, s, round) {
 				s.Rows[i].Samples = append(s.Rows[i].Samples, sample)
 			}

@@ -7,13 +7,16 @@ import (
 	"time"
 
 	"github.com/metricsgate/metricsgate/internal/bench/result"
+	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
 
 // scenario is one kind of load, and who gets it.
 type scenario struct {
 	result.Scenario
 	contenders []string
-	requests   func() [][]byte // of users whom the caches know; nil for newcomers
+	requests   func(*rig) ([][]byte, error) // of users whom the caches know; nil for newcomers
+	fresh      bool                         // that they are made anew for every round
+	rate       int                          // a second; 0: as fast as they are answered
 	loads      [][]byte
 	members    []*contender // those that take part
 	kept       []load       // by member, with its connections
@@ -31,20 +34,42 @@ func withBare(names []string) []string {
 func scenarios(warm int) []*scenario {
 	known := users{0, warm}
 	kind := func(name string, mode result.Mode, connections int, contenders []string, about string, requests func() [][]byte) *scenario {
-		return &scenario{result.Scenario{Name: name, About: about, Mode: mode, Connections: connections}, contenders, requests, nil, nil, nil}
+		s := &scenario{Scenario: result.Scenario{Name: name, About: about, Mode: mode, Connections: connections}, contenders: contenders}
+		if requests != nil {
+			s.requests = func(*rig) ([][]byte, error) { return requests(), nil }
+		}
+		return s
 	}
 	collected := func() [][]byte { return known.of(others, beacon) }
+	// An own session is verified for ten minutes only, so each round has its own.
+	own := kind("own-session", result.Pair, 16, []string{"caddy bare again", "metrics_gate own session"},
+		"beacons of 2 KB that are collected; the account is proven by the gate's own session", nil)
+	own.requests, own.fresh = func(r *rig) ([][]byte, error) { return r.ownSessions(known) }, true
+	// Where the client has its answer before the application has the request, nothing
+	// holds back a client that asks as fast as it is answered.
+	named := kind("body", result.Pair, 16, []string{"caddy bare again", "caddy bare, request_buffers", "metrics_gate names", "metrics_gate names, request_buffers"},
+		fmt.Sprintf("%d beacons of 2 KB a second whose body names the account; the application's reply is discarded", handedOnRate),
+		func() [][]byte { return known.of(others, naming) })
+	batches := kind("batch", result.Pair, 16, []string{"caddy bare again", "metrics_gate batch"},
+		fmt.Sprintf("%d batches a second of %d events, 30 KB and compressed by gzip, of which each names the account; the application's reply is discarded", handedOnRate, stub.BatchEvents),
+		func() [][]byte { return known.of(others, batch) })
+	named.rate, batches.rate = handedOnRate, handedOnRate
 	return []*scenario{
 		kind("collected", result.Pair, 16, gates, "beacons of 2 KB that are collected", collected),
-		kind("body", result.Pair, 16, []string{"caddy bare again", "caddy bare, request_buffers", "metrics_gate names", "metrics_gate names, request_buffers"},
-			"beacons of 2 KB whose body names the account; the application's reply is discarded",
-			func() [][]byte { return known.of(others, naming) }),
+		own,
+		kind("second-credential", result.Pair, 16, []string{"caddy bare again", ownGate}, "the same with a second session cookie, whose token another secret signed",
+			func() [][]byte { return known.of(others, second) }),
+		named,
+		batches,
 		kind("answer", result.Answer, 1, []string{bareCaddy, "caddy bare again", "metrics_gate names", "metrics_gate names, request_buffers"},
 			fmt.Sprintf("the same, one after the other, with an application that takes %v", applicationDelay),
 			func() [][]byte { return known.of(others, naming) }),
 		kind("page", result.Pair, 16, []string{"caddy bare again", "metrics_gate inject off", "metrics_gate handshake"},
 			"pages of 8 KB, into which the handshake puts its script",
 			func() [][]byte { return known.of(anybody, page) }),
+		kind("page-config", result.Pair, 16, []string{"caddy bare again", "metrics_gate handshake"},
+			"pages of 30 KB of browsers that opted out, in whose configuration what measures is switched off",
+			func() [][]byte { return known.of(anybody, settingsPage) }),
 		kind("other", result.Pair, 16, gates, "requests that are neither gated nor pages",
 			func() [][]byte { return known.of(anybody, script) }),
 		kind("blocked", result.Solo, 32, append(withBare(gates), "caddy respond"), "beacons of 2 KB that are blocked; bare proxies pass them on",
@@ -58,8 +83,17 @@ func scenarios(warm int) []*scenario {
 	}
 }
 
+// make makes the requests.
+func (s *scenario) make(r *rig) (err error) {
+	if s.requests != nil {
+		s.loads, err = s.requests(r)
+	}
+	return err
+}
+
 const (
 	fixedRate        = 1000
+	handedOnRate     = 2000
 	applicationDelay = time.Millisecond
 	profileDelay     = time.Duration(result.ProfileDelay * float64(time.Second))
 )
@@ -87,10 +121,16 @@ func (r *rig) measure(s *scenario, c *contender, round int) result.Sample {
 		beside := loadOf(bare.addr, s.Connections, s.loads)
 		defer beside.close()
 		var other result.Sample
+		send := func(l load) answers {
+			if s.rate > 0 {
+				return l.rate(s.rate, r.seconds)
+			}
+			return l.closed(r.seconds)
+		}
 		sample := r.observed(c, func() answers {
 			var both sync.WaitGroup
-			both.Go(func() { other = r.observed(bare, func() answers { return beside.closed(r.seconds) }) })
-			own := under.closed(r.seconds)
+			both.Go(func() { other = r.observed(bare, func() answers { return send(beside) }) })
+			own := send(under)
 			both.Wait()
 			return own
 		})

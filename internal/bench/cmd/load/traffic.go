@@ -1,7 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/metricsgate/metricsgate/internal/bench/stub"
 )
@@ -38,14 +42,24 @@ func anybody(string) bool             { return true }
 func optedOut(preference string) bool { return preference == "true" }
 func others(preference string) bool   { return preference != "true" }
 
-func beacon(uid string) []byte  { return wire("POST", "/metrics", session(uid), stub.Beacon(uid), "") }
-func naming(uid string) []byte  { return wire("POST", "/metrics", "flow=1", stub.Beacon(uid), "") }
+func beacon(uid string) []byte { return wire("POST", "/metrics", session(uid), stub.Beacon(uid), "") }
+func naming(uid string) []byte { return wire("POST", "/metrics", "flow=1", stub.Beacon(uid), "") }
+func second(uid string) []byte {
+	return wire("POST", "/metrics", session(uid)+"; session="+stub.SessionBy(uid, "another secret, of 32 bytes or more", stub.InAMonth()), stub.Beacon(uid), "")
+}
+func batch(uid string) []byte {
+	return wire("POST", "/metrics", "flow=1", string(stub.Batch(uid)), "Content-Encoding: gzip\r\n")
+}
 func failure(uid string) []byte { return wire("GET", "/metrics-errors", session(uid), "", "") }
 func script(uid string) []byte {
 	return wire("GET", "/app.js", session(uid), "", "Sec-Fetch-Dest: script\r\n")
 }
 func page(uid string) []byte {
 	return wire("GET", "/signin", session(uid), "", "Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\n")
+}
+
+func settingsPage(uid string) []byte {
+	return wire("GET", "/settings", session(uid)+"; metrics_optout=1", "", "Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\n")
 }
 
 // mix is what a content server gets: half beacons, a tenth reports of errors,
@@ -70,4 +84,46 @@ func loadOf(addr string, connections int, requests [][]byte) load {
 func newcomers(round, count int) users {
 	from := (round + 1) * 1_000_000
 	return users{from, from + count}
+}
+
+// ownSessions are beacons of users whom the gate knows by its own session: each has
+// handed over its token, as a page does.
+func (r *rig) ownSessions(known users) (all [][]byte, err error) {
+	gate := r.contender(ownSession)
+	for user := known.from; user < known.to; user++ {
+		uid := stub.UID(user)
+		if !others(stub.Preference(uid)) {
+			continue
+		}
+		cookie, err := handOver(gate.addr, uid)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, wire("POST", "/metrics", cookie, stub.Beacon(uid), ""))
+	}
+	return all, nil
+}
+
+// handOver proves an account to a gate, and returns the cookie of its own session.
+func handOver(addr, uid string) (cookie string, err error) {
+	r, err := http.NewRequest(http.MethodPost, "http://"+addr+"/.well-known/metrics-gate/signal",
+		strings.NewReader(`{"answered":false,"proof":"Bearer `+stub.Session(uid)+`"}`))
+	if err != nil {
+		return "", err
+	}
+	r.Host = "content.example.org"
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", err
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	_ = response.Body.Close()
+	for _, set := range response.Cookies() {
+		if set.Name == "__Host-metrics_gate" && set.Value != "0" {
+			return set.Name + "=" + set.Value, nil
+		}
+	}
+	return "", fmt.Errorf("a proof was answered with %s, and no own session", response.Status)
 }
