@@ -169,6 +169,7 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 	}
 	own.TransferEncoding = nil
 	go func() {
+		growStack(0)
 		defer g.handedOn.done(room) // when all else has been told
 		defer g.observer.Detached(-1)
 		defer cancel()
@@ -176,6 +177,16 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 		defer withdraw(own, outcome)
 		g.discardReply(own, trace, next)
 	}()
+}
+
+// growStack has a goroutine's stack grow to what the handlers behind the gate need
+// while there is nothing on it: growing in steps, with their frames on it, takes as
+// long as finding the names in a beacon.
+//
+//go:noinline
+func growStack(at int) byte {
+	var frame [12 << 10]byte
+	return frame[at]
 }
 
 // readWhole reads the body of a request to its end and says whether that could
@@ -187,15 +198,16 @@ func readWhole(r *http.Request) (body []byte, whole bool) {
 	if r.ContentLength > maxHandedOn {
 		return nil, false
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxHandedOn+1))
-	if err == nil && len(body) <= maxHandedOn {
-		return body, true
+	read := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
+	_, err := read.ReadFrom(io.LimitReader(r.Body, maxHandedOn+1))
+	if err == nil && read.Len() <= maxHandedOn {
+		return read.Bytes(), true
 	}
 	rest := r.Body
 	r.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(bytes.NewReader(body), failing{err, rest}), rest}
+	}{io.MultiReader(read, failing{err, rest}), rest}
 	return nil, false
 }
 
