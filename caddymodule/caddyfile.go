@@ -161,6 +161,8 @@ func (g *Gate) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("metrics_gate: unexpected %q; write: metrics_gate [<matcher>] [enforce|shadow]", d.Val())
 	}
 	return grammar.Options{
+		ModeEnforce: {Elsewhere: "metrics_gate enforce { ... }"},
+		ModeShadow:  {Elsewhere: "metrics_gate shadow { ... }"},
 		"label": {Usage: "<word>", Parse: func(d *caddyfile.Dispenser) error {
 			if !d.NextArg() || d.Val() == "" {
 				return grammar.ErrUsage

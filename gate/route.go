@@ -132,7 +132,7 @@ func (r *Route) validatePath() error {
 	isPartly := func(segment string) bool { return segment != "*" && strings.Contains(segment, "*") }
 	switch {
 	case !strings.HasPrefix(r.Path, "/"):
-		return fmt.Errorf("%q does not start with /", r.Path)
+		return fmt.Errorf("%q does not start with /; write the path alone, such as /api/beacon", r.Path)
 	case slices.ContainsFunc(strings.Split(r.Path, "/"), isPartly):
 		return fmt.Errorf("%q has a * that is part of a segment; write /*/ for one segment, or /* at the end for all that follow", r.Path)
 	case strings.HasSuffix(r.Path, "/*/"):

@@ -32,7 +32,7 @@ func parseAddress(text string, api API, allowHTTP bool) (address, error) {
 		return address{}, fmt.Errorf("it is not a URL: %w", err)
 	}
 	if u.Host == "" {
-		return address{}, errors.New("it must start with https:// and a host, such as https://profile.example.org/v1")
+		return address{}, errors.New("it must start with https:// and a host, such as https://profile.example.org/v1 (http:// will do on this machine)")
 	}
 	if err := token.CheckTransport(u, allowHTTP); err != nil {
 		return address{}, err

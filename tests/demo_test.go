@@ -192,7 +192,8 @@ func (p *tab) keepScreenshot() {
 		return
 	}
 	var png []byte
-	p.run(chromedp.EmulateViewport(1100, 700), chromedp.FullScreenshot(&png, 100))
+	// New rows appear by and by.
+	p.run(chromedp.EmulateViewport(1100, 700), chromedp.Poll(`document.getAnimations().length === 0`, nil), chromedp.FullScreenshot(&png, 100))
 	if err := os.WriteFile(file, png, 0o600); err != nil {
 		p.t.Fatal(err)
 	}

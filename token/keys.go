@@ -124,19 +124,33 @@ func pemKeys(texts [][]byte) (finder, error) {
 // characters that it asks for beside the slash, and base64url has no slash.
 var isPath = regexp.MustCompile(`^/[\w./-]*[._-][\w./-]*$`)
 
-// checkSecret refuses what only stands for a secret, because it is taken for
-// one: a public key, the name of a file and a misspelt placeholder are something
-// that others know.
-func checkSecret(secret []byte) error {
+// isBare knows a placeholder that lost its braces: a dot is in neither base64.
+var isBare = regexp.MustCompile(`^(env|file)\.[\w./-]+$`)
+
+// checkLiteral refuses what only says where a secret or a key is: the path of a
+// file and a misspelt placeholder are something that others know.
+func checkLiteral(text []byte) error {
 	switch {
-	case isPEM(secret):
-		return errors.New("this is PEM, and so a key rather than a secret; write it as a key")
-	case isPath.Match(secret):
+	case isPath.Match(text):
 		return errors.New("this is the path of a file, and not what is in it; write {file./path}")
-	case bytes.HasPrefix(secret, []byte("{")) && bytes.HasSuffix(secret, []byte("}")):
+	case isBare.Match(text):
+		return errors.New("this is a placeholder without its braces; write {env.NAME} or {file./path}")
+	case bytes.HasPrefix(text, []byte("{")) && bytes.HasSuffix(text, []byte("}")):
 		return errors.New("this looks like a placeholder or JSON, and would be taken as it stands; " +
 			"write {env.NAME}, or {file./path} of a file that holds nothing but the secret")
-	case len(secret) < minSecretBytes:
+	}
+	return nil
+}
+
+// checkSecret refuses what would be taken for a secret and is none.
+func checkSecret(secret []byte) error {
+	if isPEM(secret) {
+		return errors.New("this is PEM, and so a key rather than a secret; write it as a key")
+	}
+	if err := checkLiteral(secret); err != nil {
+		return err
+	}
+	if len(secret) < minSecretBytes {
 		return fmt.Errorf("it has %d bytes; write at least %d random ones (openssl rand -hex 32)", len(secret), minSecretBytes)
 	}
 	return nil
@@ -153,6 +167,9 @@ func onlyBlock(text []byte) (*pem.Block, error) {
 	}
 	switch {
 	case block == nil:
+		if err := checkLiteral(text); err != nil {
+			return nil, err
+		}
 		return nil, errors.New("this is not PEM; write a key that starts with -----BEGIN")
 	case len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("something follows the first key; write each key on its own")

@@ -3,7 +3,6 @@ package grammar
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -33,6 +32,9 @@ type Option struct {
 	Parse func(d *caddyfile.Dispenser) error
 	// Repeats allows the word more than once. Default: false.
 	Repeats bool
+	// Elsewhere is how a word is written that is often taken for an option of the
+	// block and is none. The other fields are empty then.
+	Elsewhere string
 }
 
 // Parse reads the block that follows the current token, if there is one. In
@@ -45,7 +47,12 @@ func (o Options) Parse(d *caddyfile.Dispenser, where string) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		word := d.Val()
 		option, known := o[word]
-		if !known {
+		switch {
+		case option.Elsewhere != "":
+			return d.Errf("%s: %s is no option of the block; write: %s", where, word, option.Elsewhere)
+		case !known && slices.Contains(directives, word):
+			return d.Errf("%s: %s is a directive of its own, and no option; write the } that is missing in front of it", where, word)
+		case !known:
 			return d.Errf("%s: unknown option %q%s; the options are %s", where, word, DidYouMean(word, o.words()), strings.Join(o.words(), ", "))
 		}
 		if seen[word] && !option.Repeats {
@@ -80,7 +87,20 @@ func (o Option) read(d *caddyfile.Dispenser, where, word string) error {
 	return nil
 }
 
-func (o Options) words() []string { return slices.Sorted(maps.Keys(o)) }
+// words are those of the options.
+func (o Options) words() (words []string) {
+	for word, option := range o {
+		if option.Elsewhere == "" {
+			words = append(words, word)
+		}
+	}
+	slices.Sort(words)
+	return words
+}
+
+// directives are Caddy's that commonly follow a block, so one of them is found
+// inside where a } is missing.
+var directives = []string{"encode", "file_server", "handle", "log", "php_fastcgi", "respond", "reverse_proxy"}
 
 // OneOf says that there is nothing of a kind by this name, unless it is among those
 // that are known.

@@ -31,6 +31,7 @@ func parse(block string) (got parsed, err error) {
 		"flag":     grammar.Flag(&got.Flag),
 		"number":   grammar.Number(&got.Number),
 		"duration": grammar.Duration(time.Second, func(value caddy.Duration) { got.Duration = value }),
+		"mode":     {Elsewhere: "directive mode { ... }"},
 	}.Parse(d, "directive")
 	return got, err
 }
@@ -44,6 +45,8 @@ func TestOptions(t *testing.T) {
 	}
 	for block, want := range map[string]string{
 		"txt a":          `directive: unknown option "txt" (did you mean text?); the options are choice, duration, flag, list, number, switch, text`,
+		"mode":           `directive: mode is no option of the block; write: directive mode { ... }`,
+		"file_server":    `directive: file_server is a directive of its own, and no option; write the } that is missing in front of it`,
 		"anything":       `directive: unknown option "anything"; the options are`,
 		"flag\nflag":     `directive: flag is set twice; leave one out`,
 		"text":           `directive: "text" is incomplete; write: text <text>`,
