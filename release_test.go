@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -86,6 +87,9 @@ func TestReleaseNotes(t *testing.T) {
 			t.Errorf("the link %s leads nowhere: %v", linked[1], err)
 		}
 	}
+	if definition := regexp.MustCompile(`(?m)^\[.*\]: `).FindString(notes); definition != "" {
+		t.Errorf("the notes end what is the changelog's: %s", definition)
+	}
 	withoutLinks := func(text string) string { return link.ReplaceAllString(text, "]") }
 	if !strings.HasPrefix(withoutLinks(notes), strings.TrimSpace(withoutLinks(section[2]))) {
 		t.Errorf("the notes are not the changelog's section:\n%s", notes)
@@ -96,6 +100,45 @@ func TestReleaseNotes(t *testing.T) {
 		if !strings.Contains(text, build) {
 			t.Errorf("%s should say %q", name, build)
 		}
+	}
+}
+
+// TestReleaseHoldsWhatItsPagesLinkTo holds the paths that tools/release.sh puts
+// into an archive against the links of the pages among them.
+func TestReleaseHoldsWhatItsPagesLinkTo(t *testing.T) {
+	t.Parallel()
+	archived := regexp.MustCompile(`(?s)git archive HEAD (.*?) \|`).FindStringSubmatch(read(t, "tools/release.sh"))
+	if archived == nil {
+		t.Fatal("tools/release.sh archives nothing")
+	}
+	paths := strings.Fields(strings.ReplaceAll(archived[1], "\\\n", " "))
+	holds := func(path string) bool {
+		return slices.ContainsFunc(paths, func(kept string) bool { return path == kept || strings.HasPrefix(path, kept+"/") })
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+		if strings.HasSuffix(path, ".md") {
+			pages = append(pages, path)
+		}
+	}
+	link, links := regexp.MustCompile(`\]\(([\w./-]+)(?:#[^)]*)?\)`), 0
+	for _, page := range pages {
+		for _, linked := range link.FindAllStringSubmatch(read(t, page), -1) {
+			path := filepath.Join(filepath.Dir(page), linked[1])
+			links++
+			if _, err := os.Stat(path); err != nil || !holds(path) {
+				t.Errorf("%s has a link to %s, which the archive does not hold (%v)", page, path, err)
+			}
+		}
+	}
+	if links < 100 {
+		t.Errorf("only %d links were found", links)
 	}
 }
 

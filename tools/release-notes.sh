@@ -11,7 +11,7 @@ module=github.com/metricsgate/metricsgate
 tree=https://$module/blob/$version
 caddy=$(awk '$1 == "github.com/caddyserver/caddy/v2" { print $2 }' go.mod)
 
-awk -v heading="## [${version#v}]" '/^## / { here = index($0, heading) == 1; next } here' CHANGELOG.md |
+awk -v heading="## [${version#v}]" '/^## / { here = index($0, heading) == 1; next } /^\[[^]]*\]: / { next } here' CHANGELOG.md |
 	sed -E "/./,\$!d; s#\]\(([^):]+)\)#]($tree/\1)#g"
 cat <<END
 

@@ -48,8 +48,12 @@ git -C "$work/source" -c advice.detachedHead=false checkout --quiet "$commit"
 git -C "$work/source" -c tag.gpgSign=false tag "$version"
 time=$(git show --no-patch --format=%ct HEAD)
 
-# What somebody's settings say of building must not show in what is built.
-export GOFLAGS= GOWORK=off CGO_ENABLED=0 GOEXPERIMENT= GOFIPS140=off GOAMD64=v1 GOARM64=v8.0
+# What somebody's settings say of building must not show in what is built, and go
+# env -w keeps settings as well. Where modules come from is the machine's business.
+for setting in GOAUTH GOCACHE GOINSECURE GOMODCACHE GONOPROXY GONOSUMDB GOPRIVATE GOPROXY GOSUMDB GOTOOLCHAIN; do
+	export "$setting=$(go env "$setting")"
+done
+export GOENV=off GOFLAGS= GOWORK=off CGO_ENABLED=0 GOEXPERIMENT= GOFIPS140=off GOAMD64=v1 GOARM64=v8.0
 cd "$work/source"
 sbom=$work/cyclonedx-gomod
 go build -modfile=tools/go.mod -trimpath -buildvcs=false -o "$sbom" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
@@ -65,8 +69,10 @@ for platform in "${platforms[@]}"; do
 	stamped=$(go version -m "$folder/caddy" | awk -v module="$module" '$1 == "mod" && $2 == module { print $3 }')
 	[ "$stamped" = "$version" ] || fail "Go takes $stamped for the version, not $version; see go help buildvcs"
 	./tools/licences.sh >"$folder/THIRD_PARTY_LICENCES.txt"
-	# With examples the demo runs too: ./examples/run.sh.
-	cp -R LICENSE README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs deploy examples Caddyfile.example "$folder"
+	# With examples the demo runs too: ./examples/run.sh. The last three are what the
+	# pages have links to besides.
+	git archive HEAD LICENSE README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs deploy examples Caddyfile.example \
+		gate/testdata/preset.schema.json tests/sdks/table.txt tests/spellings/table.txt | "$tar" -C "$folder" -xf -
 	"$sbom" app -json -licenses -std -noserial -notimestamp -main cmd/caddy -output "$work/dist/$name.cdx.json" .
 	"$tar" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX-w --mtime="@$time" \
 		-C "$work" -cf - "$name" | gzip --no-name --best >"$work/dist/$name.tar.gz"

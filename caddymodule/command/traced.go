@@ -102,7 +102,7 @@ func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces 
 	response, err := client.Do(r.WithContext(ctx))
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
 		err = fmt.Errorf("%w; where the site has tls internal, have this machine believe Caddy: caddy trust, as root, while Caddy runs; "+
-			"or name its root certificate, pki/authorities/local/root.crt of Caddy's data, in SSL_CERT_FILE", err)
+			"or name in SSL_CERT_FILE a copy of its root certificate that this user may read, of pki/authorities/local/root.crt in Caddy's data", err)
 	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("the request did not get through: %w", err)

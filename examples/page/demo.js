@@ -63,13 +63,13 @@ export async function ask(path, options) {
 	try {
 		answer = await fetch(path, { cache: 'no-store', ...options });
 	} catch {
-		const trouble = new Trouble('The gate cannot be reached. Start it with “make run”; this page goes on by itself then.');
+		const trouble = new Trouble('The gate cannot be reached. Start it with “./examples/run.sh”; this page goes on by itself then.');
 		trouble.passing = true;
 		throw trouble;
 	}
 	if (answer.ok) return answer;
 	if (answer.status === 503) throw new Trouble(await answer.text());
-	throw new Trouble(`${path} answers ${answer.status}. Start the demonstration with “make run”.`);
+	throw new Trouble(`${path} answers ${answer.status}. Start the demonstration with “./examples/run.sh”.`);
 }
 
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
