@@ -147,6 +147,7 @@ type Gate struct {
 	tracing   *foreseen
 	lookedFor []string
 	watched   watched
+	layout    *layout
 	leases    pool.Leases
 	logger    *zap.Logger
 }
@@ -209,8 +210,9 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 		return at(err, "metrics_gate")
 	}
 	if len(siblings.All[*Gate](app)) == 0 {
-		app.Join(findUnreached(ctx)) // by all of them, before Caddy has forgotten what is written
+		app.Join(findLayout(ctx)) // of all of them, before Caddy has forgotten what is written
 	}
+	g.layout = siblings.All[*layout](app)[0]
 	app.Join(g)
 	g.warn(ctx)
 	return nil

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -271,11 +273,27 @@ func (s *Session) keys(loaded *Session) func() string {
 		case err != nil:
 			return said + ", which cannot be read now"
 		case !slices.Equal(now, before):
-			return said + "; what stands there now is " + strings.Join(now, " ") + ", so reload with --force"
+			return said + "; what stands there now is " + strings.Join(now, " ") + lastWritten(written) + ", so reload with --force"
 		default:
-			return said + ", which is what stands there now"
+			return said + ", which is what stands there now" + lastWritten(written)
 		}
 	}
+}
+
+// lastWritten says when the last of the files was that placeholders, or the word jwks,
+// name.
+func lastWritten(places []string) string {
+	var last time.Time
+	for _, place := range places {
+		file := strings.TrimSuffix(strings.TrimPrefix(place, "{file."), "}")
+		if info, err := os.Stat(file); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	if last.IsZero() {
+		return ""
+	}
+	return " (last written " + last.UTC().Format(time.DateTime) + " UTC)"
 }
 
 // lookedFor says where the session is expected, for the operator who

@@ -30,6 +30,7 @@ type Sites struct {
 // site is a server of the configuration.
 type site struct {
 	ports  []caddy.NetworkAddress
+	tls    bool
 	routes map[string]*caddyhttp.Route // that are named
 	named  map[string][]block          // of them, those that are invoked
 	blocks []block
@@ -73,7 +74,7 @@ func SitesOf(config []byte) (*Sites, error) {
 func sitesOf(app *caddyhttp.App) (*Sites, error) {
 	s := new(Sites)
 	for name, server := range app.Servers {
-		one := &site{routes: server.NamedRoutes, named: map[string][]block{}}
+		one := &site{tls: len(server.TLSConnPolicies) > 0, routes: server.NamedRoutes, named: map[string][]block{}}
 		for _, address := range server.Listen {
 			if parsed, err := caddy.ParseNetworkAddress(address); err == nil {
 				one.ports = append(one.ports, parsed)
@@ -344,12 +345,12 @@ func (v *visit) through(blocks []block) (all fate) {
 	for i := range blocks {
 		block := &blocks[i]
 		if by := taken[block.group]; by != nil {
-			v.misses(obstacle{taken: true, by: by.written}, block)
+			v.misses(obstacle{taken: true, kind: by.kind(), by: by.written}, block)
 			continue
 		}
 		lets, certain := v.enters(block.matchers)
 		if !lets {
-			v.misses(obstacle{keptOut: true, own: block.has(v.target), by: block.written}, block)
+			v.misses(obstacle{keptOut: true, own: block.has(v.target), kind: block.kind(), by: block.written}, block)
 			continue
 		}
 		before, lost := v.now, v.lost

@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/metricsgate/metricsgate/caddymodule/internal/siblings"
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
+	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/internal/build"
 	"github.com/metricsgate/metricsgate/profileclient"
 	"github.com/metricsgate/metricsgate/session"
@@ -42,7 +46,10 @@ func (g *Gate) Report(_ context.Context, s *status.Status) {
 	seen := g.gate.Seen()
 	where := "gate " + g.label()
 	report := status.Gate{
-		Label: g.label(), Mode: g.mode(), Since: seen.Since.UTC(), Pages: seen.Pages, Window: seen.Window.UTC(),
+		Label: g.label(), Mode: g.mode(), Hosts: g.layout.hosts[g.label()], Since: seen.Since.UTC(), Pages: seen.Pages, Window: seen.Window.UTC(),
+	}
+	if g.shadow {
+		report.WouldBlock = g.blocked()
 	}
 	for i, route := range g.gate.Routes() {
 		report.Routes = append(report.Routes, status.Route{
@@ -70,7 +77,7 @@ func (g *Gate) Report(_ context.Context, s *status.Status) {
 	}
 	for _, open := range seen.Warnings {
 		message, advice, details := g.explain(open.Warning)
-		if message == "" {
+		if message == "" || open.Trouble == gate.RouteSilent && g.layout.explains(g.label(), g.silent(open.Route)) {
 			continue
 		}
 		texts := make([]string, len(details))
@@ -98,7 +105,7 @@ func (g *Gate) reportProfile(where string, s *status.Status) *status.Profile {
 			s.Wrong = append(s.Wrong, status.Problem{Where: where, What: what + ": " + failure.Error, Advice: advice, Since: failure.Since})
 		}
 	}
-	wrong("the profile server fails", stepsFor(standing.Profile.Err)+". Until it answers, preferences that are not cached are unknown", report.Failure)
+	wrong("the profile server fails", stepsFor(standing.Profile.Err)+g.ownServers()+". Until it answers, preferences that are not cached are unknown"+strings.TrimSuffix("; "+g.harm(g.rules().OnUnknown), "; "), report.Failure)
 	if failure := status.FailureOf(standing.Feed); client.Following() || failure != nil {
 		report.Feed = &status.Feed{
 			Connected: standing.Connected, AgeSeconds: client.FeedAge(time.Now()).Round(100 * time.Millisecond).Seconds(), Failure: failure,
@@ -115,6 +122,44 @@ func (g *Gate) reportProfile(where string, s *status.Status) *status.Profile {
 	return report
 }
 
+// silent are the routes that a warning is about which tells of one: of those of presets,
+// the first stands for all.
+func (g *Gate) silent(route int) []gate.Route {
+	routes := g.gate.Routes()
+	own := len(slices.DeleteFunc(slices.Clone(g.options.Routes), func(r gate.Route) bool { return r.ClassOrDefault() == gate.ClassEssential }))
+	if route < own {
+		return routes[route : route+1]
+	}
+	return routes[own:]
+}
+
+// blocked is how many requests gates of this label and mode have decided to block since
+// Caddy was started.
+func (g *Gate) blocked() (n int64) {
+	for i := range g.requests {
+		for _, counter := range g.requests[i].blocked {
+			var metric dto.Metric
+			if counter.Write(&metric) == nil {
+				n += int64(metric.GetCounter().GetValue())
+			}
+		}
+	}
+	return n
+}
+
+// ownServers says where this Caddy's own profile servers are that the gate does not ask.
+func (g *Gate) ownServers() string {
+	asked, _ := url.Parse(g.options.Profile.URL)
+	others := slices.DeleteFunc(slices.Clone(g.layout.profiles), func(address string) bool {
+		own, err := url.Parse(address)
+		return err != nil || asked != nil && own.Host == asked.Host
+	})
+	if len(others) == 0 {
+		return ""
+	}
+	return "; this Caddy has a profile_server of its own, at " + strings.Join(others, " and ") + ": if that is the one to ask, write that into profile"
+}
+
 // isNetwork says whether something failed before anybody answered.
 func isNetwork(err error) bool {
 	_, is := errors.AsType[*net.OpError](err)
@@ -128,6 +173,9 @@ func stepsFor(err error) string {
 	}
 	return "somebody is there and gives no preference: look at that answer, at the server's log, and whether the address in profile is the right one"
 }
+
+// measured is what it means that a gate decides nothing of requests.
+const measured = "none of them is blocked, not even those of people who opted out; "
 
 // Report adds to a status what got past gates in the last minutes.
 func (t *Tripwire) Report(_ context.Context, s *status.Status) {
@@ -145,7 +193,7 @@ func (t *Tripwire) Report(_ context.Context, s *status.Status) {
 				Where: "gate " + wire.gate.label(),
 				What: fmt.Sprintf("requests of %s were decided by no gate (requests %d, the last one at %s)",
 					gated.Path, all, last.UTC().Format(time.TimeOnly)),
-				Advice: advice, Traffic: true,
+				Advice: measured + advice, Traffic: true,
 			}
 			for _, method := range gated.Methods {
 				problem.Requests = append(problem.Requests, method+" "+gated.Path)
@@ -188,5 +236,4 @@ func serveStatus(w http.ResponseWriter, r *http.Request) error {
 var (
 	_ status.Reporter = (*Gate)(nil)
 	_ status.Reporter = (*Tripwire)(nil)
-	_ status.Reporter = unreached(nil)
 )

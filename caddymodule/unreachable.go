@@ -1,18 +1,14 @@
 package caddymodule
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/browser"
-	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 )
 
@@ -228,7 +224,8 @@ func (at *place) missedBy(blocks []block, q asked) (missed *obstacle) {
 type obstacle struct {
 	keptOut bool   // by matchers of what the gate is in,
 	own     bool   // its own
-	taken   bool   // by a handle or site that comes first
+	taken   bool   // by a block that comes first
+	kind    string // of the block
 	by      string // a handler, or what matchers are
 }
 
@@ -247,11 +244,23 @@ var directives = map[string]string{"static_response": "respond, redir or abort"}
 func (b *block) answers(later *block, handler string) obstacle {
 	switch {
 	case b.terminal || b.group != "" && b.group == later.group:
-		return obstacle{taken: true, by: b.written}
+		return obstacle{taken: true, kind: b.kind(), by: b.written}
 	case b.written != "":
 		handler += " (" + b.written + ")"
 	}
 	return obstacle{by: handler}
+}
+
+// kind is what a block is in a Caddyfile, as far as that can be told.
+func (b *block) kind() string {
+	switch {
+	case b.group != "": // of which only the first that matches is taken
+		return "handle"
+	case b.terminal:
+		return "site"
+	default:
+		return "handle, route or site"
+	}
 }
 
 // has says whether the gate is one of the block's own handlers, and holds whether it
@@ -273,56 +282,13 @@ func (o *obstacle) explain() (why, advice string) {
 		return "the gate's own matcher lets none of them through: " + o.by,
 			"leave it out, since what is not gated passes anyway, or have it match them as well"
 	case o.keptOut:
-		return "the handle or site that the gate stands in lets none of them in: " + o.by,
+		return "the " + o.kind + " that the gate stands in lets none of them in: " + o.by,
 			"write metrics_gate in front of it, or have its matcher match them as well"
 	case o.taken:
-		return "a handle or site that comes first takes them: " + o.by,
+		return "a " + o.kind + " that comes first takes them: " + o.by,
 			"write metrics_gate in that one as well, or in front of both"
 	default:
 		return "they are answered in front of the gate, by " + o.by,
 			"write metrics_gate in front of that, inside the same handle or route"
-	}
-}
-
-// unreached is what cannot come to the gates of a configuration, as the status has it.
-type unreached []Unreachable
-
-// findUnreached finds what cannot come to the gates of a configuration that is being
-// provisioned, and says so.
-func findUnreached(ctx caddy.Context) unreached {
-	modules := ctx.Modules()
-	if len(modules) == 0 {
-		return nil
-	}
-	app, ok := modules[0].(*caddyhttp.App)
-	if !ok {
-		return nil
-	}
-	sites, err := sitesOf(app)
-	if err != nil {
-		return nil // what cannot be read is refused where it stands
-	}
-	all := sites.Unreachable()
-	logger := ctx.Logger()
-	for _, u := range all {
-		logger.Warn("requests of this gate's routes cannot come to it, so it decides none of them",
-			zap.String("gate", u.Gate), zap.Strings("site", u.Hosts), zap.Strings("requests", u.Requests),
-			zap.String("why", u.Why), zap.String("advice", u.Advice))
-	}
-	return all
-}
-
-// Report adds them to a status.
-func (all unreached) Report(_ context.Context, s *status.Status) {
-	for _, u := range all {
-		requests := strings.Join(u.Requests, ", ")
-		if len(u.Hosts) > 0 {
-			requests += " of " + strings.Join(u.Hosts, ", ")
-		}
-		s.Wrong = append(s.Wrong, status.Problem{
-			Where:  "gate " + u.Gate,
-			What:   "requests of this gate's routes cannot come to it, so it decides none of them (" + requests + "): " + u.Why,
-			Advice: u.Advice, Requests: u.Requests, Hosts: u.Hosts,
-		})
 	}
 }

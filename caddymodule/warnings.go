@@ -4,6 +4,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metricsgate/metricsgate/gate"
+	"github.com/metricsgate/metricsgate/policy"
 	"github.com/metricsgate/metricsgate/session"
 )
 
@@ -44,24 +45,47 @@ func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail
 	if w.Trouble == gate.NobodyRecognised && len(g.lookedFor) == 0 {
 		return "", "", nil
 	}
-	trouble := troubles[w.Trouble]
+	trouble, rules := troubles[w.Trouble], g.rules()
 	details = []detail{{"requests", w.Requests}}
 	switch w.Trouble {
 	case gate.NobodyRecognised:
+		trouble.advice = g.harm(rules.OnUnset) + trouble.advice
 		details = append(details, detail{"looked_for", g.lookedFor})
-	case gate.NobodyRecognisedOnRoute, gate.RouteSilent:
+	case gate.NobodyRecognisedOnRoute:
+		trouble.advice = g.harm(rules.OnUnset) + trouble.advice
+		details = append(details, detail{"route", g.gate.Routes()[w.Route].Path})
+	case gate.RouteSilent: // which may be nobody's loss
 		details = append(details, detail{"route", g.gate.Routes()[w.Route].Path})
 	case gate.SessionsFail:
+		if w.Outcome == session.TooLong || w.Outcome == session.TooMany {
+			rules.OnUnknown = policy.Block // since whoever sends them can cause it
+		}
 		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request"
+		if len(g.watched.kinds) == 1 { // else another may prove the same people
+			trouble.advice = g.harm(rules.OnUnknown) + trouble.advice
+		}
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]}, detail{"outcome", w.Outcome.String()})
 		if keys := g.watched.keysOf(w.Source); keys != "" && (w.Outcome == session.BadSignature || w.Outcome == session.UnknownKey) {
 			details = append(details, detail{"verified_with", keys})
 		}
 	case gate.EverybodyExpired:
-		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request"
+		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request, also whether the issuer writes an exp that is before iat"
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]})
 	}
 	return trouble.message, trouble.advice, details
+}
+
+// harm says what becomes of people about whom a rule decides, where it is certain.
+// Shadow mode stops nothing, which is said elsewhere.
+func (g *Gate) harm(rule policy.Action) string {
+	switch {
+	case g.shadow:
+		return ""
+	case rule == policy.Collect:
+		return "whoever of these people opted out in the account is being measured; "
+	default:
+		return "none of these people is measured, and their metrics are lost; "
+	}
 }
 
 // logWarning logs a trouble when it begins, and when it is over.
@@ -86,9 +110,9 @@ var adviceOn = [session.OutcomeCount]string{
 	session.Expired:         "look whether the application still renews its sessions, and compare the clocks of whoever issues them and of this machine",
 	session.NotYetValid:     "compare the clocks of whoever issues them and of this machine; where both are right, the issuer writes an nbf that is still to come",
 	session.Malformed:       "look whether cookie or header holds the token itself and nothing else, and which claim names the account (uid_claim)",
-	session.BadSignature:    "the key or secret is another than the issuer's: has it been rotated? Write the new one and reload, with --force where only a file has changed",
-	session.WrongIssuer:     "compare issuer with the claim iss of a token",
-	session.WrongAudience:   "compare audience with the claim aud of a token",
+	session.BadSignature:    "the key or secret is another than the issuer's: has it been rotated? Ask the issuer for the fingerprint of its own (the first eight digits of the SHA-256) and compare it with that of what is loaded; write the new one and reload, with --force where only a file has changed",
+	session.WrongIssuer:     "if the iss that tokens have is an issuer of yours, write it into issuer beside the old one, and reload",
+	session.WrongAudience:   "if the aud that tokens have stands for your application, write it into audience beside the old one, and reload",
 	session.UnknownKey:      "the key set lacks the key that they name: has the issuer rotated it, or is jwks that of another issuer?",
 	session.KeysUnavailable: "the key set, or whoever is asked about opaque tokens, does not answer; the cause is in the log",
 	session.TooLong:         "they are longer than 8 KiB and are not read",

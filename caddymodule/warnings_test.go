@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -108,7 +109,7 @@ func TestKeysOfFailingSessions(t *testing.T) {
 		want   string
 	}{
 		{func() {}, begins + ", which is what stands there now"},
-		{func() { write(second) }, begins + "; what stands there now is " + token.Fingerprint([]byte(second)) + ", so reload with --force"},
+		{func() { write(second) }, begins + "; what stands there now is " + token.Fingerprint([]byte(second)) + " (last written "},
 		{func() { _ = os.Remove(file) }, begins + ", which cannot be read now"},
 	} {
 		step.change()
@@ -116,10 +117,53 @@ func TestKeysOfFailingSessions(t *testing.T) {
 			t.Errorf("it says %s, want %s", got, step.want)
 		}
 	}
+	write(first)
+	if err := os.Chtimes(file, time.Time{}, time.Date(2026, 11, 28, 12, 46, 17, 0, time.UTC)); err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range []*Gate{fromFile, gateWith("secret {file." + file + "}")} {
+		if got, want := said(module), ", which is what stands there now (last written 2026-11-28 12:46:17 UTC)"; !strings.Contains(got, want) {
+			t.Errorf("it says %s, want %s", got, want)
+		}
+	}
 	if got := said(literal); !strings.Contains(got, "secret of the configuration itself, loaded as "+token.Fingerprint([]byte(first))) {
 		t.Errorf("of a literal it says %s", got)
 	}
 	if got := said(gateWith("jwks http://127.0.0.1:1/keys")); strings.Contains(got, "loaded as") {
 		t.Errorf("of a key set that is fetched it says %s", got)
+	}
+}
+
+// TestHarm: a warning says whose metrics are taken or lost, where the rules make that
+// certain, and nothing of a gate that stops nothing.
+func TestHarm(t *testing.T) {
+	t.Parallel()
+	const measured, lost = "whoever of these people opted out in the account is being measured; ", "none of these people is measured, and their metrics are lost; "
+	nobody, onRoute, silent := gate.Warning{Trouble: gate.NobodyRecognised}, gate.Warning{Trouble: gate.NobodyRecognisedOnRoute}, gate.Warning{Trouble: gate.RouteSilent}
+	fail, long := gate.Warning{Trouble: gate.SessionsFail, Outcome: session.BadSignature}, gate.Warning{Trouble: gate.SessionsFail, Outcome: session.TooLong}
+	for _, c := range []struct {
+		mode, options string
+		warning       gate.Warning
+		want          string
+	}{
+		{"", "", nobody, measured},
+		{"", "on_unset block", nobody, lost},
+		{"", "", onRoute, measured},
+		{"", "", silent, ""},
+		{"", "", fail, lost},
+		{"", "on_unknown collect", fail, measured},
+		{"", "on_unknown collect", long, lost}, // which whoever sends it can cause
+		{"shadow", "", nobody, ""},
+		{"shadow", "", fail, ""},
+		{"", "session user {http.auth.user.id}", fail, ""}, // which may prove the same people
+	} {
+		module := newGate(t, "metrics_gate "+c.mode+" {\nroute POST /beacon\nsession jwt {\ncookie session\nsecret {file.testdata/keys/shared.secret}\n}\n"+
+			c.options+"\nprofile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n}\n}")
+		_, advice, _ := module.explain(c.warning)
+		for _, words := range []string{measured, lost} {
+			if strings.HasPrefix(advice, words) != (words == c.want) {
+				t.Errorf("%s %s, %+v: %s, want %s", c.mode, c.options, c.warning, advice, c.want)
+			}
+		}
 	}
 }

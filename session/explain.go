@@ -53,8 +53,18 @@ func (b *Bearer) Explain(raw string, now time.Time) string {
 			times = append(times, at.claim+" is "+fromNow(at.time.Sub(now)))
 		}
 	}
-	return strings.Join(times, ", ") + ", by this machine's clock"
+	said := strings.Join(times, ", ") + ", by this machine's clock"
+	switch {
+	case !differs.Issued.IsZero() && differs.Expires.Before(differs.Issued):
+		said += "; exp is before iat, and " + IssuersFault
+	case differs.NotBefore.After(differs.Expires):
+		said += "; nbf is after exp, and " + IssuersFault
+	}
+	return said
 }
+
+// IssuersFault ends what is said of a token that could hold at no time.
+const IssuersFault = "no clock can cause that: whoever issues it writes it so"
 
 // fromNow is how far a time is away.
 func fromNow(d time.Duration) string {

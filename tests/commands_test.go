@@ -228,7 +228,7 @@ func TestCheckCommand(t *testing.T) {
 		{"the opted-out token never opted out", good, unchosen, in, nil, 1, "has not opted out"},
 		{"the allowing token opted out", good, out, out, nil, 1, "has opted out"},
 		{"the other way round", good, in, out, nil, 1, ""},
-		{"the wrong issuer", issuer, out, in, nil, 3, "compare issuer"},
+		{"the wrong issuer", issuer, out, in, nil, 3, "an issuer of yours"},
 		{"the opted-out token does not verify", good, "garbage", in, nil, 3, "malformed"},
 		{"the allowing token does not verify", good, out, "garbage", nil, 3, "malformed"},
 		{"nobody there", testcaddy.FreeAddr(t), out, in, nil, 3, "did not get through"},
@@ -354,6 +354,21 @@ func TestTraceCommand(t *testing.T) {
 			if strings.Contains(stdout+stderr, needle) {
 				t.Errorf("%s: it prints %q\n%s%s", c.name, needle, stdout, stderr)
 			}
+		}
+	}
+}
+
+// Who traces a host that no site has is told which sites have a gate.
+func TestTraceOfAnotherHost(t *testing.T) {
+	t.Parallel()
+	addr := testcaddy.FreeAddr(t)
+	caddy := testcaddy.Start(t, "http://app.test"+strings.TrimPrefix(testcaddy.Site(addr, "metrics_gate {\npreset fxa\n}", "respond ok"), "http://"))
+	for site, want := range map[string]string{
+		addr:       "WRONG  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: app.test\n",
+		"app.test": "is gated by the route /metrics",
+	} {
+		if stdout, stderr, _ := caddy.Ask("trace", "http://"+site+"/metrics", "--dial", addr, "-X", "POST"); !strings.Contains(stdout, want) {
+			t.Errorf("of %s it does not say %q\n%s%s", site, want, stdout, stderr)
 		}
 	}
 }

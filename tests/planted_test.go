@@ -252,6 +252,9 @@ func TestPlanted(t *testing.T) {
 							t.Errorf("%s does not say %q\n%s", command, words, text)
 						}
 					}
+					if strings.Contains(text, "cannot come to it") && strings.Contains(text, "pages come, and not one request") {
+						t.Errorf("%s says one fault twice\n%s", command, text)
+					}
 					for _, needle := range []string{out, in, "eyJ"} {
 						if strings.Contains(text, needle) {
 							t.Errorf("%s prints %q\n%s", command, needle, text)

@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/metricsgate/metricsgate/internal/testcaddy"
@@ -54,6 +56,11 @@ func TestShadow(t *testing.T) {
 	}
 	if got := caddy.Metric("requests_total", "mode", "enforce"); got != 0 {
 		t.Errorf("%v requests were counted as enforced", got)
+	}
+
+	want := fmt.Sprintf("%v requests would have been blocked", caddy.Metric("requests_total", "mode", "shadow", "decision", "block"))
+	if text, _ := statusOf(t, caddy); !strings.Contains(text, want) {
+		t.Errorf("status does not say that %s\n%s", want, text)
 	}
 
 	// Pages pass without the outcome, and nothing was written.

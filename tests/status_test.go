@@ -63,6 +63,9 @@ func TestStatus(t *testing.T) {
 	if !strings.Contains(text, "\n       look whether it runs, and whether the address in profile leads to it from this machine") || strings.Contains(text, "follow off") {
 		t.Errorf("nothing says what to do, or the wrong thing:\n%s", text)
 	}
+	if !strings.Contains(text, "preferences that are not cached are unknown; none of these people is measured, and their metrics are lost\n") {
+		t.Errorf("nothing says who is harmed:\n%s", text)
+	}
 	response, err := http.Get("http://" + caddy.Admin + "/metrics_gate/status")
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +113,8 @@ func TestStatusOfAStore(t *testing.T) {
 	}
 }
 
-// A gate that asks an address where nobody is, beside a profile server of its own that
-// nobody follows, is pointed to that.
+// A gate that asks an address where nobody is, beside a profile server of this Caddy, is
+// told that one's address.
 func TestStatusOfAWrongAddress(t *testing.T) {
 	t.Parallel()
 	behind := newContentServer(t)
@@ -120,7 +123,7 @@ func TestStatusOfAWrongAddress(t *testing.T) {
 		testcaddy.Site(profileAddr, profileServer("sqlite "+filepath.Join(t.TempDir(), "p.db"))))
 	send(t, behind, addr, "POST /beacon", "{}", testcaddy.Cookie(testcaddy.Session(testcaddy.NewUID(t))))
 	text, code := statusOf(t, caddy)
-	if code != 1 || !strings.Contains(text, "NOTE   gate default: it asks http://"+nobody) || !strings.Contains(text, "write its address into profile") {
+	if code != 1 || !strings.Contains(text, "this Caddy has a profile_server of its own, at http://"+profileAddr+"/v1: if that is the one to ask, write that into profile") {
 		t.Errorf("exit %d\n%s", code, text)
 	}
 }

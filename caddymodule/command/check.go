@@ -181,7 +181,7 @@ func (c *siteCheck) run(ctx context.Context) *checkResult {
 		}
 		result.Beacons = append(result.Beacons, beacon)
 	}
-	result.doubt(c.admin.wrong())
+	result.doubt(c.admin.known().Wrong)
 	for _, beacon := range result.Beacons {
 		result.Verdict = max(result.Verdict, beacon.Verdict)
 	}
@@ -247,7 +247,7 @@ func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, f
 	if isDecided(traces) {
 		return nil
 	}
-	known := c.admin.strayed(request)
+	known := c.strayed(request)
 	return &known
 }
 

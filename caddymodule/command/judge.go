@@ -122,12 +122,14 @@ func (e expected) cause(t *gate.Trace) string {
 func sessionCause(t *gate.Trace) string {
 	var causes []string
 	for _, c := range t.Credentials {
-		switch c.Outcome {
-		case "absent":
-		case "expired":
+		switch advice := adviceOn(&c); {
+		case c.Outcome == "absent":
+		case advice == "":
+			causes = append(causes, fmt.Sprintf("the session is %s (%s). Mend that there, and use a token that holds", c.Outcome, detailed(c)))
+		case c.Outcome == "expired":
 			causes = append(causes, "the token has expired ("+c.Kind+"). Use a fresh one; if it is, compare the clocks of whoever issued it and of this machine")
 		default:
-			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, detailed(c), caddymodule.Advice(c.Outcome)))
+			causes = append(causes, fmt.Sprintf("the session is %s (%s). To mend that: %s", c.Outcome, detailed(c), advice))
 		}
 	}
 	if len(causes) > 0 {

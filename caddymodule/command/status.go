@@ -70,13 +70,22 @@ func (a adminAPI) status() (s *status.Status, text []byte, err error) {
 
 // printStatus writes a status for people.
 func printStatus(out io.Writer, s *status.Status, now time.Time) {
-	if len(s.Wrong) == 0 {
+	var idle []string
+	for i := range s.Gates {
+		if s.Gates[i].Mode == caddymodule.ModeShadow && !slices.Contains(idle, s.Gates[i].Label) {
+			idle = append(idle, s.Gates[i].Label)
+		}
+	}
+	switch {
+	case len(s.Wrong) > 0:
+	case len(idle) > 0:
+		_, _ = fmt.Fprintf(out, "Nothing is broken, but nothing is stopped by gate %s.\n", strings.Join(idle, ", "))
+	default:
 		_, _ = fmt.Fprintln(out, "Nothing is known to be wrong.")
 	}
 	printWrong(out, s.Wrong, now)
 	for i := range s.Gates {
 		printNotes(out, &s.Gates[i], now)
-		printUnfollowed(out, &s.Gates[i], s.ProfileServers)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) {
@@ -112,21 +121,13 @@ func printWrong(out io.Writer, wrong []status.Problem, now time.Time) {
 // printNotes says what may be meant to be so, and is the cause where somebody wonders.
 func printNotes(out io.Writer, g *status.Gate, now time.Time) {
 	if g.Mode == caddymodule.ModeShadow {
-		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing: people who opted out are being measured\n       take the word shadow away to stop that\n", g.Label)
+		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing, for %s at least: people who opted out are being measured\n"+
+			"       take the word shadow away to stop that; since Caddy was started, %d requests would have been blocked\n",
+			g.Label, ago(now, g.Since), g.WouldBlock)
 	}
 	if g.Pages == 0 && !slices.ContainsFunc(g.Routes, func(route status.Route) bool { return route.Requests > 0 }) {
 		_, _ = fmt.Fprintf(out, "NOTE   gate %s: not one page or gated request has come to it since it was loaded, %s ago\n"+
 			"       send one with caddy metrics-gate trace: it says whether the gate sees it, and else what to look for\n", g.Label, ago(now, g.Since))
-	}
-}
-
-// printUnfollowed says of a gate whose profile server fails that there is another one
-// here, which no gate follows.
-func printUnfollowed(out io.Writer, g *status.Gate, servers []status.ProfileServer) {
-	for _, server := range servers {
-		if g.Profile != nil && g.Profile.Failure != nil && server.Followers == 0 {
-			_, _ = fmt.Fprintf(out, "NOTE   gate %s: it asks %s, and nobody follows the profile_server %s of this Caddy\n       if that is the one to ask, write its address into profile\n", g.Label, g.Profile.URL, server.Store)
-		}
 	}
 }
 

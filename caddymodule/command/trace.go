@@ -18,6 +18,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 func traceCommand() *cobra.Command {
@@ -53,7 +54,7 @@ application.`,
 			var known strayed
 			decided := isDecided(traces)
 			if !decided {
-				known = t.admin.strayed(r)
+				known = t.strayed(r)
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
@@ -201,11 +202,19 @@ func credentials(t *gate.Trace) string {
 		if c.LookedFor != "" {
 			words[i] += " (looked for " + c.LookedFor + ")"
 		}
-		if about := strings.Join(slices.DeleteFunc([]string{c.Detail, caddymodule.Advice(c.Outcome)}, func(s string) bool { return s == "" }), "; "); about != "" {
+		if about := strings.Join(slices.DeleteFunc([]string{c.Detail, adviceOn(&c)}, func(s string) bool { return s == "" }), "; "); about != "" {
 			words[i] += " (" + about + ")"
 		}
 	}
 	return strings.Join(words, "; ")
+}
+
+// adviceOn says what to do about a credential, where that does not say it itself.
+func adviceOn(c *gate.TracedCredential) string {
+	if strings.HasSuffix(c.Detail, session.IssuersFault) {
+		return ""
+	}
+	return caddymodule.Advice(c.Outcome)
 }
 
 // missing says what a request carries that has no credential, where it could have one.

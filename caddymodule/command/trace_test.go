@@ -21,6 +21,7 @@ import (
 	"github.com/metricsgate/metricsgate/caddymodule/internal/status"
 	"github.com/metricsgate/metricsgate/gate"
 	"github.com/metricsgate/metricsgate/policy"
+	"github.com/metricsgate/metricsgate/session"
 )
 
 // traced makes a trace of a gated request with a session by a token.
@@ -75,12 +76,12 @@ func aPage(t *gate.Trace) {
 // a site whose gates are not wrong.
 func tracingSite(t *testing.T, requests ...[]gate.Trace) (addr string) {
 	t.Helper()
-	return wrongSite(t, nil, requests...)
+	return wrongSite(t, status.Status{}, requests...)
 }
 
 // a site whose gates write down what they are told to, one list for each request
-// that comes, and the admin API of its Caddy, which knows what is wrong.
-func wrongSite(t *testing.T, wrong []status.Problem, requests ...[]gate.Trace) (addr string) {
+// that comes, and the admin API of its Caddy, which knows its status.
+func wrongSite(t *testing.T, known status.Status, requests ...[]gate.Trace) (addr string) {
 	t.Helper()
 	opened := 0
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,7 +95,7 @@ func wrongSite(t *testing.T, wrong []status.Problem, requests ...[]gate.Trace) (
 			opened++
 			answer = caddymodule.OpenedTrace{Nonce: fmt.Sprint(opened)}
 		case r.URL.Path == status.Path:
-			answer = status.Status{Wrong: wrong}
+			answer = known
 		case r.Header.Get(gate.TraceHeader) != fmt.Sprint(opened):
 			t.Errorf("a request has the nonce %q", r.Header.Get(gate.TraceHeader))
 		}
@@ -150,6 +151,12 @@ func TestTracedOutput(t *testing.T) {
 		t.Decision, t.Reason, t.ByName, t.Reply = "block", "preference", true, gate.TraceBlocked
 		t.Preferences = []gate.TracedPreference{{Of: gate.OfNamed, Expired: true, Preference: "true", From: "cache", Then: "block"}}
 	})
+	born := traced(policy.Expired, "expired", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].Detail = "iat is 3h0m0s ago, exp is 4h0m0s ago, by this machine's clock; exp is before iat, and " + session.IssuersFault
+	})
+	never := traced(policy.Unverifiable, "not_yet_valid", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].Detail = "nbf is 3h0m0s ahead, exp is 2h0m0s ahead, by this machine's clock; nbf is after exp, and " + session.IssuersFault
+	})
 	second := proven(policy.Allowed, func(t *gate.Trace) {
 		t.Credentials = append(t.Credentials, gate.TracedCredential{Kind: "jwt", Outcome: "conflicting"})
 		t.Preferences = append(t.Preferences, gate.TracedPreference{Of: gate.OfAlso, Preference: "true", From: "lookup", Then: "block"})
@@ -197,6 +204,9 @@ func TestTracedOutput(t *testing.T) {
 		"trace_bare":            {traceCommand, nil, one(bare), 0, nil},
 		"trace_issuer":          {traceCommand, nil, one(otherIssuer), 0, nil},
 		"trace_expired":         {traceCommand, nil, one(expired), 0, nil},
+		"trace_born_expired":    {traceCommand, nil, one(born), 0, nil},
+		"trace_never_valid":     {traceCommand, nil, one(never), 0, nil},
+		"check_born_expired":    {checkCommand, tokens, both(born, never), 1, nil},
 		"trace_second":          {traceCommand, nil, one(second), 0, nil},
 		"trace_unasked_names":   {traceCommand, nil, one(withheld), 0, nil},
 		"trace_no_names":        {traceCommand, nil, one(unnamed), 0, nil},
@@ -228,7 +238,7 @@ func TestTracedOutput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := wrongSite(t, c.wrong, c.traces...)
+			addr := wrongSite(t, status.Status{Wrong: c.wrong}, c.traces...)
 			got, err := run(c.command(), append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
 			got = marker.ReplaceAllString(address.ReplaceAllString(got, "ADDRESS"), "metrics-gate-check=MARKER")
 			got = now.ReplaceAllString(got, `{"time":"NOW","verdict"`)
@@ -285,6 +295,43 @@ func TestDial(t *testing.T) {
 			addr := tracingSite(t, c.traces...)
 			out, err := run(c.command, append([]string{"http://site.invalid/metrics", "--address", addr, "--dial", addr}, c.args...)...)
 			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// TestNoGateForTheHost: who asks for a host of which no site has a gate is told first
+// where gates are, and still what is wrong with them.
+func TestNoGateForTheHost(t *testing.T) {
+	t.Parallel()
+	failing := []status.Problem{{Where: "gate edge", What: "the profile server fails"}}
+	both := []string{"--optout-token", "a", "--allow-token", "b"}
+	for _, c := range []struct {
+		name    string
+		command *cobra.Command
+		args    []string
+		hosts   [][]string // of gates
+		told    bool
+	}{
+		{"trace", traceCommand(), nil, [][]string{{"localhost"}, {"*.example", "localhost"}}, true},
+		{"check", checkCommand(), both, [][]string{{"*.example", "localhost"}}, true},
+		{"trace of a host of theirs", traceCommand(), []string{"-H", "Host: app.example"}, [][]string{{"*.example", "localhost"}}, false},
+		{"trace, and a gate for all", traceCommand(), nil, [][]string{{"*.example", "localhost"}, nil}, false},
+		{"trace, and no gate", traceCommand(), nil, nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			known := status.Status{Wrong: failing}
+			for _, hosts := range c.hosts {
+				known.Gates = append(known.Gates, status.Gate{Hosts: hosts})
+			}
+			addr := wrongSite(t, known, []gate.Trace{}, []gate.Trace{})
+			out, err := run(c.command, append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
+			told := "WRONG  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: *.example, localhost\n" +
+				"       write one of these into the address in its place, with --dial " + addr + " if that leads elsewhere; if another Caddy has the host, name its admin API with --address\n" +
+				"WRONG  gate edge: the profile server fails\n"
+			if exitCode(err) == 0 || strings.Contains(out, told) != c.told || strings.Contains(out, "Look for") == c.told {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

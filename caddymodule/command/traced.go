@@ -155,21 +155,25 @@ type strayed struct {
 	certain bool
 }
 
-// wrong is what a running Caddy knows to be wrong. Where it cannot be asked, nothing
-// is known.
-func (a adminAPI) wrong() []status.Problem {
+// known is what a running Caddy knows of itself. Where it cannot be asked, that is
+// nothing.
+func (a adminAPI) known() *status.Status {
 	s, _, err := a.status()
 	if err != nil {
-		return nil
+		return new(status.Status)
 	}
-	return s.Wrong
+	return s
 }
 
 // strayed asks why a request that no gate has decided did not come to any.
-func (a adminAPI) strayed(r *http.Request) (known strayed) {
+func (t *tracer) strayed(r *http.Request) (known strayed) {
+	s := t.admin.known()
 	host := (&url.URL{Host: cmp.Or(r.Host, r.URL.Host)}).Hostname()
+	if gated := gatedHosts(s); len(gated) > 0 && !caddymodule.TakesHost(gated, host) {
+		return strayed{append([]status.Problem{t.elsewhere(r.URL, host, gated)}, s.Wrong...), true}
+	}
 	var like []status.Problem
-	for _, problem := range a.wrong() {
+	for _, problem := range s.Wrong {
 		if len(problem.Requests) == 0 || len(problem.Hosts) > 0 && !caddymodule.TakesHost(problem.Hosts, host) {
 			continue
 		}
@@ -186,6 +190,29 @@ func (a adminAPI) strayed(r *http.Request) (known strayed) {
 		return strayed{like, true}
 	}
 	return known
+}
+
+// gatedHosts are the hosts of the sites that gates stand in; none are all.
+func gatedHosts(s *status.Status) (hosts []string) {
+	for i := range s.Gates {
+		if len(s.Gates[i].Hosts) == 0 {
+			return nil
+		}
+		hosts = append(hosts, s.Gates[i].Hosts...)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// elsewhere is that a request is for a host of which no site has a gate.
+func (t *tracer) elsewhere(to *url.URL, host string, gated []string) status.Problem {
+	port := cmp.Or(to.Port(), map[string]string{"https": "443"}[to.Scheme], "80")
+	return status.Problem{
+		Where: "host " + host,
+		What:  "no site of it has a gate; the gates of this Caddy stand in the sites: " + strings.Join(gated, ", "),
+		Advice: "write one of these into the address in its place, with --dial " + cmp.Or(t.dial, net.JoinHostPort(to.Hostname(), port)) +
+			" if that leads elsewhere; if another Caddy has the host, name its admin API with --address",
+	}
 }
 
 // isDecided says whether any gate has decided the request.

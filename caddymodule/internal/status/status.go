@@ -71,6 +71,13 @@ type Gate struct {
 	// Mode is enforce or shadow.
 	Mode string `json:"mode"`
 
+	// Hosts are those of the sites that gates of this label stand in; none are all.
+	Hosts []string `json:"hosts,omitempty"`
+
+	// WouldBlock is how many requests gates of this label would have blocked in shadow
+	// mode since Caddy was started.
+	WouldBlock int64 `json:"would_block,omitempty"`
+
 	// Since is when its configuration was loaded, since when it counts.
 	Since time.Time `json:"since"`
 
