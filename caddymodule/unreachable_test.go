@@ -35,10 +35,10 @@ func TestUnreachable(t *testing.T) {
 		{"whoever asks, and another path", site("@x {\npath /x\nremote_ip 10.0.0.0/8\n}", "metrics_gate @x {\nroute POST /beacon\n}", "reverse_proxy :1"), "POST /beacon", "path /x, remote_ip"},
 
 		// What is around it.
-		{"a handle", site("handle /x/* {\n"+beacon+"reverse_proxy :1\n}", "handle {\nreverse_proxy :2\n}"), "POST /beacon", "stands in lets none of them in: path /x/*"},
+		{"a handle", site("handle /x/* {\n"+beacon+"reverse_proxy :1\n}", "handle {\nreverse_proxy :2\n}"), "POST /beacon", "the handle that the gate stands in lets none of them in: path /x/*"},
 		{"handle_path", site("handle_path /x/* {\nmetrics_gate {\nroute POST /y/beacon\n}\nreverse_proxy :1\n}"), "", ""}, // /x/y/beacon
 		{"handle_path, and a matcher of what came", site("handle_path /x/* {\nmetrics_gate /z/* {\nroute POST /beacon\n}\nreverse_proxy :1\n}"), "POST /beacon", "own matcher lets none of them through: path /z/*"},
-		{"a route", site("route /x/* {\n"+beacon+"reverse_proxy :1\n}", "reverse_proxy :2"), "POST /beacon", "stands in"},
+		{"a route", site("route /x/* {\n"+beacon+"reverse_proxy :1\n}", "reverse_proxy :2"), "POST /beacon", "the handle, route or site that the gate stands in"},
 		{"another host", site("@b host b.example", "handle @b {\n"+beacon+"}", "handle {\nreverse_proxy :1\n}"), "", ""}, // a certificate may be for more
 
 		// What is in front of it.
@@ -56,12 +56,12 @@ func TestUnreachable(t *testing.T) {
 		{"some methods", site("@post method POST", "route {\nreverse_proxy @post :1\nmetrics_gate {\nroute GET,POST /beacon\n}\nreverse_proxy :1\n}"), "POST /beacon", "method POST"},
 
 		// What comes first.
-		{"a more specific handle", site("handle /beacon* {\nreverse_proxy :1\n}", "handle {\n"+beacon+"reverse_proxy :2\n}"), "POST /beacon", "comes first takes them: path /beacon*"},
+		{"a more specific handle", site("handle /beacon* {\nreverse_proxy :1\n}", "handle {\n"+beacon+"reverse_proxy :2\n}"), "POST /beacon", "a handle that comes first takes them: path /beacon*"},
 		{"the very path", site("handle /beacon {\nreverse_proxy :1\n}", "handle {\n"+beacon+"reverse_proxy :2\n}"), "POST /beacon", "path /beacon"},
 		{"one that goes on", site("handle /beacon* {\nheader X-A b\n}", "handle {\n"+beacon+"}", "reverse_proxy :2"), "POST /beacon", "path /beacon*"},
 		{"one for all below", site("handle /t/* {\nreverse_proxy :1\n}", "handle {\nmetrics_gate {\nroute POST /t/*\nroute POST /t/a/*/b\n}\nreverse_proxy :2\n}"), "POST /t/*, POST /t/a/*/b", "path /t/*"},
 		{"a preset's route", site("handle /metrics* {\nreverse_proxy :1\n}", "handle {\nmetrics_gate {\npreset fxa\n}\nreverse_proxy :2\n}"), "POST /metrics, GET /metrics-errors, HEAD /metrics-errors, POST /metrics-errors", "path /metrics*"},
-		{"a site with a path", "a.example/api/* {\nreverse_proxy :1\n}\na.example {\nmetrics_gate {\nroute POST /api/b\n}\nreverse_proxy :2\n}", "POST /api/b", "host a.example, path /api/*"},
+		{"a site with a path", "a.example/api/* {\nreverse_proxy :1\n}\na.example {\nmetrics_gate {\nroute POST /api/b\n}\nreverse_proxy :2\n}", "POST /api/b", "a site that comes first takes them: host a.example, path /api/*"},
 		{"a site without hosts", "http://:8080 {\nhandle /beacon* {\nreverse_proxy :1\n}\nhandle {\n" + beacon + "reverse_proxy :2\n}\n}", "POST /beacon", "path /beacon*"},
 		{"a redirect of a site without hosts", "http://:8080 {\nredir /beacon /b\n" + beacon + "reverse_proxy :2\n}", "POST /beacon", "by respond, redir or abort (path /beacon)"},
 		{"the gate of another site", "b.example {\n" + beacon + "reverse_proxy :1\n}\n" + site("route {\nreverse_proxy :1\n"+beacon+"}"), "POST /beacon", "by reverse_proxy"},
