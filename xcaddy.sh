@@ -13,10 +13,17 @@ module=github.com/metricsgate/metricsgate
 
 command -v go >/dev/null || { echo "xcaddy.sh: Go is not installed; see https://go.dev/dl" >&2; exit 1; }
 
-# The version v0.0.0 with a replacement makes Go take this tree without ever
+# Which Metrics Gate it is, for status and the metric of it: the tag, or else the
+# commit. Where that comes with a replacement, Go takes this tree without ever
 # asking a proxy for the module.
+version=v0.0.0
+if tag=$(git describe --tags --exact-match --dirty --match 'v[0-9]*' 2>/dev/null); then
+	version=$tag
+elif commit=$(git describe --always --exclude '*' --abbrev=12 --dirty 2>/dev/null); then
+	version=v0.0.0-g$commit
+fi
 go tool -modfile=tools/go.mod xcaddy build "$caddy_version" \
-	--output ./caddy --with "$module@v0.0.0=." "$@"
+	--output ./caddy --with "$module@$version=." "$@"
 
 # A binary that was built is not yet one that works.
 modules=$(./caddy list-modules)

@@ -207,7 +207,7 @@ func (g *Gate) Provision(ctx caddy.Context) error {
 		app, err = siblings.Of(ctx)
 	}
 	if err != nil {
-		return at(err, "metrics_gate")
+		return at(err, g.where())
 	}
 	if len(siblings.All[*Gate](app)) == 0 {
 		app.Join(findLayout(ctx)) // of all of them, before Caddy has forgotten what is written
@@ -306,6 +306,15 @@ func (g *Gate) provision() error {
 // label is what the gate is called.
 func (g *Gate) label() string { return cmp.Or(g.Label, defaultLabel) }
 
+// where is what an error calls the gate: no line of the Caddyfile is known any
+// more when a gate is made, and there can be several.
+func (g *Gate) where() string {
+	if g.Label == "" {
+		return "metrics_gate"
+	}
+	return "metrics_gate (label " + g.Label + ")"
+}
+
 func (g *Gate) mode() string { return cmp.Or(g.Mode, ModeEnforce) }
 
 // rules are the operator's two choices.
@@ -388,7 +397,7 @@ func (g *Gate) Validate() error {
 	if err == nil && g.OnUnset == policy.Block.String() && g.OnUnknown == policy.Collect.String() {
 		err = located.Errorf("on_unknown", "collect beside on_unset block would make a session that does not verify worth more than none; leave on_unknown out")
 	}
-	return at(err, "metrics_gate")
+	return at(err, g.where())
 }
 
 // validateAlone refuses a gate without a profile that needs one.
