@@ -3,6 +3,7 @@
 package metricsgate_test
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +140,41 @@ func TestReleaseHoldsWhatItsPagesLinkTo(t *testing.T) {
 	}
 	if links < 100 {
 		t.Errorf("only %d links were found", links)
+	}
+}
+
+// TestModuleCanBeFetched has Go itself fetch this module by a tag, as xcaddy has it
+// do: it refuses names and sizes that a module must not have, and leaves out what
+// belongs to another module, which is how an embedded file could be missing.
+func TestModuleCanBeFetched(t *testing.T) {
+	t.Parallel()
+	const version = "v0.1.0"
+	origin, cache := filepath.Join(t.TempDir(), "origin"), t.TempDir()
+	run := func(folder string, args ...string) []byte {
+		command := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		command.Dir = folder
+		var problems strings.Builder
+		command.Stderr = &problems
+		out, err := command.Output()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s%s", args, err, out, problems.String())
+		}
+		return out
+	}
+	run(".", "git", "clone", "--quiet", "--no-tags", ".", origin)
+	run(origin, "git", "tag", version)
+	var fetched struct{ Dir string }
+	out := run(cache, "env", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url.file://"+origin+".insteadOf", "GIT_CONFIG_VALUE_0=https://"+module,
+		"GOPRIVATE="+module, "GOFLAGS=-modcacherw", "GOMODCACHE="+cache, "go", "mod", "download", "-json", module+"@"+version)
+	if err := json.Unmarshal(out, &fetched); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(fetched.Dir, "LICENSE")); err != nil {
+		t.Error(err)
+	}
+	// This fails where a file is not there that a package embeds.
+	if packages := string(run(fetched.Dir, "go", "list", "./...")); packages != string(run(".", "go", "list", "./...")) {
+		t.Errorf("the module has other packages than this tree:\n%s", packages)
 	}
 }
 
