@@ -69,7 +69,7 @@ fuzz: ## each fuzz target for FUZZTIME (1m)
 		done; \
 	done
 
-bench: ## benchmarks of every step, compared with those of this machine; docs/performance.md says more
+bench: ## benchmarks of every step, compared with those of this machine; docs/measurements.md says more
 	./internal/bench/bench.sh
 
 bench-baseline: ## has the latest make bench be what later ones are compared with
@@ -85,7 +85,7 @@ bench-memory: ## the binary with up to a million users cached
 	@mkdir -p internal/bench/results
 	go run ./internal/bench/cmd/load -memory -out internal/bench/results/memory.json
 
-plots: ## tables and plots of docs/performance.md, from the latest results
+plots: ## tables and plots of docs/performance.md and docs/measurements.md, from the latest results
 	go run ./internal/bench/cmd/plot
 
 cover: ## statement coverage of each package, by its own tests

@@ -47,7 +47,7 @@ const (
 
 // Scenario is one kind of load on several contenders.
 type Scenario struct {
-	Name        string // also the marker in docs/performance.md
+	Name        string // also the marker in docs/measurements.md
 	About       string
 	Mode        Mode
 	Connections int

@@ -5,7 +5,7 @@
 // cached users cost.
 //
 // BENCH_ROUNDS, BENCH_SECONDS and BENCH_USERS change how long and how much;
-// docs/performance.md says how it measures.
+// docs/measurements.md says how it measures.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command plot writes the tables of docs/performance.md, between their markers,
-// and the plots beside it, from what make bench, make bench-load and make
+// Command plot writes the tables of docs/performance.md and docs/measurements.md,
+// between their markers, and the plots beside them, from what make bench, make bench-load and make
 // bench-memory left in internal/bench/results.
 package main
 
@@ -37,39 +37,58 @@ func run(results, docs string) error {
 			return err
 		}
 	}
-	page := filepath.Join(docs, "performance.md")
-	text, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	tables := map[string]string{"steps": steps.markdown(), "cold": steps.cold(), "targets": targets(steps, load, memory)}
+	tables := map[string]string{"targets": targets(steps, load, memory), "ratios": ratios(steps, load), "steps": steps.markdown(), "cold": steps.cold()}
 	for _, file := range []*result.File{load, memory} {
 		for _, s := range file.Scenarios {
 			tables[s.Name] = s.Markdown() + fmt.Sprintf("\n*%s: %s, %d connections. %s, %s; `%s`; %d rounds of %v s: median (least–greatest).*\n",
 				s.Mode, s.About, s.Connections, file.Date, file.Machine, file.Command, file.Rounds, file.Seconds)
 		}
 	}
-	filled, err := fill(string(text), tables)
-	if err != nil {
+	var texts []string
+	for _, page := range pages {
+		text, err := os.ReadFile(filepath.Join(docs, page))
+		if err != nil {
+			return err
+		}
+		texts = append(texts, string(text))
+	}
+	if err := fill(texts, tables); err != nil {
 		return err
 	}
-	return os.WriteFile(page, []byte(filled), 0o644)
+	for i, page := range pages {
+		if err := os.WriteFile(filepath.Join(docs, page), []byte(texts[i]), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// fill puts each table between its markers. Every marker has to have a table,
-// and every table a marker.
-func fill(text string, tables map[string]string) (string, error) {
+// pages are what is read in three minutes, and everything else.
+var pages = []string{"performance.md", "measurements.md"}
+
+// fill puts each table between its markers, on whichever page they are. Every marker
+// has to have a table, and every table a marker.
+func fill(texts []string, tables map[string]string) error {
+	places := 0
+	for _, text := range texts {
+		places += strings.Count(text, "<!-- begin ")
+	}
 	for name, table := range tables {
 		begin, end := "<!-- begin "+name+" -->\n", "<!-- end "+name+" -->\n"
-		before, rest, found := strings.Cut(text, begin)
-		_, after, closed := strings.Cut(rest, end)
-		if !found || !closed {
-			return "", fmt.Errorf("the page has no place for %s; write %s%s", name, begin, end)
+		filled := false
+		for i, text := range texts {
+			before, rest, found := strings.Cut(text, begin)
+			_, after, closed := strings.Cut(rest, end)
+			if found && closed {
+				texts[i], filled = before+begin+table+end+after, true
+			}
 		}
-		text = before + begin + table + end + after
+		if !filled {
+			return fmt.Errorf("no page has a place for %s; write %s%s", name, begin, end)
+		}
 	}
-	if want, have := len(tables), strings.Count(text, "<!-- begin "); want != have {
-		return "", fmt.Errorf("the page has %d places for %d tables", have, want)
+	if places != len(tables) {
+		return fmt.Errorf("the pages have %d places for %d tables", places, len(tables))
 	}
-	return text, nil
+	return nil
 }

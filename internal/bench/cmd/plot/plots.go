@@ -7,12 +7,16 @@ import (
 	"github.com/metricsgate/metricsgate/internal/bench/result"
 )
 
-// plots are the files that stand beside docs/performance.md.
+// plots are the files that stand beside the pages.
 func plots(steps *steps, load, memory *result.File) map[string]string {
 	kinds := []struct{ scenario, label, gate string }{
 		{"collected", "beacon, collected", gate},
+		{"own-session", "own session", "metrics_gate own session"},
+		{"second-credential", "two credentials", gate},
 		{"body", "beacon that names", "metrics_gate names"},
+		{"batch", "batch of 50, gzip", "metrics_gate batch"},
 		{"page", "page with script", "metrics_gate handshake"},
+		{"page-config", "page changed", "metrics_gate handshake"},
 		{"other", "neither", gate},
 	}
 	overhead := []plot.Series{{Name: "bare Caddy again (control)"}, {Name: "forward_auth"}, {Name: "metrics_gate"}}

@@ -69,6 +69,17 @@ func (s *steps) get(name, unit string) float64 {
 	return math.NaN()
 }
 
+// most is the greatest of the medians of the benchmarks whose names begin so.
+func (s *steps) most(prefix, unit string) float64 {
+	most := math.NaN()
+	for _, name := range s.names {
+		if value := result.Median(s.values[name][unit]); strings.HasPrefix(name, prefix) && !(value <= most) {
+			most = value
+		}
+	}
+	return most
+}
+
 // cold is the table of lookups of users whom nobody knows yet.
 func (s *steps) cold() string {
 	var b strings.Builder
