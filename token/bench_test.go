@@ -19,6 +19,7 @@ func BenchmarkVerify(b *testing.B) {
 		{"EdDSA", token.Config{PEM: [][]byte{publicPEM(edKey)}}, sign("EdDSA", edKey, nil, validClaims(now, nil))},
 		{"KeySet", set, sign("RS256", rsaKey, fields{"kid": "a"}, validClaims(now, nil))},
 		{"UnknownKey", set, sign("RS256", rsaKey, fields{"kid": "b"}, validClaims(now, nil))},
+		{"Forged", token.Config{Secret: secret}, sign("HS256", []byte("another secret of thirty-two bytes"), nil, validClaims(now, nil))},
 		{"Garbage", token.Config{Secret: secret}, "garbage"},
 	} {
 		v := newVerifier(b, bench.config)

@@ -21,7 +21,9 @@
 package token
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -239,8 +241,8 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 	if len(raw) > MaxTokenBytes {
 		return nil, ErrTooLong
 	}
-	claims := jwt.MapClaims{}
-	parsed, parts, err := v.parser.ParseUnverified(raw, claims)
+	claims := sealed{raw: []byte("null")} // of which encoding/json tells nobody
+	parsed, parts, err := v.parser.ParseUnverified(raw, &claims)
 	// Which algorithms there are is for methods to say, and not for the register
 	// of jwt/v5, which the whole process shares. What the library says is left
 	// out: it quotes the token.
@@ -277,7 +279,25 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 			return nil, ErrBadSignature
 		}
 	}
-	return v.rules.check(parsed.Header, claims, now)
+	opened := jwt.MapClaims{}
+	if json.Unmarshal(claims.raw, &opened) != nil {
+		return nil, ErrMalformed
+	}
+	return v.rules.check(parsed.Header, opened, now)
+}
+
+// sealed is the claims of a token as they came. They are decoded when the signature
+// holds, so that a token which nobody vouches for costs little more than to find that
+// out: any page of a sibling subdomain can have a browser send one with each request.
+type sealed struct {
+	jwt.MapClaims
+	raw []byte
+}
+
+// UnmarshalJSON keeps the claims.
+func (s *sealed) UnmarshalJSON(raw []byte) error {
+	s.raw = bytes.Clone(raw)
+	return nil
 }
 
 // Digester turns tokens into keys under which it can be remembered that they

@@ -214,6 +214,7 @@ func TestVerify(t *testing.T) {
 		"header is null":                    {signText("RS256", rsaKey, `null`, `{}`), token.ErrBadSignature},
 		"claims are null":                   {signText("RS256", rsaKey, `{"alg":"RS256","typ":"at+jwt"}`, `null`), token.ErrWrongIssuer},
 		"claims are a string":               {signText("RS256", rsaKey, `{"alg":"RS256","typ":"at+jwt"}`, `"x"`), token.ErrMalformed},
+		"claims are a string, another key":  {signText("RS256", nextRSAKey, `{"alg":"RS256","typ":"at+jwt"}`, `"x"`), token.ErrBadSignature},
 		"no alg":                            {signText("RS256", rsaKey, `{"typ":"at+jwt"}`, `{}`), token.ErrBadSignature},
 		"unknown alg":                       {signText("RS256", rsaKey, `{"alg":"RS257"}`, `{}`), token.ErrBadSignature},
 		"alg none":                          {sign("none", nil, typed, validClaims(now, nil)), token.ErrBadSignature},
