@@ -13,8 +13,8 @@ import (
 // tokenCache remembers tokens that verified, and what they say. It is bounded.
 // A token that is looked for while it moves may be missed, and is verified anew.
 //
-// Only tokens that verified are stored. So whoever sends garbage pays for
-// each verification and displaces nobody.
+// Only tokens that verified are stored. So whoever sends garbage displaces
+// nobody.
 //
 // Keys are digests, so that no credential lies in memory for longer than its
 // request. Neither keys nor entries hold pointers: with a million of them it

@@ -23,6 +23,7 @@ package token
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -163,6 +164,9 @@ type Verifier struct {
 	rules  claimRules
 	keys   *fetcher // nil where the keys do not change
 
+	// refused are tokens that no key has signed; nil where the keys may change.
+	refused *refused
+
 	digests atomic.Pointer[Digester]
 }
 
@@ -203,6 +207,9 @@ func NewVerifier(config Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.keys == nil {
+		v.refused = new(refused)
+	}
 	return v, nil
 }
 
@@ -241,6 +248,12 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 	if len(raw) > MaxTokenBytes {
 		return nil, ErrTooLong
 	}
+	var digest Digest
+	if v.refused != nil {
+		if digest = v.Digester().Digest(raw); v.refused.has(&digest) {
+			return nil, ErrBadSignature
+		}
+	}
 	claims := sealed{raw: []byte("null")} // of which encoding/json tells nobody
 	parsed, parts, err := v.parser.ParseUnverified(raw, &claims)
 	// Which algorithms there are is for methods to say, and not for the register
@@ -269,7 +282,11 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 	if !slices.ContainsFunc(keys, holds) {
 		// An issuer may have put another key in the place of one, by the same
 		// name.
-		if v.keys == nil || !v.keys.wait() {
+		if v.keys == nil {
+			v.refused.add(&digest)
+			return nil, ErrBadSignature
+		}
+		if !v.keys.wait() {
 			return nil, ErrBadSignature
 		}
 		if keys, err = v.find(parsed.Header, algorithm); err != nil {
@@ -286,9 +303,31 @@ func (v *Verifier) Verify(raw string, now time.Time) (*Claims, error) {
 	return v.rules.check(parsed.Header, opened, now)
 }
 
+// refused remembers tokens that none of a verifier's keys has signed. A browser sends
+// the same one with each request, such as a second session cookie that a sibling
+// subdomain has set, and without keys that come and go it never holds. Each token has
+// one place, where a later one takes the place of an earlier one, so whoever makes up
+// tokens takes no memory and has other such tokens verified anew, and no session. Two
+// tokens are taken for one with a probability of at most 514 in 2^80 (see Digester).
+type refused [1 << 16]atomic.Uint64
+
+func (r *refused) place(digest *Digest) (place *atomic.Uint64, content uint64) {
+	return &r[binary.LittleEndian.Uint16(digest[:])], binary.LittleEndian.Uint64(digest[8:])
+}
+
+func (r *refused) has(digest *Digest) bool {
+	place, content := r.place(digest)
+	return place.Load() == content && content != 0 // which an empty place has
+}
+
+func (r *refused) add(digest *Digest) {
+	place, content := r.place(digest)
+	place.Store(content)
+}
+
 // sealed is the claims of a token as they came. They are decoded when the signature
 // holds, so that a token which nobody vouches for costs little more than to find that
-// out: any page of a sibling subdomain can have a browser send one with each request.
+// out.
 type sealed struct {
 	jwt.MapClaims
 	raw []byte

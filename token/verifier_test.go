@@ -307,6 +307,28 @@ func otherEnd(raw string) string {
 	return raw[:last] + string(alphabet[strings.IndexByte(alphabet, raw[last])+1])
 }
 
+// TestRefusedTokens: what no key has signed is refused again, without being looked at
+// where the keys never change, and whatever comes in between.
+func TestRefusedTokens(t *testing.T) {
+	v := newVerifier(t, token.Config{Secret: secret})
+	good := sign("HS256", secret, nil, validClaims(now, nil))
+	another := []byte("another secret of thirty-two bytes")
+	forged := sign("HS256", another, nil, validClaims(now, nil))
+	for i := range 1000 {
+		for raw, want := range map[string]error{
+			good: nil, forged: token.ErrBadSignature, sign("HS256", another, nil, fields{"sub": i}): token.ErrBadSignature, "garbage": token.ErrMalformed,
+		} {
+			if _, err := v.Verify(raw, now); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Fatalf("got %v, want %v", err, want)
+			}
+		}
+	}
+	allocations := testing.AllocsPerRun(100, func() { _, _ = v.Verify(forged, now) })
+	if allocations > 1 { // with the race detector, pools forget
+		t.Errorf("%v allocations", allocations)
+	}
+}
+
 func TestExpiredStillNames(t *testing.T) {
 	t.Parallel()
 	v := newVerifier(t, token.Config{Secret: secret})
