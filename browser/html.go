@@ -71,8 +71,8 @@ func newSearch(edit *Edit) *search {
 	return s
 }
 
-// Heads remembers how documents began in which something was found, and where:
-// most of a site's have the same head, and comparing costs next to nothing beside
+// Heads remembers how documents began, and what was found there: most of a site's
+// have the same head, and comparing costs next to nothing beside
 // a search. It belongs to Edits that set the same flags, and all of which insert
 // something, or none. It is safe for concurrent use, and empty at first.
 type Heads struct {
@@ -80,8 +80,8 @@ type Heads struct {
 	once  atomic.Uint64 // the hash of what the last document began with
 }
 
-// head is a document up to where its search ended, and what it has found. It ends
-// with a tag, so nothing that follows makes a difference.
+// head is a document up to where its search ended, and what it has found, if anything.
+// Nothing that follows makes a difference.
 type head struct {
 	document []byte
 	places
@@ -159,7 +159,7 @@ func (s *search) feed(document []byte, last bool) (ended bool) {
 	s.seen = len(document)
 	_, more := s.next()
 	s.unread = nil
-	if !more && s.changes() {
+	if !more {
 		s.edit.Heads.remember(document[:s.position], s.places)
 	}
 	return !more

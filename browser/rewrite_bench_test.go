@@ -36,7 +36,7 @@ func BenchmarkRewrite(b *testing.B) {
 		for _, way := range []struct {
 			name string
 			edit *browser.Edit
-		}{{"copy", nil}, {"first", &bothEdit}, {"insert", remembering(insertEdit)}, {"meta", remembering(flagsEdit)}, {"both", remembering(bothEdit)}} {
+		}{{"copy", nil}, {"first", &bothEdit}, {"insert", remembering(insertEdit)}, {"meta", remembering(flagsEdit)}, {"absent", remembering(absentEdit)}, {"both", remembering(bothEdit)}} {
 			b.Run(strings.Join([]string{name, way.name}, "/"), func(b *testing.B) {
 				header := http.Header{}
 				chunk := make([]byte, 32<<10)
@@ -58,6 +58,9 @@ func BenchmarkRewrite(b *testing.B) {
 		}
 	}
 }
+
+// absentEdit finds nothing in these documents.
+var absentEdit = browser.Edit{Metas: []browser.MetaFlags{{Name: "absent", Flags: flagsEdit.Metas[0].Flags}}}
 
 func remembering(edit browser.Edit) *browser.Edit {
 	edit.Heads = new(browser.Heads)
