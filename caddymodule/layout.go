@@ -45,7 +45,7 @@ func findLayout(ctx caddy.Context) *layout {
 	for _, u := range all {
 		logger.Warn("requests of this gate's routes cannot come to it, so it decides none of them",
 			zap.String("gate", u.Gate), zap.Strings("site", u.Hosts), zap.Strings("requests", u.Requests),
-			zap.String("why", u.Why), zap.String("advice", u.Advice))
+			zap.String("why", u.Why), zap.String("advice", measured+u.Advice))
 	}
 	return &layout{all, sites.gatedHosts(), sites.profileServers()}
 }

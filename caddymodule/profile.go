@@ -310,7 +310,8 @@ func (s *profileSettings) auth() (profileclient.Auth, error) {
 func logProfileHealth(err error) {
 	logger := caddy.Log().Named(gateID)
 	if err != nil {
-		logger.Warn("the profile server fails: preferences that are not cached are unknown until it answers again", zap.Error(err))
+		logger.Warn("the profile server fails: preferences that are not cached are unknown until it answers again", zap.Error(err),
+			zap.String("advice", stepsFor(err)+". Until it answers, on_unknown decides about the accounts that are not known: unless it is collect, their metrics are lost; caddy metrics-gate status says more"))
 		return
 	}
 	logger.Info("the profile server answers again")
@@ -319,8 +320,11 @@ func logProfileHealth(err error) {
 func logFeedHealth(err error) {
 	logger := caddy.Log().Named(gateID)
 	if err != nil {
-		logger.Warn("the change feed cannot be followed, so a change takes effect after max_age only; "+
-			"if that is intended, write follow off in profile", zap.Error(err))
+		advice := "where the profile server itself fails, mend that first; if it is to have no feed, write follow off in profile"
+		if isNetwork(err) {
+			advice = "where the profile server itself fails, mend that first; else " + stepsFor(err)
+		}
+		logger.Warn("the change feed cannot be followed, so a change takes effect after max_age only", zap.Error(err), zap.String("advice", advice))
 		return
 	}
 	logger.Info("the change feed is followed again")

@@ -77,7 +77,7 @@ func (g *Gate) Report(_ context.Context, s *status.Status) {
 	}
 	for _, open := range seen.Warnings {
 		message, advice, details := g.explain(open.Warning)
-		if message == "" || open.Trouble == gate.RouteSilent && g.layout.explains(g.label(), g.silent(open.Route)) {
+		if message == "" || g.isExplained(open.Warning) {
 			continue
 		}
 		texts := make([]string, len(details))
@@ -106,20 +106,26 @@ func (g *Gate) reportProfile(where string, s *status.Status) *status.Profile {
 		}
 	}
 	wrong("the profile server fails", stepsFor(standing.Profile.Err)+g.ownServers()+". Until it answers, preferences that are not cached are unknown"+strings.TrimSuffix("; "+g.harm(g.rules().OnUnknown), "; "), report.Failure)
+	// A feed of a server that fails altogether is no second fault.
 	if failure := status.FailureOf(standing.Feed); client.Following() || failure != nil {
 		report.Feed = &status.Feed{
 			Connected: standing.Connected, AgeSeconds: client.FeedAge(time.Now()).Round(100 * time.Millisecond).Seconds(), Failure: failure,
 		}
 		advice := "if it is to have none, write follow off in profile"
-		switch {
-		case report.Failure != nil:
-			advice = "it is of the same server, so mend that first"
-		case isNetwork(standing.Feed.Err):
+		if isNetwork(standing.Feed.Err) {
 			advice = stepsFor(standing.Feed.Err)
 		}
-		wrong("the change feed cannot be followed", advice+". Until then a change takes effect after max_age", failure)
+		if report.Failure == nil {
+			wrong("the change feed cannot be followed", advice+". Until then a change takes effect after max_age", failure)
+		}
 	}
 	return report
+}
+
+// isExplained says whether a warning is of what the layout of the configuration causes,
+// which is told by itself.
+func (g *Gate) isExplained(w gate.Warning) bool {
+	return w.Trouble == gate.RouteSilent && g.layout.explains(g.label(), g.silent(w.Route))
 }
 
 // silent are the routes that a warning is about which tells of one: of those of presets,

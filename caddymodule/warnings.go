@@ -61,6 +61,9 @@ func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail
 			rules.OnUnknown = policy.Block // since whoever sends them can cause it
 		}
 		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request"
+		if w.Outcome == session.NotYetValid {
+			trouble.advice = issuersFaultFirst("nbf is after exp") + adviceOn[w.Outcome]
+		}
 		if len(g.watched.kinds) == 1 { // else another may prove the same people
 			trouble.advice = g.harm(rules.OnUnknown) + trouble.advice
 		}
@@ -69,7 +72,7 @@ func (g *Gate) explain(w gate.Warning) (message, advice string, details []detail
 			details = append(details, detail{"verified_with", keys})
 		}
 	case gate.EverybodyExpired:
-		trouble.advice = adviceOn[w.Outcome] + "; caddy metrics-gate trace says more of one request, also whether the issuer writes an exp that is before iat"
+		trouble.advice = g.harmOfExpired() + issuersFaultFirst("exp is before iat") + adviceOn[w.Outcome]
 		details = append(details, detail{"kind", g.watched.kinds[w.Source]})
 	}
 	return trouble.message, trouble.advice, details
@@ -88,10 +91,32 @@ func (g *Gate) harm(rule policy.Action) string {
 	}
 }
 
-// logWarning logs a trouble when it begins, and when it is over.
+// harmOfExpired says what becomes of people who have expired sessions only, which name
+// their accounts, where it is certain. The profile server can be asked about them unless
+// that takes a session which holds.
+func (g *Gate) harmOfExpired() string {
+	switch {
+	case len(g.watched.kinds) != 1 || g.watched.kinds[0] != "jwt":
+		return ""
+	case g.rules().OnUnset == policy.Block:
+		return g.harm(policy.Block)
+	case g.shadow || g.Profile == nil || g.Profile.Auth.Forward:
+		return ""
+	default:
+		return "people who opted out stay blocked, and most metrics arrive; lost are those of people who allowed in the account while their browser says no; "
+	}
+}
+
+// issuersFaultFirst sends to what shows that it is no clock.
+func issuersFaultFirst(times string) string {
+	return "see first whether " + times + " in them, which no clock can cause: caddy metrics-gate trace says so of one request, and then whoever issues them writes it so; else "
+}
+
+// logWarning logs a trouble when it begins, and when it is over. That nothing comes by
+// a route was said at start where it is known that nothing can.
 func (g *Gate) logWarning(w gate.Warning) {
 	message, advice, details := g.explain(w)
-	if message == "" {
+	if message == "" || g.isExplained(w) {
 		return
 	}
 	fields := make([]zap.Field, 0, len(details)+1)

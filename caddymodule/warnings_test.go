@@ -140,6 +140,8 @@ func TestHarm(t *testing.T) {
 	t.Parallel()
 	const measured, lost = "whoever of these people opted out in the account is being measured; ", "none of these people is measured, and their metrics are lost; "
 	nobody, onRoute, silent := gate.Warning{Trouble: gate.NobodyRecognised}, gate.Warning{Trouble: gate.NobodyRecognisedOnRoute}, gate.Warning{Trouble: gate.RouteSilent}
+	const stays = "people who opted out stay blocked, and most metrics arrive; lost are those of people who allowed in the account while their browser says no; "
+	expired := gate.Warning{Trouble: gate.EverybodyExpired, Outcome: session.Expired}
 	fail, long := gate.Warning{Trouble: gate.SessionsFail, Outcome: session.BadSignature}, gate.Warning{Trouble: gate.SessionsFail, Outcome: session.TooLong}
 	for _, c := range []struct {
 		mode, options string
@@ -153,6 +155,10 @@ func TestHarm(t *testing.T) {
 		{"", "", fail, lost},
 		{"", "on_unknown collect", fail, measured},
 		{"", "on_unknown collect", long, lost}, // which whoever sends it can cause
+		{"", "", expired, stays},               // the account is named, which blocks and never allows
+		{"", "on_unset block", expired, lost},
+		{"shadow", "", expired, ""},
+		{"", "session user {http.auth.user.id}", expired, ""},
 		{"shadow", "", nobody, ""},
 		{"shadow", "", fail, ""},
 		{"", "session user {http.auth.user.id}", fail, ""}, // which may prove the same people
@@ -160,10 +166,43 @@ func TestHarm(t *testing.T) {
 		module := newGate(t, "metrics_gate "+c.mode+" {\nroute POST /beacon\nsession jwt {\ncookie session\nsecret {file.testdata/keys/shared.secret}\n}\n"+
 			c.options+"\nprofile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n}\n}")
 		_, advice, _ := module.explain(c.warning)
-		for _, words := range []string{measured, lost} {
+		for _, words := range []string{measured, lost, stays} {
 			if strings.HasPrefix(advice, words) != (words == c.want) {
 				t.Errorf("%s %s, %+v: %s, want %s", c.mode, c.options, c.warning, advice, c.want)
 			}
+		}
+	}
+}
+
+// TestIssuersFaultComesFirst: where no clock may be at fault, one is sent to what shows
+// that before any clock.
+func TestIssuersFaultComesFirst(t *testing.T) {
+	t.Parallel()
+	module := newGate(t, "metrics_gate {\nroute POST /beacon\nsession jwt {\ncookie session\nsecret {file.testdata/keys/shared.secret}\n}\nprofile http://127.0.0.1:1/{uid} {\nauth bearer {file.testdata/keys/shared.secret}\n}\n}")
+	for times, warning := range map[string]gate.Warning{
+		"exp is before iat": {Trouble: gate.EverybodyExpired, Outcome: session.Expired},
+		"nbf is after exp":  {Trouble: gate.SessionsFail, Outcome: session.NotYetValid},
+	} {
+		_, advice, _ := module.explain(warning)
+		if before, after, found := strings.Cut(advice, times); !found || strings.Contains(before, "clock") || !strings.Contains(after, "compare the clocks") {
+			t.Errorf("%+v: %s", warning, advice)
+		}
+	}
+}
+
+// TestSilenceThatIsExplained: a route by which nothing can come is told of once.
+func TestSilenceThatIsExplained(t *testing.T) {
+	t.Parallel()
+	module := newGate(t, "metrics_gate {\nroute POST /beacon\n}")
+	for _, c := range []struct {
+		unreachable []Unreachable
+		want        int
+	}{{nil, 1}, {[]Unreachable{{Gate: module.label(), Requests: []string{"POST /beacon"}}}, 0}} {
+		core, logs := observer.New(zap.InfoLevel)
+		module.logger, module.layout = zap.New(core), &layout{unreachable: c.unreachable}
+		module.logWarning(gate.Warning{Trouble: gate.RouteSilent, Requests: 150})
+		if logs.Len() != c.want {
+			t.Errorf("%d lines, want %d", logs.Len(), c.want)
 		}
 	}
 }

@@ -39,8 +39,9 @@ type Request struct {
 // ErrFormat means that a file is none that can be read.
 var ErrFormat = errors.New("this is neither Caddy's JSON log, the combined format of nginx and Apache, nor a HAR file")
 
-// Counts are how many lines or entries of a file were read, and how many not.
-type Counts struct{ Requests, Unread int }
+// Counts are how many lines or entries of a file were read, and how many not. Others
+// are lines that could be read and hold no request.
+type Counts struct{ Requests, Unread, Others int }
 
 // Read calls each for every request in a recording, in whichever of the formats
 // it is, also compressed by gzip. The Request is only valid during the call. A
@@ -75,7 +76,6 @@ var harStart = regexp.MustCompile(`^\s*\{\s*"log"\s*:\s*\{`)
 func readLines(r *bufio.Reader, each func(*Request)) (counts Counts, err error) {
 	sample, _ := r.Peek(r.Size()) // as much as there is
 	headers := headersOf(sample)
-	passedOver := 0
 	for {
 		line, err := r.ReadSlice('\n')
 		for errors.Is(err, bufio.ErrBufferFull) { // no request line is that long
@@ -94,14 +94,14 @@ func readLines(r *bufio.Reader, each func(*Request)) (counts Counts, err error) 
 				}
 				each(&request)
 			default:
-				passedOver++
+				counts.Others++
 			}
 		}
 		switch {
 		case err == nil:
 		case !errors.Is(err, io.EOF):
 			return counts, err
-		case counts.Requests+passedOver == 0 && counts.Unread > 0:
+		case counts.Requests+counts.Others == 0 && counts.Unread > 0:
 			return counts, ErrFormat
 		default:
 			return counts, nil

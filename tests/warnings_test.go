@@ -57,7 +57,7 @@ func TestGateThatNothingReaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, stderr, code := testcaddy.Command(t, "validate", "--config", file, "--adapter", "caddyfile")
-	for _, words := range []string{told, `"gate":"beacons"`, `"requests":["POST /beacon"]`, "takes them: path /beacon*", "write metrics_gate in that one as well"} {
+	for _, words := range []string{told, `"gate":"beacons"`, `"requests":["POST /beacon"]`, "takes them: path /beacon*", "none of them is blocked, not even those of people who opted out", "write metrics_gate in that one as well"} {
 		if code != 0 || !strings.Contains(stderr, words) {
 			t.Errorf("caddy validate does not say %s, exit %d\n%s%s", words, code, stdout, stderr)
 		}

@@ -101,7 +101,8 @@ func TestExplain(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"--session maybe":                     "--session: \"maybe\" is not one of verified",
-		"--preference yes":                    "--preference: \"yes\" is not one of null",
+		"--preference yes":                    "--preference: \"yes\" is not one of null (no choice), false (allows), true (opted out)",
+		"verified true":                       "write, for example: caddy metrics-gate explain --session verified --preference true",
 		"--signal gpc":                        "--signal: \"gpc\" is not one of none",
 		"--on-unknown drop":                   "--on-unknown: \"drop\" is not one of block",
 		"--on-unset drop":                     "--on-unset: \"drop\" is not one of collect",

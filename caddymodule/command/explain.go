@@ -20,7 +20,12 @@ func explainCommand() *cobra.Command {
 		Short: "Prints the decision for a request, its reason and the row of the rules table",
 		Example: `  caddy metrics-gate explain --session verified --preference null --signal opted_out
   caddy metrics-gate explain --session none --named true`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("explain takes no argument such as %q; write, for example: caddy metrics-gate explain --session verified --preference true", args[0])
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e, err := newExplanation(session, preference, signal, onUnknown, onUnset, also, named)
 			if err != nil {
@@ -35,7 +40,7 @@ func explainCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&session, "session", "verified", "what the request proves: verified, expired, unverifiable or none")
-	flags.StringVar(&preference, "preference", "null", "the account's preference: null, false, true, unknown or hidden (could not be learnt, and the request may have caused that)")
+	flags.StringVar(&preference, "preference", "null", "the account's preference: null (no choice), false (allows), true (opted out), unknown or hidden (could not be learnt, and the request may have caused that)")
 	flags.StringVar(&signal, "signal", "none", "the browser's word: none, opted_out, no_objection, unrecorded (an opt-out that is never written) or probing")
 	flags.StringVar(&onUnknown, "on-unknown", policy.DefaultRules().OnUnknown.String(), "the option on_unknown: block or collect")
 	flags.StringVar(&onUnset, "on-unset", policy.DefaultRules().OnUnset.String(), "the option on_unset: collect or block")
@@ -102,7 +107,7 @@ func newExplanation(session, preference, signal, onUnknown, onUnset string, also
 }
 
 // preferences are the words for what an account prefers.
-const preferences = "null, false, true, unknown, hidden"
+const preferences = "null (no choice), false (allows), true (opted out), unknown, hidden"
 
 func (e *explanation) print(w io.Writer) {
 	writeBack := ""

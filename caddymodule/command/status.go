@@ -34,7 +34,12 @@ Exits 1 where something is wrong, and where no Caddy answers. Nothing that it
 says is about an account.`,
 		Example: `  caddy metrics-gate status
   caddy metrics-gate status --json --address localhost:2019`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("status takes no argument; name the admin API as in: caddy metrics-gate status --address %s", adminAPI(args[0]).address())
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, text, err := adminAPI(address).status()
 			if err != nil {
@@ -60,10 +65,10 @@ says is about an account.`,
 func (a adminAPI) status() (s *status.Status, text []byte, err error) {
 	text, err = a.ask(http.MethodGet, status.Path+"?"+status.AlwaysOK)
 	if err != nil {
-		return nil, nil, fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address", a.address(), err)
+		return nil, nil, fmt.Errorf("asking the admin API at %s: %w; does Caddy run, and is that its address? Name it with --address (a 404 is a site, a profile server, or a Caddy without Metrics Gate)", a.address(), err)
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, nil, fmt.Errorf("what the admin API answers is no status: %w", err)
+		return nil, nil, fmt.Errorf("%s answers, and with no status: it is a site, and not the admin API of a Caddy; name that with --address", a.address())
 	}
 	return s, text, nil
 }
@@ -85,7 +90,7 @@ func printStatus(out io.Writer, s *status.Status, now time.Time) {
 	}
 	printWrong(out, s.Wrong, now)
 	for i := range s.Gates {
-		printNotes(out, &s.Gates[i], now)
+		printNotes(out, &s.Gates[i], s.Wrong, now)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) {
@@ -119,13 +124,15 @@ func printWrong(out io.Writer, wrong []status.Problem, now time.Time) {
 }
 
 // printNotes says what may be meant to be so, and is the cause where somebody wonders.
-func printNotes(out io.Writer, g *status.Gate, now time.Time) {
+func printNotes(out io.Writer, g *status.Gate, wrong []status.Problem, now time.Time) {
 	if g.Mode == caddymodule.ModeShadow {
 		_, _ = fmt.Fprintf(out, "NOTE   gate %s: it is in shadow mode and stops nothing, for %s at least: people who opted out are being measured\n"+
 			"       take the word shadow away to stop that; since Caddy was started, %d requests would have been blocked\n",
 			g.Label, ago(now, g.Since), g.WouldBlock)
 	}
-	if g.Pages == 0 && !slices.ContainsFunc(g.Routes, func(route status.Route) bool { return route.Requests > 0 }) {
+	seen := g.Pages > 0 || slices.ContainsFunc(g.Routes, func(route status.Route) bool { return route.Requests > 0 })
+	explained := slices.ContainsFunc(wrong, func(p status.Problem) bool { return p.Where == "gate "+g.Label && len(p.Requests) > 0 })
+	if !seen && !explained {
 		_, _ = fmt.Fprintf(out, "NOTE   gate %s: not one page or gated request has come to it since it was loaded, %s ago\n"+
 			"       send one with caddy metrics-gate trace: it says whether the gate sees it, and else what to look for\n", g.Label, ago(now, g.Since))
 	}

@@ -76,8 +76,9 @@ func edgeOf(config, adapter string) (survey.Edge, error) {
 }
 
 // readRecordings reads one file after the other. A note says of one that it could
-// not be read to its end.
+// not be read to its end; that there is no request in any is an error.
 func readRecordings(ctx context.Context, s *survey.Survey, names []string, in io.Reader, errOut io.Writer) (unread int, notes []string, err error) {
+	all, others := 0, 0
 	for _, name := range names {
 		recording := in
 		if name != "-" {
@@ -101,6 +102,7 @@ func readRecordings(ctx context.Context, s *survey.Survey, names []string, in io
 		})
 		progress.clear()
 		unread += counts.Unread
+		all, others = all+counts.Requests, others+counts.Others
 		switch {
 		case errors.Is(err, survey.ErrFormat):
 			return 0, nil, fmt.Errorf("%s: %w", name, err)
@@ -108,7 +110,16 @@ func readRecordings(ctx context.Context, s *survey.Survey, names []string, in io
 			notes = append(notes, fmt.Sprintf("%s cannot be read beyond its first %d requests: %v", name, counts.Requests, err))
 		}
 	}
-	return unread, notes, nil
+	switch {
+	case all > 0:
+		return unread, notes, nil
+	case len(notes) > 0:
+		return 0, nil, errors.New(strings.Join(notes, "; "))
+	case others > 0:
+		return 0, nil, fmt.Errorf("%s: %d lines, and none is a request: Caddy's own log looks like that; give the access log, which the directive log writes", strings.Join(names, ", "), others)
+	default:
+		return 0, nil, fmt.Errorf("%s: no request is in it; give an access log, or a HAR file", strings.Join(names, ", "))
+	}
 }
 
 func printSurveyJSON(out io.Writer, report survey.Report, unread int, notes []string) error {

@@ -128,8 +128,11 @@ func TestSurveyOfHostileLogs(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		written(t, "photograph.jpg", "\xff\xd8\xff\xe0 what\nis\nthis"): "this is neither Caddy's JSON log",
-		filepath.Join(t.TempDir(), "lost.log"):                          "no such file",
+		written(t, "photograph.jpg", "\xff\xd8\xff\xe0 what\nis\nthis"):         "this is neither Caddy's JSON log",
+		filepath.Join(t.TempDir(), "lost.log"):                                  "no such file",
+		written(t, "caddy.log", `{"level":"info","ts":1,"msg":"serving"}`+"\n"): "1 lines, and none is a request: Caddy's own log looks like that; give the access log",
+		written(t, "empty.log", ""):                                             "no request is in it",
+		t.TempDir():                                                             "is a directory",
 	} {
 		if out, err := run(surveyCommand(), name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q\n%s", name, err, want, out)

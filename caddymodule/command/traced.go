@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,7 +52,14 @@ func defaultAdmin() string {
 // adminAPI is the address of a running Caddy's. Empty is Caddy's own default.
 type adminAPI string
 
-func (a adminAPI) address() string { return cmp.Or(string(a), defaultAdmin()) }
+// address also takes what people write in its place: a URL, or a port alone.
+func (a adminAPI) address() string {
+	address := strings.TrimSuffix(strings.TrimPrefix(string(a), "http://"), "/")
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		address = net.JoinHostPort("localhost", address)
+	}
+	return cmp.Or(address, defaultAdmin())
+}
 
 // ask returns what is answered.
 func (a adminAPI) ask(method, path string) ([]byte, error) {
