@@ -21,7 +21,8 @@ import (
 // it.
 type layout struct {
 	unreachable []Unreachable
-	hosts       map[string][]string // of the sites that gates stand in, by label; none are all
+	ports       []string            // that its servers listen on, where all can be told
+	gated       map[string]standing // by the gates' label
 	profiles    []string            // the addresses of its profile servers, where they can be told
 }
 
@@ -47,7 +48,7 @@ func findLayout(ctx caddy.Context) *layout {
 			zap.String("gate", u.Gate), zap.Strings("site", u.Hosts), zap.Strings("requests", u.Requests),
 			zap.String("why", u.Why), zap.String("advice", measured+u.Advice))
 	}
-	return &layout{all, sites.gatedHosts(), sites.profileServers()}
+	return &layout{all, sites.ports(), sites.gated(), sites.profileServers()}
 }
 
 // explains says whether it is known already that no request of these routes can come
@@ -65,8 +66,9 @@ func (l *layout) explains(label string, routes []gate.Route) bool {
 	return true
 }
 
-// Report adds to a status what cannot come to gates.
+// Report adds to a status the ports, and what cannot come to gates.
 func (l *layout) Report(_ context.Context, s *status.Status) {
+	s.Ports = l.ports
 	for _, u := range l.unreachable {
 		requests := strings.Join(u.Requests, ", ")
 		if len(u.Hosts) > 0 {
@@ -75,7 +77,7 @@ func (l *layout) Report(_ context.Context, s *status.Status) {
 		s.Wrong = append(s.Wrong, status.Problem{
 			Where:  "gate " + u.Gate,
 			What:   "requests of this gate's routes cannot come to it, so it decides none of them (" + requests + "): " + u.Why,
-			Advice: measured + u.Advice, Requests: u.Requests, Hosts: u.Hosts,
+			Advice: measured + u.Advice, Requests: u.Requests, Hosts: u.Hosts, Ports: u.Ports,
 		})
 	}
 }
@@ -95,24 +97,63 @@ func eachStep(blocks []block, around []string, visit func(step step, hosts []str
 	}
 }
 
-// gatedHosts are the hosts of the sites in which gates stand, by the gates' label; none
-// are all.
-func (s *Sites) gatedHosts() map[string][]string {
-	all := map[string][]string{}
+// standing is where the gates of a label stand: the hosts of their sites, and the ports
+// that these listen on. None are all.
+type standing struct{ hosts, ports []string }
+
+// gated says where gates stand, by their label.
+func (s *Sites) gated() map[string]standing {
+	all := map[string]standing{}
 	for _, server := range s.servers {
 		eachStep(server.blocks, []string{""}, func(step step, hosts []string) {
 			if step.gate != nil {
-				all[step.label] = append(all[step.label], hosts...)
+				at := all[step.label]
+				all[step.label] = standing{append(at.hosts, hosts...), append(at.ports, orAny(server.numbers())...)}
 			}
 		})
 	}
-	for label, hosts := range all {
-		slices.Sort(hosts)
-		if all[label] = slices.Compact(hosts); hosts[0] == "" {
-			delete(all, label)
-		}
+	for label, at := range all {
+		all[label] = standing{named(at.hosts), named(at.ports)}
 	}
 	return all
+}
+
+// ports are those that all servers listen on; none are all.
+func (s *Sites) ports() (ports []string) {
+	for _, server := range s.servers {
+		ports = append(ports, orAny(server.numbers())...)
+	}
+	return named(ports)
+}
+
+// numbers are the ports that a server listens on, and none where they cannot be told,
+// as of one out of a placeholder that is not resolved yet.
+func (s *site) numbers() []string {
+	ports := make([]string, len(s.ports))
+	for i, address := range s.ports {
+		if s.elsewhere || address.StartPort == 0 || address.EndPort != address.StartPort {
+			return nil
+		}
+		ports[i] = strconv.FormatUint(uint64(address.StartPort), 10)
+	}
+	return ports
+}
+
+// orAny has an empty text stand for all, where a list names none.
+func orAny(list []string) []string {
+	if len(list) == 0 {
+		return []string{""}
+	}
+	return list
+}
+
+// named is a list in order, each once, and nothing where an empty text stands for all.
+func named(list []string) []string {
+	slices.Sort(list)
+	if list = slices.Compact(list); len(list) > 0 && list[0] == "" {
+		return nil
+	}
+	return list
 }
 
 // profileServers are the addresses of the configuration's own profile servers, where

@@ -29,11 +29,12 @@ type Sites struct {
 
 // site is a server of the configuration.
 type site struct {
-	ports  []caddy.NetworkAddress
-	tls    bool
-	routes map[string]*caddyhttp.Route // that are named
-	named  map[string][]block          // of them, those that are invoked
-	blocks []block
+	ports     []caddy.NetworkAddress
+	elsewhere bool // it listens on what cannot be read as well
+	tls       bool
+	routes    map[string]*caddyhttp.Route // that are named
+	named     map[string][]block          // of them, those that are invoked
+	blocks    []block
 }
 
 // block is a route of Caddy's.
@@ -78,6 +79,8 @@ func sitesOf(app *caddyhttp.App) (*Sites, error) {
 		for _, address := range server.Listen {
 			if parsed, err := caddy.ParseNetworkAddress(address); err == nil {
 				one.ports = append(one.ports, parsed)
+			} else {
+				one.elsewhere = true
 			}
 		}
 		var err error

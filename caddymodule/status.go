@@ -46,8 +46,9 @@ func (g *Gate) Report(_ context.Context, s *status.Status) {
 	seen := g.gate.Seen()
 	where := "gate " + g.label()
 	report := status.Gate{
-		Label: g.label(), Mode: g.mode(), Hosts: g.layout.hosts[g.label()], Since: seen.Since.UTC(), Pages: seen.Pages, Window: seen.Window.UTC(),
+		Label: g.label(), Mode: g.mode(), Since: seen.Since.UTC(), Pages: seen.Pages, Window: seen.Window.UTC(),
 	}
+	report.Hosts, report.Ports = g.layout.gated[g.label()].hosts, g.layout.gated[g.label()].ports
 	if g.shadow {
 		report.WouldBlock = g.blocked()
 	}

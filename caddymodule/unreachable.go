@@ -37,9 +37,10 @@ func hiddenBy(matcher caddy.ModuleMap) string {
 // Unreachable says that requests which a gate is there for cannot come to it, nor to
 // any other gate.
 type Unreachable struct {
-	// Gate is its label, Hosts are those of its site; none are all.
-	Gate  string
-	Hosts []string
+	// Gate is its label, Hosts are those of its site, and Ports what that listens on;
+	// none are all.
+	Gate         string
+	Hosts, Ports []string
 
 	// Requests are those that cannot come to it, such as "POST /metrics".
 	Requests []string
@@ -56,7 +57,10 @@ func (s *Sites) Unreachable() (all []Unreachable) {
 		var places []*place
 		findPlaces(server.blocks, place{}, &places)
 		for _, at := range places {
-			all = append(all, at.unreachable(server.blocks)...)
+			for _, u := range at.unreachable(server.blocks) {
+				u.Ports = server.numbers()
+				all = append(all, u)
+			}
 		}
 	}
 	return all

@@ -219,10 +219,10 @@ func TestCheckCommand(t *testing.T) {
 		{"a token in a file", good, "@" + file, in, nil, 0, ""},
 		{"another cookie", renamed, out, in, []string{"--cookie", "sid"}, 0, ""},
 		{"another route", good, out, in, []string{"--route", "POST /navigation-timing"}, 0, ""},
-		{"shadow", shadowed, out, in, nil, 0, "stopped nothing"},
+		{"shadow", shadowed, out, in, nil, 0, "NOT STOPPED: shadow mode let it through"},
 		{"the wrong cookie", renamed, out, in, nil, 1, "--cookie"},
-		{"no gate at all, while another site is busy", open, out, in, nil, 3, "no gate"},
-		{"a gate behind the proxy, while another site is busy", late, out, in, nil, 3, "no gate"},
+		{"no gate at all, while another site is busy", open, out, in, nil, 3, "it came to no gate: port "},
+		{"a gate behind the proxy, while another site is busy", late, out, in, nil, 1, "no gate can see it"},
 		{"no route of the gate", good, out, in, []string{"--route", "POST /metricz"}, 1, "--route"},
 		{"the opted-out token allows", good, in, in, nil, 1, "has not opted out"},
 		{"the opted-out token never opted out", good, unchosen, in, nil, 1, "has not opted out"},
@@ -238,6 +238,9 @@ func TestCheckCommand(t *testing.T) {
 		args := append([]string{"metrics-gate", "check", "http://" + c.site, "--address", caddy.Admin, "--optout-token", c.out, "--allow-token", c.allow}, c.more...)
 		stdout, stderr, code := testcaddy.Command(t, args...)
 		said := map[int]string{0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}[c.code]
+		if c.site == shadowed {
+			said += ", and NOT STOPPED, since the gate is in shadow mode"
+		}
 		if code != c.code || !strings.HasSuffix(stdout, said+"\n") || !strings.Contains(stdout, c.says) {
 			t.Errorf("%s: exit %d, want %d, %s and %q\n%s%s", c.name, code, c.code, said, c.says, stdout, stderr)
 		}
@@ -336,7 +339,7 @@ func TestTraceCommand(t *testing.T) {
 		{"a page", []string{"http://" + addr + "/signin", "-H", "Accept: text/html"}, 0, []string{"is a page", "collect, because of default"}},
 		{"named", []string{"http://" + addr + "/metrics", "--data", flushOf(t, profile.account(allow))}, 0, []string{"only named: allows metrics (false)", "hidden", "(2xx)"}},
 		{"neither", []string{"http://" + addr + "/asset.js"}, 1, []string{"no gated route"}},
-		{"no gate", []string{"http://" + open + "/metrics", "-X", "POST"}, 1, []string{"No gate", "handle", "metrics_gate_tripwire"}},
+		{"no gate", []string{"http://" + open + "/metrics", "-X", "POST"}, 1, []string{"No gate", "YOUR ADDRESS  port ", "no site there has a gate", "stand at port"}},
 		{"as JSON", []string{"http://" + open + "/metrics", "-X", "POST", "--json"}, 1, []string{`"traces": []`}},
 		{"nobody there", []string{"http://" + testcaddy.FreeAddr(t)}, 1, []string{"did not get through"}},
 		{"no address", []string{addr}, 1, []string{"is not an address"}},
@@ -364,7 +367,7 @@ func TestTraceOfAnotherHost(t *testing.T) {
 	addr := testcaddy.FreeAddr(t)
 	caddy := testcaddy.Start(t, "http://app.test"+strings.TrimPrefix(testcaddy.Site(addr, "metrics_gate {\npreset fxa\n}", "respond ok"), "http://"))
 	for site, want := range map[string]string{
-		addr:       "WRONG  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: app.test\n",
+		addr:       "YOUR ADDRESS  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: app.test\n",
 		"app.test": "is gated by the route /metrics",
 	} {
 		if stdout, stderr, _ := caddy.Ask("trace", "http://"+site+"/metrics", "--dial", addr, "-X", "POST"); !strings.Contains(stdout, want) {

@@ -35,15 +35,19 @@ metrics, which must be collected by its preference. Each is traced, so what
 counts is how the gates decided this very beacon, and nobody else's.
 
 PASS (exit 0) where every gate that the beacons met decided as it should.
-FAIL (exit 1) where one did not. INCONCLUSIVE (exit 3) where that could not be
-found out: no gate has seen a beacon, a session did not verify, or a
+FAIL (exit 1) where one did not, and where it is known that none can see the
+beacon of the account that opted out. INCONCLUSIVE (exit 3) where that could not
+be found out: no gate has seen a beacon, a session did not verify, or a
 preference could not be learnt; and where status says that something is wrong
 with what comes to a gate that decided: it may decide otherwise what your pages
 send.
 Each comes with its cause and what to do.
 
-A gate in shadow mode passes if it decided as it should; that it stopped
-nothing is said. For tokens write @file, or use the environment
+A gate in shadow mode passes if it decided as it should; NOT STOPPED then says
+that people who opted out are still being measured. Where you have one of the two
+accounts only, its beacon is sent, and there is no PASS.
+
+For tokens write @file, or use the environment
 (METRICS_GATE_OPTOUT_TOKEN, METRICS_GATE_ALLOW_TOKEN), since everybody on the
 machine can read the list of processes.`,
 		Example: `  caddy metrics-gate check https://app.example.org --route "POST /api/beacon" \
@@ -66,11 +70,11 @@ machine can read the list of processes.`,
 			} else {
 				result.print(cmd.OutOrStdout())
 			}
+			if asJSON { // the line goes to a file, and whoever runs this is told why
+				result.explain(cmd.ErrOrStderr())
+			}
 			if result.Verdict == pass {
 				return nil
-			}
-			if asJSON { // the line goes to a file, and whoever runs this is told why
-				_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", result.Verdict, result.why())
 			}
 			return exit(cmd, map[verdict]int{fail: 1, inconclusive: exitInconclusive}[result.Verdict])
 		},
@@ -86,7 +90,7 @@ machine can read the list of processes.`,
 	flags.StringVar(&c.route, "route", "POST /metrics", "method and path of the gated route")
 	flags.StringVar(&c.body, "body", "", "a file with a recorded beacon to send; {uid} in it stands for the account of --optout-uid and --allow-uid")
 	flags.StringVar(&c.contentType, "content-type", "", "the type of --body (default: what it looks like)")
-	flags.BoolVar(&asJSON, "json", false, "print one line of JSON; where it is no PASS, the standard error says why")
+	flags.BoolVar(&asJSON, "json", false, "print one line of JSON; where it is no PASS, or stopped nothing, the standard error says why")
 	tracerFlags(cmd, &c.tracer)
 	return cmd
 }
@@ -100,8 +104,12 @@ type siteCheck struct {
 	body, contentType     string
 }
 
-// checkedAccount is whom a beacon is from: proven by a token, named by a uid.
-type checkedAccount struct{ token, uid string }
+// checkedAccount is whom a beacon is from: proven by a token, named by a uid. It is
+// missing where neither is given.
+type checkedAccount struct {
+	token, uid string
+	missing    error
+}
 
 // verdict is what a check comes to; of several the greatest counts.
 type verdict uint8
@@ -128,11 +136,11 @@ type checkResult struct {
 	Why     string          `json:"why,omitempty"` // no beacon was sent
 	Beacons []checkedBeacon `json:"beacons"`
 
-	// Wrong is what may have kept a beacon from the gates, and what is wrong with what
-	// else comes to those that decided one as they should.
-	Wrong []status.Problem `json:"wrong,omitempty"`
+	// NotStopped says that the beacon of the opted-out account reached the application,
+	// since the gate is in shadow mode.
+	NotStopped bool `json:"not_stopped,omitempty"`
 
-	strayed strayed // a beacon that no gate has decided
+	strayed // what kept a beacon from the gates, and what is wrong with those that decided one
 }
 
 // checkedBeacon is one beacon, and how it was decided.
@@ -143,6 +151,9 @@ type checkedBeacon struct {
 	Marker  string       `json:"marker"` // in the address, for the application's log
 	Status  int          `json:"status,omitempty"`
 	Traces  []gate.Trace `json:"traces"`
+
+	request *http.Request
+	expected
 }
 
 // The accounts of a check.
@@ -164,91 +175,135 @@ func (c *siteCheck) run(ctx context.Context) *checkResult {
 	if !ok || !strings.HasPrefix(path, "/") {
 		err = errors.Join(err, fmt.Errorf("--route: %q is not a method and a path; write one such as \"POST /metrics\"", c.route))
 	}
-	err = errors.Join(err, c.optedOut.complete("optout", "METRICS_GATE_OPTOUT_TOKEN"), c.allowed.complete("allow", "METRICS_GATE_ALLOW_TOKEN"))
 	if err != nil {
 		result.Verdict, result.Why = inconclusive, err.Error()
 		return result
 	}
+	c.optedOut.complete("account that opted out", "optout", "METRICS_GATE_OPTOUT_TOKEN")
+	c.allowed.complete("account that allows metrics", "allow", "METRICS_GATE_ALLOW_TOKEN")
 	marker := rand.Text()
-	for _, from := range []struct {
-		account, suffix string
-		checkedAccount
-	}{{accountOptedOut, "-optout", c.optedOut}, {accountAllowed, "-allow", c.allowed}} {
-		// A marker in the query reaches the application's log whatever the body does.
-		beacon := checkedBeacon{Account: from.account, Marker: "metrics-gate-check=" + marker + from.suffix, Traces: []gate.Trace{}}
-		if known := c.check(ctx, method, site.JoinPath(path), from.checkedAccount, &beacon); known != nil {
-			result.strayed, result.Wrong = *known, known.wrong
+	// A marker in the query reaches the application's log whatever the body does.
+	result.Beacons = append(result.Beacons,
+		c.sent(ctx, method, site.JoinPath(path), c.optedOut, checkedBeacon{Account: accountOptedOut, Marker: "metrics-gate-check=" + marker + "-optout", expected: expected{optedOut: true}}),
+		c.sent(ctx, method, site.JoinPath(path), c.allowed, checkedBeacon{Account: accountAllowed, Marker: "metrics-gate-check=" + marker + "-allow"}))
+	s := c.admin.known()
+	for i := range result.Beacons {
+		b := &result.Beacons[i]
+		if b.Why == "" {
+			c.judge(result, b, s)
 		}
-		result.Beacons = append(result.Beacons, beacon)
-	}
-	result.doubt(c.admin.known().Wrong)
-	for _, beacon := range result.Beacons {
-		result.Verdict = max(result.Verdict, beacon.Verdict)
+		result.Verdict = max(result.Verdict, b.Verdict)
+		result.NotStopped = result.NotStopped || b.optedOut && letThrough(b.Traces)
 	}
 	return result
 }
 
+// sent sends one beacon. What keeps it from that is inconclusive.
+func (c *siteCheck) sent(ctx context.Context, method string, target *url.URL, from checkedAccount, b checkedBeacon) checkedBeacon {
+	b.proven = from.token != ""
+	err := from.missing
+	if err == nil {
+		b.request, err = c.beacon(method, target, from, b.Marker)
+	}
+	if err == nil {
+		b.Status, b.Traces, err = c.send(ctx, b.request)
+	}
+	if err != nil {
+		b.Verdict, b.Why = inconclusive, err.Error()
+	}
+	if b.Traces == nil {
+		b.Traces = []gate.Trace{}
+	}
+	return b
+}
+
+// judge says of a beacon whether it was decided as it should, and what of the status is
+// about that.
+func (c *siteCheck) judge(r *checkResult, b *checkedBeacon, s *status.Status) {
+	b.Verdict, b.Why = b.judge(b.Traces)
+	if isUngated(b.Traces) {
+		b.Why += ": " + c.ungated(b, s)
+	}
+	r.doubt(b, s.Wrong)
+	if isDecided(b.Traces) {
+		return
+	}
+	known := c.strayed(s, b.request, b.Traces)
+	r.Mistake, r.certain = known.Mistake, known.certain
+	for _, problem := range known.Wrong {
+		r.tell(problem)
+	}
+	sure := slices.IndexFunc(known.Wrong, func(problem status.Problem) bool { return known.certain && !problem.Traffic })
+	switch {
+	case len(b.Traces) > 0:
+	case known.Mistake != nil:
+		b.Why = "it came to no gate: " + known.Mistake.Where + ": " + known.Mistake.What
+	case sure >= 0:
+		b.Why = "no gate can see it: " + known.Wrong[sure].What
+		if b.optedOut {
+			b.Verdict = fail
+		}
+	}
+}
+
+// ungated says that the gates which have seen a beacon have no route for it, and which
+// they have.
+func (c *siteCheck) ungated(b *checkedBeacon, s *status.Status) string {
+	text := fmt.Sprintf("%s %s is no gated route of the gate %s", b.request.Method, b.request.URL.Path, b.Traces[0].Gate)
+	if routes := gatedRoutes(s, b.Traces[0].Gate); routes != "" {
+		text += ", whose routes are " + routes
+	}
+	if site, _ := url.Parse(c.site); strings.Trim(site.Path, "/") != "" { // run has parsed it
+		return text + ". Write the site without a path, and the whole path into --route"
+	}
+	return text + ". Compare --route with them"
+}
+
 // doubt has a beacon pass only where nothing is known to be wrong with what else comes
 // to the gates that decided it: what pages send may be decided otherwise, as where they
-// have another cookie than the one that was sent here.
-func (r *checkResult) doubt(wrong []status.Problem) {
-	for i := range r.Beacons {
-		b := &r.Beacons[i]
-		if b.Verdict != pass {
+// have another cookie than the one that was sent here. Of one that does not pass, all
+// that is wrong with these gates is told.
+func (r *checkResult) doubt(b *checkedBeacon, wrong []status.Problem) {
+	passed := b.Verdict == pass
+	for _, problem := range wrong {
+		switch {
+		case passed && !problem.Traffic,
+			!slices.ContainsFunc(b.Traces, func(t gate.Trace) bool { return t.Kind == gate.TraceGated && problem.Where == "gate "+t.Gate }):
 			continue
+		case b.Verdict == pass:
+			b.Verdict = inconclusive
+			b.Why += ". What your pages send may be decided otherwise: " + problem.Where + ": " + problem.What
 		}
-		for _, problem := range wrong {
-			if !problem.Traffic || !slices.ContainsFunc(b.Traces, func(t gate.Trace) bool { return t.Kind == gate.TraceGated && problem.Where == "gate "+t.Gate }) {
-				continue
-			}
-			if b.Verdict == pass {
-				b.Verdict = inconclusive
-				b.Why += ". What your pages send may be decided otherwise: " + problem.Where + ": " + problem.What
-			}
-			if !slices.ContainsFunc(r.Wrong, func(known status.Problem) bool { return known.Where == problem.Where && known.What == problem.What }) {
-				r.Wrong = append(r.Wrong, problem)
-			}
-		}
+		r.tell(problem)
+	}
+}
+
+// tell adds what is wrong, once.
+func (r *checkResult) tell(problem status.Problem) {
+	if !slices.ContainsFunc(r.Wrong, func(known status.Problem) bool { return known.Where == problem.Where && known.What == problem.What }) {
+		r.Wrong = append(r.Wrong, problem)
 	}
 }
 
 // complete reads the token from where it is kept.
-func (a *checkedAccount) complete(flag, environment string) error {
+func (a *checkedAccount) complete(who, flag, environment string) {
 	if a.uid == "" {
 		a.token = cmp.Or(a.token, os.Getenv(environment))
 	}
 	token, err := textOrFile(a.token)
-	if err != nil {
-		return fmt.Errorf("--%s-token: %w", flag, err)
+	_, noFile := os.Stat(a.token)
+	given := a.token
+	a.token = strings.TrimSpace(string(token))
+	switch {
+	case err != nil:
+		a.missing = fmt.Errorf("--%s-token: %w", flag, err)
+	case a.token == "" && a.uid == "":
+		a.missing = fmt.Errorf("no %s is given; write --%s-token or --%s-uid, or set %s", who, flag, flag, environment)
+	case given != "" && noFile == nil:
+		a.missing = fmt.Errorf("--%s-token: this is no token, and there is a file of that name; write @%s", flag, given)
+	case strings.ContainsAny(a.token, "\r\n"): // it is not quoted, since it may hold one
+		a.missing = fmt.Errorf("--%s-token: it has several lines, and must be the token alone; caddy metrics-gate trace takes headers", flag)
 	}
-	if a.token = strings.TrimSpace(string(token)); a.token == "" && a.uid == "" {
-		return fmt.Errorf("no account is given; write --%s-token or --%s-uid, or set %s", flag, flag, environment)
-	}
-	return nil
-}
-
-// check sends one beacon and judges how it was decided. Where no gate has, it returns
-// what is known of that.
-func (c *siteCheck) check(ctx context.Context, method string, target *url.URL, from checkedAccount, beacon *checkedBeacon) *strayed {
-	request, err := c.beacon(method, target, from, beacon.Marker)
-	var traces []gate.Trace
-	if err == nil {
-		beacon.Status, traces, err = c.send(ctx, request)
-	}
-	if err != nil {
-		beacon.Verdict, beacon.Why = inconclusive, err.Error()
-		return nil
-	}
-	if traces != nil {
-		beacon.Traces = traces
-	}
-	e := expected{optedOut: beacon.Account == accountOptedOut, proven: from.token != ""}
-	beacon.Verdict, beacon.Why = e.judge(traces)
-	if isDecided(traces) {
-		return nil
-	}
-	known := c.strayed(request)
-	return &known
 }
 
 func (c *siteCheck) beacon(method string, target *url.URL, from checkedAccount, marker string) (*http.Request, error) {
@@ -285,15 +340,20 @@ func (c *siteCheck) beacon(method string, target *url.URL, from checkedAccount, 
 	return request, nil
 }
 
-// why is what made the verdict.
-func (r *checkResult) why() string {
+// explain says what made the verdict, and what is wrong. Of a PASS there is something to
+// say only where the gate stopped nothing.
+func (r *checkResult) explain(w io.Writer) {
 	why := r.Why
 	for _, b := range r.Beacons {
-		if why == "" && b.Verdict == r.Verdict {
+		if why == "" && b.Verdict == r.Verdict && (b.Verdict != pass || r.NotStopped) {
 			why = "the beacon of the account " + b.Account + ": " + b.Why
 		}
 	}
-	return strings.ReplaceAll(why, "\n", "; ")
+	if why == "" {
+		return
+	}
+	_, _ = fmt.Fprintf(w, "%s: %s\n", r.Verdict, strings.ReplaceAll(why, "\n", "; "))
+	r.strayed.print(w)
 }
 
 func (r *checkResult) print(w io.Writer) {
@@ -301,25 +361,35 @@ func (r *checkResult) print(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "%s: %s\n", r.Verdict, r.Why)
 		return
 	}
-	printWrong(w, r.Wrong, time.Now())
+	r.strayed.print(w)
 	seen := true
 	for i := range r.Beacons {
 		b := &r.Beacons[i]
 		seen = seen && (b.Status == 0 || len(b.Traces) > 0)
 		which, must := "The beacon of the allowed account", "must be"
-		if b.Account == accountOptedOut {
+		if b.optedOut {
 			which, must = "The beacon of the opted-out account", "must not be"
+			if r.NotStopped {
+				must = "in shadow mode is"
+			}
 		}
-		_, _ = fmt.Fprintf(w, "%s (%s, which %s in the application's log):\n", which, b.Marker, must)
+		if b.Status != 0 {
+			which += fmt.Sprintf(" (%s, which %s in the application's log)", b.Marker, must)
+		}
+		_, _ = fmt.Fprintf(w, "%s:\n", which)
 		for _, t := range b.Traces {
 			if t.Decision != "" {
 				_, _ = fmt.Fprintf(w, "  the gate %s (%s) decided %s, because of %s%s\n", t.Gate, t.Mode, t.Decision, t.Reason, byName[t.ByName])
 			}
 		}
-		_, _ = fmt.Fprintf(w, "  %s: %s\n", b.Verdict, b.Why)
+		why := b.Why
+		if i > 0 && why == r.Beacons[0].Why {
+			why = "the same"
+		}
+		_, _ = fmt.Fprintf(w, "  %s: %s\n", b.Verdict, why)
 	}
 	if !seen {
 		r.strayed.printGuesses(w)
 	}
-	_, _ = fmt.Fprintln(w, r.Verdict)
+	_, _ = fmt.Fprintln(w, r.Verdict.String()+map[bool]string{true: ", and NOT STOPPED, since the gate is in shadow mode"}[r.NotStopped])
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/metricsgate/metricsgate/caddymodule"
@@ -14,16 +15,15 @@ import (
 type expected struct{ optedOut, proven bool }
 
 // judge says whether all gates that a beacon met and that have its route decided
-// it as they should, and if not, why and what to do.
+// it as they should, and if not, why.
 func (e expected) judge(traces []gate.Trace) (verdict, string) {
 	worst, reasons := pass, ""
-	gated, shadow := false, false
+	gated := false
 	for i := range traces {
 		t := &traces[i]
 		if t.Kind != gate.TraceGated {
 			continue
 		}
-		shadow = shadow || t.Mode == caddymodule.ModeShadow && t.Decision == policy.Block.String()
 		found, why := e.judgeOne(t)
 		if found > worst || !gated {
 			worst, reasons = found, why
@@ -34,13 +34,28 @@ func (e expected) judge(traces []gate.Trace) (verdict, string) {
 	case len(traces) == 0:
 		return inconclusive, "no gate of the Caddy that --address names has seen it"
 	case !gated && e.optedOut:
-		return fail, fmt.Sprintf("it passed: it is no gated route of the gate %s. Compare --route with that gate's routes", traces[0].Gate)
+		return fail, "it passed"
 	case !gated:
-		return inconclusive, fmt.Sprintf("nothing was decided: it is no gated route of the gate %s. Compare --route with that gate's routes", traces[0].Gate)
-	case shadow:
-		reasons += ". But a gate is in shadow mode and stopped nothing: take the word shadow away when that is to end"
+		return inconclusive, "nothing was decided"
+	case e.optedOut && letThrough(traces):
+		reasons += ". " + notStopped
 	}
 	return worst, reasons
+}
+
+// notStopped is what a decision in shadow mode is worth to who opted out.
+const notStopped = "NOT STOPPED: shadow mode let it through, so people who opted out are being measured. Take the word shadow away, and check again"
+
+// letThrough says whether a gate would have blocked a beacon that none has.
+func letThrough(traces []gate.Trace) bool {
+	return slices.ContainsFunc(traces, func(t gate.Trace) bool {
+		return t.Kind == gate.TraceGated && t.Mode == caddymodule.ModeShadow && t.Decision == policy.Block.String()
+	}) && !slices.ContainsFunc(traces, func(t gate.Trace) bool { return t.Reply == gate.TraceBlocked })
+}
+
+// isUngated says whether gates have seen a beacon that none of them has a route for.
+func isUngated(traces []gate.Trace) bool {
+	return len(traces) > 0 && !slices.ContainsFunc(traces, func(t gate.Trace) bool { return t.Kind == gate.TraceGated })
 }
 
 // judgeOne judges one gate's decision.
@@ -144,7 +159,12 @@ func sessionCause(t *gate.Trace) string {
 	if len(places) == 0 {
 		return "the gate found no session. Compare --cookie, or --header, with where its session blocks look"
 	}
-	return "the gate found no session: it looks for " + strings.Join(places, ", ") + ". Write what your pages send into --cookie or --header; if it is that, the gate looks in the wrong place"
+	carried := ""
+	if len(t.Carried) > 0 {
+		carried = ", and the beacon carried " + strings.Join(t.Carried, ", ")
+	}
+	return "the gate found no session: it looks for " + strings.Join(places, ", ") + carried +
+		". Write what your pages send into --cookie or --header; if it is that, write it into the gate's session block: until then an opt-out in the account does not count"
 }
 
 // detailed is a kind of session, with in what its credential differs.

@@ -52,15 +52,17 @@ application.`,
 				return err
 			}
 			var known strayed
+			var s *status.Status
 			decided := isDecided(traces)
 			if !decided {
-				known = t.strayed(r)
+				s = t.admin.known()
+				known = t.strayed(s, r, traces)
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
 				err = printTracesJSON(out, answered, traces, &known)
 			} else {
-				printTraces(out, t.admin.address(), r, answered, traces, &known)
+				printTraces(out, t.admin.address(), r, answered, traces, s, &known)
 			}
 			if err == nil && !decided {
 				return exit(cmd, 1)
@@ -71,7 +73,7 @@ application.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&method, "request", "X", "", "the method (default: GET, or POST with --data)")
 	flags.StringArrayVarP(&headers, "header", "H", nil, "a header, such as \"Sec-GPC: 1\"; @file holds some, one a line; repeatable")
-	flags.StringVar(&data, "data", "", "the body; @file holds it")
+	flags.StringVarP(&data, "data", "d", "", "the body; @file holds it")
 	flags.BoolVar(&asJSON, "json", false, "print it as JSON")
 	tracerFlags(cmd, &t)
 	return cmd
@@ -104,7 +106,7 @@ func tracedRequest(method, target string, headers []string, data string) (*http.
 			line = strings.TrimSpace(line)
 			name, value, ok := strings.Cut(line, ":")
 			if !ok && line != "" { // which may hold a token, so it is not quoted
-				return nil, errors.New("--header: a line has no colon; write one such as \"Sec-GPC: 1\"")
+				return nil, errors.New("--header: a line has no colon; write one such as \"Sec-GPC: 1\", or @ and the name of a file with some")
 			}
 			name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
 			switch {
@@ -129,28 +131,29 @@ func printTracesJSON(w io.Writer, answered int, traces []gate.Trace, known *stra
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(struct {
-		Status int              `json:"status"`
-		Traces []gate.Trace     `json:"traces"`
-		Wrong  []status.Problem `json:"wrong,omitempty"` // what may have kept the request from the gates
-	}{answered, traces, known.wrong})
+		Status int          `json:"status"`
+		Traces []gate.Trace `json:"traces"`
+		*strayed
+	}{answered, traces, known})
 }
 
-// printTraces says in plain words what the gates wrote down.
-func printTraces(w io.Writer, admin string, r *http.Request, answered int, traces []gate.Trace, known *strayed) {
+// printTraces says in plain words what the gates wrote down, and with what status they
+// have, where none decided.
+func printTraces(w io.Writer, admin string, r *http.Request, answered int, traces []gate.Trace, s *status.Status, known *strayed) {
 	_, _ = fmt.Fprintf(w, "%s %s was answered with %d.\n", r.Method, r.URL.Redacted(), answered)
 	if len(traces) == 0 {
 		_, _ = fmt.Fprintf(w, "\nNo gate of the Caddy with the admin API %s has seen it.\n", admin)
 	}
-	printWrong(w, known.wrong, time.Now())
+	known.print(w)
 	if len(traces) == 0 {
 		known.printGuesses(w)
 	}
 	for i := range traces {
-		printTrace(w, &traces[i])
+		printTrace(w, &traces[i], r, s)
 	}
 }
 
-func printTrace(w io.Writer, t *gate.Trace) {
+func printTrace(w io.Writer, t *gate.Trace, r *http.Request, s *status.Status) {
 	step := 0
 	say := func(what, format string, values ...any) {
 		step++
@@ -160,7 +163,11 @@ func printTrace(w io.Writer, t *gate.Trace) {
 	switch t.Kind {
 	case gate.TraceUntouched:
 		say("request", "is no gated route of this gate, or an exception from one, and no page")
-		say("decision", "none: it passes as it came; compare method and path with the gate's routes")
+		compare := "compare method and path with the gate's routes"
+		if routes := gatedRoutes(s, t.Gate); routes != "" {
+			compare += ", which are " + routes
+		}
+		say("decision", "none: it passes as it came; %s", compare)
 		return
 	case gate.TraceOwn:
 		say("request", "is for an address of the gate's own, which it answers by itself")
@@ -171,7 +178,7 @@ func printTrace(w io.Writer, t *gate.Trace) {
 		say("request", "is gated by the route %s (%s)", t.Route, t.Class)
 	}
 	say("credentials", "%s", credentials(t))
-	if missing := missing(t); missing != "" {
+	if missing := missing(t, r); missing != "" {
 		say("carried", "%s", missing)
 	}
 	say("session", "%s", t.Session)
@@ -218,10 +225,22 @@ func adviceOn(c *gate.TracedCredential) string {
 }
 
 // missing says what a request carries that has no credential, where it could have one.
-func missing(t *gate.Trace) string {
+func missing(t *gate.Trace, r *http.Request) string {
+	carried := strings.Join(t.Carried, ", ")
+	for _, one := range t.Carried {
+		name, _ := strings.CutPrefix(one, "cookie ")
+		for _, cookie := range r.CookiesNamed(name) {
+			switch {
+			case strings.HasPrefix(cookie.Value, "eyJ") && strings.Count(cookie.Value, ".") == 2:
+				return carried + "; " + one + " holds a JWT: if that is the session, write it into the gate's session block; until then it proves nobody, so an opt-out in the account does not count"
+			case cookie.Value == "" && slices.ContainsFunc(t.Credentials, func(c gate.TracedCredential) bool { return slices.Contains(strings.Split(c.LookedFor, " or "), one) }):
+				return carried + "; " + one + " is empty"
+			}
+		}
+	}
 	switch {
 	case len(t.Carried) > 0:
-		return strings.Join(t.Carried, ", ") + "; compare the names with what is looked for, letter by letter"
+		return carried + "; compare the names with what is looked for, letter by letter"
 	case slices.ContainsFunc(t.Credentials, func(c gate.TracedCredential) bool { return c.LookedFor != "" }) &&
 		!slices.ContainsFunc(t.Credentials, func(c gate.TracedCredential) bool { return c.Outcome != "absent" }):
 		return "no cookie and no Authorization; -H @file sends the headers of a browser"

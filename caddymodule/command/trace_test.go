@@ -138,9 +138,17 @@ func TestTracedOutput(t *testing.T) {
 	collectsUnknown := policy.Rules{OnUnknown: policy.Collect, OnUnset: policy.Collect}
 	out, in := proven(policy.OptedOut), proven(policy.Allowed)
 	tokens := []string{"--optout-token", "t0ken-needle", "--allow-token", "t0ken-needle"}
+	headers := filepath.Join(t.TempDir(), "headers")
+	if err := os.WriteFile(headers, []byte("Host: needle.test\nCookie: a=needle\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	routes := []status.Route{{Methods: []string{"POST"}, Path: "/metrics"}, {Methods: []string{"GET", "POST"}, Path: "/b/*"}}
 	uids := []string{"--optout-uid", "uid-needle", "--allow-uid", "uid-needle"}
 	renamed := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) {
 		t.Credentials[0].LookedFor, t.Carried = "cookie session", []string{"cookie theme", "cookie sid"}
+	})
+	emptied := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) {
+		t.Credentials[0].LookedFor, t.Carried = "cookie session or header Authorization", []string{"cookie session"}
 	})
 	bare := traced(policy.NoSession, "absent", policy.Unknown, usual, func(t *gate.Trace) { t.Credentials[0].LookedFor = "cookie session" })
 	otherIssuer := traced(policy.Unverifiable, "wrong_issuer", policy.Unknown, usual, func(t *gate.Trace) {
@@ -169,8 +177,11 @@ func TestTracedOutput(t *testing.T) {
 	failing := status.Problem{Where: "gate edge", What: "the profile server fails"}
 	keptAway := status.Problem{Where: "gate edge", What: "GET /metrics cannot come to it", Advice: "write it in front", Requests: []string{"GET /metrics"}, Hosts: []string{"127.0.0.1"}}
 	rewritten := status.Problem{Where: "gate edge", What: "POST /beacon was decided by no gate", Advice: "write it behind the rewrite", Requests: []string{"POST /beacon"}}
+	past := keptAway
+	past.Traffic = true
 	silent := status.Problem{Where: "gate edge", What: "pages come, and not one request of this route", Traffic: true}
 	elsewhere := status.Problem{Where: "gate other", What: "GET /metrics cannot come to it", Requests: []string{"GET /metrics"}, Hosts: []string{"*.other.test"}}
+	refused := status.Problem{Where: "gate edge", What: "more credentials fail to verify than verify", Advice: "none of these people is measured", Traffic: true}
 	nobody := status.Problem{Where: "gate edge", What: "no account is recognised in any gated request (requests 1000, looked_for [cookie session])", Advice: "compare the names", Traffic: true}
 	marker, address := regexp.MustCompile(`metrics-gate-check=[A-Z2-7]+`), regexp.MustCompile(`127\.0\.0\.1:\d+`)
 	now := regexp.MustCompile(`\{"time":"[^"]+","verdict"`)
@@ -197,10 +208,13 @@ func TestTracedOutput(t *testing.T) {
 		"check_pages_fail":      {checkCommand, tokens, both(out, in), 3, []status.Problem{failing, elsewhere, nobody, silent}},
 		"check_pages_fail_half": {checkCommand, tokens, both(out, out), 1, []status.Problem{nobody}},
 		"check_pages_fail_json": {checkCommand, append(tokens, "--json"), both(out, in), 3, []status.Problem{nobody}},
-		"check_kept_away":       {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
-		"check_kept_away_json":  {checkCommand, append(tokens, "--route", "GET /", "--json"), [][]gate.Trace{{}, {}}, 3, []status.Problem{failing, keptAway}},
+		"check_kept_away":       {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 1, []status.Problem{failing, keptAway}},
+		"check_got_past":        {checkCommand, append(tokens, "--route", "GET /"), [][]gate.Trace{{}, {}}, 3, []status.Problem{past}},
+		"check_kept_away_json":  {checkCommand, append(tokens, "--route", "GET /", "--json"), [][]gate.Trace{{}, {}}, 1, []status.Problem{failing, keptAway}},
 		"trace_json":            {traceCommand, []string{"--json"}, one(out), 0, nil},
 		"trace_renamed":         {traceCommand, nil, one(renamed), 0, nil},
+		"trace_renamed_jwt":     {traceCommand, []string{"-H", "Cookie: theme=dark; sid=eyJneedle.eyJneedle.needle"}, one(renamed), 0, nil},
+		"trace_emptied":         {traceCommand, []string{"-H", "Cookie: session"}, one(emptied), 0, nil},
 		"trace_bare":            {traceCommand, nil, one(bare), 0, nil},
 		"trace_issuer":          {traceCommand, nil, one(otherIssuer), 0, nil},
 		"trace_expired":         {traceCommand, nil, one(expired), 0, nil},
@@ -232,13 +246,20 @@ func TestTracedOutput(t *testing.T) {
 		"check_consent":        {checkCommand, tokens, both(out, traced(policy.Verified, "verified", policy.Unset, policy.Rules{})), 1, nil},
 		"check_no_names":       {checkCommand, uids, both(traced(policy.NoSession, "absent", policy.Unknown, usual), traced(policy.NoSession, "absent", policy.Unknown, usual)), 1, nil},
 		"check_names_unlearnt": {checkCommand, uids, both(named(policy.Unknown), named(policy.Unknown)), 3, nil},
-		"check_no_account":     {checkCommand, tokens[:2], nil, 3, nil},
+		"check_no_account":     {checkCommand, nil, nil, 3, nil},
+		"check_one_account":    {checkCommand, tokens[:2], one(out), 3, nil},
+		"check_one_wrong":      {checkCommand, tokens[:2], one(in), 1, nil},
+		"check_no_at":          {checkCommand, []string{"--optout-token", "testdata/presets/fxa.caddyfile", "--allow-token", "t0ken-needle"}, one(in), 3, nil},
+		"check_headers":        {checkCommand, []string{"--optout-token", "@" + headers, "--allow-token", "t0ken-needle"}, one(in), 3, nil},
+		"check_shadow_json":    {checkCommand, append(tokens, "--json"), both(proven(policy.OptedOut, inShadow), proven(policy.Allowed, inShadow)), 0, nil},
+		"check_shadow_stopped": {checkCommand, tokens, [][]gate.Trace{{proven(policy.OptedOut, inShadow), out}, {in}}, 0, nil},
+		"check_issuer_told":    {checkCommand, tokens, both(otherIssuer, in), 3, []status.Problem{failing, refused, elsewhere}},
 		"check_no_file":        {checkCommand, append(tokens, "--body", "testdata/nosuch.json"), both(out, in), 3, nil},
 		"check_uid_in_body":    {checkCommand, append(uids, "--body", "testdata/presets/fxa.caddyfile"), both(out, in), 3, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := wrongSite(t, status.Status{Wrong: c.wrong}, c.traces...)
+			addr := wrongSite(t, status.Status{Wrong: c.wrong, Gates: []status.Gate{{Label: "edge", Routes: routes}}}, c.traces...)
 			got, err := run(c.command(), append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
 			got = marker.ReplaceAllString(address.ReplaceAllString(got, "ADDRESS"), "metrics-gate-check=MARKER")
 			got = now.ReplaceAllString(got, `{"time":"NOW","verdict"`)
@@ -301,37 +322,62 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestNoGateForTheHost: who asks for a host of which no site has a gate is told first
-// where gates are, and still what is wrong with them.
-func TestNoGateForTheHost(t *testing.T) {
+// TestNoGateThere: who asks where no gate stands is told so first, set apart from what is
+// wrong with the gates. Where another Caddy answers, that is not told at all.
+func TestNoGateThere(t *testing.T) {
 	t.Parallel()
-	failing := []status.Problem{{Where: "gate edge", What: "the profile server fails"}}
-	both := []string{"--optout-token", "a", "--allow-token", "b"}
+	wrong := []status.Problem{{Where: "gate edge", What: "GET /metrics cannot come to it", Requests: []string{"GET /metrics"}}}
+	tokens := []string{"--optout-token", "a", "--allow-token", "b", "--route", "GET /"}
+	both := [][]string{{"localhost"}, {"*.example", "localhost"}}
+	const (
+		faults      = "WRONG  gate edge: GET /metrics cannot come to it\n"
+		anotherHost = "YOUR ADDRESS  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: *.example, localhost\n" +
+			"       write one of these into the address in its place, with --dial <site> if that leads elsewhere; if another Caddy has the host, name its admin API with --address\n" + faults
+		anotherCaddy = "YOUR ADDRESS  port <port>: the Caddy with the admin API <site> does not listen on it (but on 1, 2): another Caddy answers there\n" +
+			"       name its admin API with --address; if what answers is only in front of this Caddy, --dial leads past it\n"
+		anotherPort = "YOUR ADDRESS  port <port>: no site there has a gate; the gates of the Caddy with the admin API <site> stand at port 1\n" +
+			"       write that port into the address, or metrics_gate into the site that is there\n"
+	)
 	for _, c := range []struct {
-		name    string
-		command *cobra.Command
-		args    []string
-		hosts   [][]string // of gates
-		told    bool
+		name         string
+		command      *cobra.Command
+		args         []string
+		hosts        [][]string // of gates
+		gated, ports []string   // those of the gates, and all
+		told         string
+		faults       bool
 	}{
-		{"trace", traceCommand(), nil, [][]string{{"localhost"}, {"*.example", "localhost"}}, true},
-		{"check", checkCommand(), both, [][]string{{"*.example", "localhost"}}, true},
-		{"trace of a host of theirs", traceCommand(), []string{"-H", "Host: app.example"}, [][]string{{"*.example", "localhost"}}, false},
-		{"trace, and a gate for all", traceCommand(), nil, [][]string{{"*.example", "localhost"}, nil}, false},
-		{"trace, and no gate", traceCommand(), nil, nil, false},
+		{"trace", traceCommand(), nil, both, nil, nil, anotherHost, true},
+		{"check", checkCommand(), tokens, both, nil, nil, anotherHost, true},
+		{"trace that was led there", traceCommand(), []string{"--dial", "<site>"}, both, nil, nil,
+			"       write one of these into the address in its place; if another Caddy has the host, name its admin API with --address\n" + faults, true},
+		{"trace of a host of theirs", traceCommand(), []string{"-H", "Host: app.example"}, both, nil, nil, faults, true},
+		{"trace, and a gate for all", traceCommand(), nil, [][]string{{"*.example", "localhost"}, nil}, nil, nil, faults, true},
+		{"trace, and no gate", traceCommand(), nil, nil, nil, nil, faults, true},
+		{"trace of another Caddy", traceCommand(), nil, both, []string{"1"}, []string{"1", "2"}, anotherCaddy, false},
+		{"trace of another Caddy's host", traceCommand(), []string{"-H", "Host: localhost"}, both, []string{"1"}, []string{"1", "2"}, anotherCaddy, false},
+		{"check of another Caddy", checkCommand(), tokens, both, []string{"1"}, []string{"1", "2"}, anotherCaddy, false},
+		{"trace of another Caddy that was led there", traceCommand(), []string{"--dial", "<site>"}, both, []string{"1"}, []string{"1"},
+			"another Caddy answers there\n       name its admin API with --address\n", false},
+		{"trace of a site without a gate", traceCommand(), nil, both, []string{"1"}, nil, anotherPort, false},
+		{"check of a site without a gate", checkCommand(), tokens, both, []string{"1"}, nil, anotherPort, false},
+		{"as JSON", checkCommand(), append(tokens, "--json"), both, []string{"1"}, nil, anotherPort, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			known := status.Status{Wrong: failing}
+			known := status.Status{Wrong: wrong, Ports: c.ports}
 			for _, hosts := range c.hosts {
-				known.Gates = append(known.Gates, status.Gate{Hosts: hosts})
+				known.Gates = append(known.Gates, status.Gate{Hosts: hosts, Ports: c.gated})
 			}
 			addr := wrongSite(t, known, []gate.Trace{}, []gate.Trace{})
+			_, port, _ := strings.Cut(addr, ":")
+			for i, arg := range c.args {
+				c.args[i] = strings.ReplaceAll(arg, "<site>", addr)
+			}
 			out, err := run(c.command, append([]string{"http://" + addr + "/metrics", "--address", addr}, c.args...)...)
-			told := "WRONG  host 127.0.0.1: no site of it has a gate; the gates of this Caddy stand in the sites: *.example, localhost\n" +
-				"       write one of these into the address in its place, with --dial " + addr + " if that leads elsewhere; if another Caddy has the host, name its admin API with --address\n" +
-				"WRONG  gate edge: the profile server fails\n"
-			if exitCode(err) == 0 || strings.Contains(out, told) != c.told || strings.Contains(out, "Look for") == c.told {
+			told := strings.NewReplacer("<site>", addr, "<port>", port).Replace(c.told)
+			if exitCode(err) == 0 || !strings.Contains(out, told) || strings.Contains(out, "YOUR ADDRESS") == (c.told == faults) ||
+				strings.Contains(out, faults) != c.faults || strings.Contains(out, "Look for") || strings.Contains(out, "FAIL") {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

@@ -112,6 +112,9 @@ func (t *tracer) send(ctx context.Context, r *http.Request) (status int, traces 
 		err = fmt.Errorf("%w; where the site has tls internal, have this machine believe Caddy: caddy trust, as root, while Caddy runs; "+
 			"or name in SSL_CERT_FILE a copy of its root certificate that this user may read, of pki/authorities/local/root.crt in Caddy's data", err)
 	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		err = fmt.Errorf("%w; write http:// if the site has no TLS", err)
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("the request did not get through: %w", err)
 	}
@@ -156,10 +159,13 @@ func (t *tracer) ask(method, path string, answer any) error {
 	return json.Unmarshal(text, answer)
 }
 
-// strayed is what a running Caddy knows to keep requests from its gates. What keeps
-// a request like this one from them is all of it and certain, where it knows that.
+// strayed is what is known of a request that no gate has decided: that it went to where
+// none stands, which is a mistake of whoever sent it, or what keeps requests from the
+// gates. Of the latter, what keeps requests like this one is all of it, where that is
+// known.
 type strayed struct {
-	wrong   []status.Problem
+	Mistake *status.Problem  `json:"mistake,omitempty"`
+	Wrong   []status.Problem `json:"wrong,omitempty"`
 	certain bool
 }
 
@@ -173,19 +179,21 @@ func (a adminAPI) known() *status.Status {
 	return s
 }
 
-// strayed asks why a request that no gate has decided did not come to any.
-func (t *tracer) strayed(r *http.Request) (known strayed) {
-	s := t.admin.known()
-	host := (&url.URL{Host: cmp.Or(r.Host, r.URL.Host)}).Hostname()
-	if gated := gatedHosts(s); len(gated) > 0 && !caddymodule.TakesHost(gated, host) {
-		return strayed{append([]status.Problem{t.elsewhere(r.URL, host, gated)}, s.Wrong...), true}
+// strayed says why a request that no gate has decided did not come to any, of which some
+// may have seen it.
+func (t *tracer) strayed(s *status.Status, r *http.Request, seen []gate.Trace) (known strayed) {
+	host, port := (&url.URL{Host: cmp.Or(r.Host, r.URL.Host)}).Hostname(), t.port(r)
+	if len(seen) == 0 {
+		if elsewhere := t.elsewhere(s, r, host, port); elsewhere != nil {
+			return *elsewhere
+		}
 	}
 	var like []status.Problem
 	for _, problem := range s.Wrong {
-		if len(problem.Requests) == 0 || len(problem.Hosts) > 0 && !caddymodule.TakesHost(problem.Hosts, host) {
+		if len(problem.Requests) == 0 || !isFor(problem.Hosts, problem.Ports, host, port) {
 			continue
 		}
-		known.wrong = append(known.wrong, problem)
+		known.Wrong = append(known.Wrong, problem)
 		if slices.ContainsFunc(problem.Requests, func(request string) bool {
 			method, path, _ := strings.Cut(request, " ")
 			route := gate.Route{Methods: []string{method}, Path: path}
@@ -195,32 +203,94 @@ func (t *tracer) strayed(r *http.Request) (known strayed) {
 		}
 	}
 	if len(like) > 0 {
-		return strayed{like, true}
+		known.Wrong, known.certain = like, true
 	}
 	return known
 }
 
-// gatedHosts are the hosts of the sites that gates stand in; none are all.
-func gatedHosts(s *status.Status) (hosts []string) {
-	for i := range s.Gates {
-		if len(s.Gates[i].Hosts) == 0 {
-			return nil
-		}
-		hosts = append(hosts, s.Gates[i].Hosts...)
+// port is the one that a request goes to.
+func (t *tracer) port(r *http.Request) string {
+	if _, port, err := net.SplitHostPort(t.dial); err == nil {
+		return port
 	}
-	slices.Sort(hosts)
-	return slices.Compact(hosts)
+	return cmp.Or(r.URL.Port(), map[string]string{"https": "443"}[r.URL.Scheme], "80")
 }
 
-// elsewhere is that a request is for a host of which no site has a gate.
-func (t *tracer) elsewhere(to *url.URL, host string, gated []string) status.Problem {
-	port := cmp.Or(to.Port(), map[string]string{"https": "443"}[to.Scheme], "80")
-	return status.Problem{
-		Where: "host " + host,
-		What:  "no site of it has a gate; the gates of this Caddy stand in the sites: " + strings.Join(gated, ", "),
-		Advice: "write one of these into the address in its place, with --dial " + cmp.Or(t.dial, net.JoinHostPort(to.Hostname(), port)) +
-			" if that leads elsewhere; if another Caddy has the host, name its admin API with --address",
+// isFor says whether hosts and ports, of which none are all, have one of each.
+func isFor(hosts, ports []string, host, port string) bool {
+	return (len(hosts) == 0 || caddymodule.TakesHost(hosts, host)) && (len(ports) == 0 || slices.Contains(ports, port))
+}
+
+// elsewhere is that a request went to where no gate stands, if that is so. What is wrong
+// with the gates is told beside it only where they are at that port: at another, another
+// Caddy may answer.
+func (t *tracer) elsewhere(s *status.Status, r *http.Request, host, port string) *strayed {
+	var hosts, ports []string
+	for i := range s.Gates {
+		g := &s.Gates[i]
+		if isFor(g.Hosts, g.Ports, host, port) {
+			return nil
+		}
+		if ports = append(ports, g.Ports...); isFor(nil, g.Ports, host, port) {
+			hosts = append(hosts, g.Hosts...)
+		}
 	}
+	caddy, into, orDial, withDial := "the Caddy with the admin API "+t.admin.address(), "--dial", "", ""
+	if t.dial == "" {
+		into = "the address"
+		orDial = "; if what answers is only in front of this Caddy, --dial leads past it"
+		withDial = ", with --dial " + net.JoinHostPort(r.URL.Hostname(), port) + " if that leads elsewhere"
+	}
+	switch {
+	case len(s.Gates) == 0:
+		return nil
+	case !isFor(nil, s.Ports, host, port):
+		return &strayed{Mistake: &status.Problem{
+			Where:  "port " + port,
+			What:   caddy + " does not listen on it (but on " + listed(s.Ports) + "): another Caddy answers there",
+			Advice: "name its admin API with --address" + orDial,
+		}}
+	case len(hosts) == 0:
+		return &strayed{Mistake: &status.Problem{
+			Where:  "port " + port,
+			What:   "no site there has a gate; the gates of " + caddy + " stand at port " + listed(ports),
+			Advice: "write that port into " + into + ", or metrics_gate into the site that is there",
+		}}
+	default:
+		return &strayed{Wrong: s.Wrong, Mistake: &status.Problem{
+			Where:  "host " + host,
+			What:   "no site of it has a gate; the gates of this Caddy stand in the sites: " + listed(hosts),
+			Advice: "write one of these into the address in its place" + withDial + "; if another Caddy has the host, name its admin API with --address",
+		}}
+	}
+}
+
+// listed is a list in order, each once.
+func listed(words []string) string {
+	words = slices.Clone(words)
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), ", ")
+}
+
+// print says what is wrong, and apart from that what is a mistake.
+func (s *strayed) print(w io.Writer) {
+	if s.Mistake != nil {
+		_, _ = fmt.Fprintf(w, "YOUR ADDRESS  %s: %s\n       %s\n", s.Mistake.Where, s.Mistake.What, s.Mistake.Advice)
+	}
+	printWrong(w, s.Wrong, time.Now())
+}
+
+// gatedRoutes are the routes of the gates of a label.
+func gatedRoutes(s *status.Status, label string) string {
+	var routes []string
+	for i := range s.Gates {
+		if s.Gates[i].Label == label {
+			for _, route := range s.Gates[i].Routes {
+				routes = append(routes, strings.Join(route.Methods, ",")+" "+route.Path)
+			}
+		}
+	}
+	return listed(routes)
 }
 
 // isDecided says whether any gate has decided the request.
@@ -232,9 +302,9 @@ func isDecided(traces []gate.Trace) bool {
 // known for certain.
 func (s *strayed) printGuesses(w io.Writer) {
 	switch {
-	case s.certain:
+	case s.certain || s.Mistake != nil:
 		return
-	case len(s.wrong) > 0:
+	case len(s.Wrong) > 0:
 		_, _ = fmt.Fprint(w, "If that is not it, look")
 	default:
 		_, _ = fmt.Fprint(w, "Look")

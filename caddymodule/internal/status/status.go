@@ -32,6 +32,9 @@ type Status struct {
 	// Version is that of Metrics Gate in this binary.
 	Version string `json:"version"`
 
+	// Ports are those that its sites listen on, and none where not all can be told.
+	Ports []string `json:"ports,omitempty"`
+
 	// Gates are those of the running configuration.
 	Gates []Gate `json:"gates"`
 
@@ -58,9 +61,10 @@ type Problem struct {
 	Traffic bool `json:"traffic,omitempty"`
 
 	// Requests are those that do not come to a gate, such as "POST /metrics", where
-	// that is what is wrong, and Hosts are whose; none are all.
+	// that is what is wrong, and Hosts and Ports are whose; none are all.
 	Requests []string `json:"requests,omitempty"`
 	Hosts    []string `json:"hosts,omitempty"`
+	Ports    []string `json:"ports,omitempty"`
 }
 
 // Gate is a gate.
@@ -71,8 +75,10 @@ type Gate struct {
 	// Mode is enforce or shadow.
 	Mode string `json:"mode"`
 
-	// Hosts are those of the sites that gates of this label stand in; none are all.
+	// Hosts are those of the sites that gates of this label stand in, and Ports what
+	// these listen on; none are all.
 	Hosts []string `json:"hosts,omitempty"`
+	Ports []string `json:"ports,omitempty"`
 
 	// WouldBlock is how many requests gates of this label would have blocked in shadow
 	// mode since Caddy was started.
