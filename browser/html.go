@@ -72,9 +72,9 @@ func newSearch(edit *Edit) *search {
 }
 
 // Heads remembers how documents began, and what was found there: most of a site's
-// have the same head, and comparing costs next to nothing beside
-// a search. It belongs to Edits that set the same flags, and all of which insert
-// something, or none. It is safe for concurrent use, and empty at first.
+// have the same head, and comparing costs next to nothing beside a search. It belongs
+// to Edits that set the same flags, and all of which insert something, or none. It is
+// safe for concurrent use, and empty at first.
 type Heads struct {
 	known atomic.Pointer[[]*head]
 	once  atomic.Uint64 // the hash of what the last document began with

@@ -181,7 +181,8 @@ func (g *Gate) passHidden(w http.ResponseWriter, r *http.Request, route *gatedRo
 
 // growStack has a goroutine's stack grow to what the handlers behind the gate need
 // while there is nothing on it: growing in steps, with their frames on it, takes as
-// long as finding the names in a beacon.
+// long as finding the names in a beacon. That it returns some of the memory keeps the
+// compiler from leaving all of it out.
 //
 //go:noinline
 func growStack(at int) byte {
